@@ -1,1 +1,14 @@
-//! To be written.
+//! Cluster objects to plan: pure and synchronous.
+//!
+//! Nothing here does I/O: the same objects in, the same plan out, whatever the order in which they came. Addresses
+//! are [`std::net::IpAddr`]; byte order is the business of `weft-datapath`.
+
+pub mod ipam;
+pub mod node;
+pub mod plan;
+pub mod pod;
+
+pub use ipam::{Ipam, PodRange};
+pub use node::{Node, NodeName};
+pub use plan::{Masquerade, NodePlan, Peer, RangeConflict};
+pub use pod::{Bandwidth, Phase, Pod, PodKey, PortMapping, Protocol};

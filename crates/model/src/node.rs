@@ -1,0 +1,60 @@
+//! Nodes as the network sees them.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The name of a Node object; unique in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeName(String);
+
+/// What of a Node the network uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// The Node object's UID; Events need it. Empty when not known.
+    pub uid: String,
+    /// `metadata.creationTimestamp`, in seconds since the epoch. Older nodes win conflicts.
+    pub created: i64,
+    /// Addresses of type InternalIP, in the API's order.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`, truncated to their prefix: at most one a family.
+    pub pod_ranges: Vec<IpNet>,
+    /// The Ready condition is True.
+    pub ready: bool,
+}
+
+// === impl NodeName ===
+
+impl NodeName {
+    /// The name `name`, as the API has it.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&str> for NodeName {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<String> for NodeName {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
