@@ -154,8 +154,8 @@ impl Claims {
                 peer.node_addresses.push(address);
             }
         }
-        for range in node.pod_ranges.iter().map(IpNet::trunc) {
-            if peer.pod_ranges.contains(&range) {
+        for (i, range) in node.pod_ranges.iter().map(IpNet::trunc).enumerate() {
+            if node.pod_ranges[..i].iter().any(|earlier| earlier.trunc() == range) {
                 continue;
             }
             if let Some(with) = self.against(range).cloned() {
