@@ -1,1 +1,68 @@
-//! To be written.
+//! What user space and the kernel programs share: map keys and values, limits, reasons.
+//!
+//! Every type is plain data without padding, and its size is asserted at compile time: both sides are built from this
+//! one source, and a change of any of it raises [`ABI_VERSION`], which is checked against what is pinned.
+
+#![no_std]
+
+mod address;
+mod config;
+mod counter;
+mod pod;
+mod route;
+
+pub use address::Address;
+pub use config::Config;
+pub use counter::Counter;
+pub use pod::{MAX_PODS, Pod};
+pub use route::{MAX_ROUTES, Path, Route};
+
+/// Version of everything in this crate. Maps that were pinned under another version are never adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// VXLAN network identifier (RFC 7348) of the overlay.
+pub const OVERLAY_VNI: u32 = 1;
+
+/// Hardware address of every Pod's gateway and of every overlay device. It is one and the same everywhere, so that a
+/// frame that a Pod addressed to its gateway is for the receiving node's overlay device too, and nothing on the way
+/// rewrites it. Locally administered, unicast.
+pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x77, 0x65, 0x66, 0x74, 0x01];
+
+/// Names of the maps, in the object and in bpffs.
+pub mod maps {
+    /// [`crate::Address`] → [`crate::Pod`]: the Pods of this node.
+    pub const PODS: &str = "PODS";
+    /// Longest prefix of [`crate::Address`] → [`crate::Route`]: where other nodes and their Pods are.
+    pub const ROUTES: &str = "ROUTES";
+    /// One [`crate::Config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// [`crate::Counter`] → packets, per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// Names of the programs, in the object and in bpffs.
+pub mod programs {
+    /// tcx ingress of a Pod's host-side interface: what a Pod sends.
+    pub const POD_EGRESS: &str = "pod_egress";
+    /// tcx egress of a Pod's host-side interface: what the host stack sends to a Pod.
+    pub const POD_INGRESS: &str = "pod_ingress";
+    /// tcx ingress of the overlay device.
+    pub const OVERLAY_INGRESS: &str = "overlay_ingress";
+    /// tcx egress of the overlay device.
+    pub const OVERLAY_EGRESS: &str = "overlay_egress";
+    /// tcx ingress of the uplink.
+    pub const UPLINK_INGRESS: &str = "uplink_ingress";
+    /// All of them.
+    pub const ALL: [&str; 5] = [POD_EGRESS, POD_INGRESS, OVERLAY_INGRESS, OVERLAY_EGRESS, UPLINK_INGRESS];
+}
+
+/// Data that may cross between user space and the kernel as bytes.
+///
+/// # Safety
+/// The type has no padding, no pointers, and every bit pattern of its size is a value of it.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: integers are plain.
+unsafe impl Plain for u32 {}
+// SAFETY: integers are plain.
+unsafe impl Plain for u64 {}

@@ -1,0 +1,71 @@
+//! What the programs count.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal $kind:ident),+ $(,)?) => {
+        /// An index into the counters. Drops have a reason each; everything else names the way a packet took.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Counter {
+            $($(#[$doc])* $name),+
+        }
+
+        impl Counter {
+            /// Every counter, in index order.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name),+];
+
+            /// Its name in metrics and in `weft status`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text),+ }
+            }
+
+            /// Whether it counts dropped packets.
+            pub const fn is_drop(self) -> bool {
+                match self { $(Counter::$name => counters!(@ $kind)),+ }
+            }
+        }
+    };
+    (@ drop) => { true };
+    (@ pass) => { false };
+}
+
+counters! {
+    /// From a Pod to a Pod of the same node.
+    SameNode = "same-node" pass,
+    /// Into the overlay, from a Pod.
+    ToOverlay = "to-overlay" pass,
+    /// From the overlay, to a Pod.
+    FromOverlay = "from-overlay" pass,
+    /// To another node over a native route, from a Pod.
+    ToNative = "to-native" pass,
+    /// From the uplink, to a Pod.
+    FromNative = "from-native" pass,
+    /// From a Pod, left to the host's stack (this node itself, or outside the cluster).
+    ToHost = "to-host" pass,
+    /// From the host's stack to a Pod.
+    FromHost = "from-host" pass,
+    /// A Pod sent from an address that is not its own.
+    SourceAddress = "source-address" drop,
+    /// The packet is cut short or not what its header says.
+    Malformed = "malformed" drop,
+    /// Neither IPv4, IPv6 nor ARP.
+    Protocol = "protocol" drop,
+    /// The host's stack sent a Pod what is addressed to another.
+    NotThisPod = "not-this-pod" drop,
+    /// Sent into the overlay without a node that has the destination.
+    NoTunnel = "no-tunnel" drop,
+    /// The kernel refused the tunnel key.
+    TunnelKey = "tunnel-key" drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_dense_and_names_differ() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+            assert!(Counter::ALL[..index].iter().all(|other| other.name() != counter.name()));
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The way to other nodes and their Pods.
+
+use crate::{Address, Plain};
+
+/// Most prefixes: 5,000 nodes with two ranges and four addresses each, with room to spare.
+pub const MAX_ROUTES: u32 = 65_536;
+
+/// How packets travel to another node.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Through the VXLAN tunnel.
+    Overlay = 1,
+    /// Straight over the uplink, with the other node as the next hop.
+    Native = 2,
+}
+
+/// What is known of a prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The other node's address on the underlay: tunnel end or next hop.
+    pub next_hop: Address,
+    /// A [`Path`] as a number.
+    pub path: u32,
+    /// No meaning yet; zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Route>() == 24);
+
+// SAFETY: six integers.
+unsafe impl Plain for Route {}

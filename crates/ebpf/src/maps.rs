@@ -1,0 +1,19 @@
+//! The maps, all pinned by the loader.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray},
+};
+use weft_abi::{Address, Config, Counter, MAX_PODS, MAX_ROUTES, Pod, Route};
+
+#[map]
+pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
+
+#[map]
+pub static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(MAX_ROUTES, 0);
+
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);

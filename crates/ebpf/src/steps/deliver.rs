@@ -1,0 +1,121 @@
+//! Sending a packet on its way.
+
+use aya_ebpf::{
+    bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_redir_neigh, bpf_tunnel_key},
+    helpers::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key},
+    maps::lpm_trie::Key,
+    programs::TcContext,
+};
+use weft_abi::{Address, Config, Counter, OVERLAY_VNI, Path, Pod, Route};
+
+use super::{Verdict, count, parse::skb};
+use crate::maps::{CONFIG, PODS, ROUTES};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// Ethernet header, bytes: part of a packet's length on the wire, not of its MTU.
+const ETHERNET: u32 = 14;
+const TUNNEL_TTL: u8 = 64;
+
+/// The Pod of this node that has this address.
+#[inline(always)]
+pub fn local_pod(address: &Address) -> Option<&'static Pod> {
+    // SAFETY: a removed entry may be reused for another Pod while it is read: the packet then reaches the Pod that has
+    // the address now or none, both of which a packet in flight may do.
+    unsafe { PODS.get(address) }
+}
+
+/// The way to another node's address or Pod.
+#[inline(always)]
+pub fn route(address: &Address) -> Option<&'static Route> {
+    ROUTES.get(Key::new(128, *address))
+}
+
+/// Hands a packet to a Pod of this node, without the host's stack in between. Only from an ingress hook.
+#[inline(always)]
+pub fn to_local_pod(pod: &Pod, way: Counter) -> Verdict {
+    count::packet(way);
+    // SAFETY: a helper without pointers.
+    Verdict(unsafe { bpf_redirect_peer(pod.ifindex, 0) } as i32)
+}
+
+/// Sends a Pod's packet to another node. What is too large for the path is left to the host's stack, whose route over
+/// the same path has the same MTU: it fragments, or answers the Pod with the ICMP error that path MTU discovery needs.
+#[inline(always)]
+pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
+    let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
+    if route.path == Path::Native as u32 {
+        if exceeds(ctx, config.uplink_ifindex, config.uplink_mtu) {
+            return Verdict::NEXT;
+        }
+        count::packet(Counter::ToNative);
+        return to_neighbour(config, &route.next_hop);
+    }
+    if exceeds(ctx, config.overlay_ifindex, config.overlay_mtu) {
+        return Verdict::NEXT;
+    }
+    if set_tunnel_key(ctx, &route.next_hop).is_err() {
+        return Verdict::drop(Counter::TunnelKey);
+    }
+    count::packet(Counter::ToOverlay);
+    // SAFETY: a helper without pointers.
+    Verdict(unsafe { bpf_redirect(config.overlay_ifindex, 0) } as i32)
+}
+
+/// Addresses the tunnel for a packet that is about to enter the overlay device.
+#[inline(always)]
+pub fn set_tunnel_key(ctx: &TcContext, remote: &Address) -> Result<(), ()> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = OVERLAY_VNI;
+    key.tunnel_ttl = TUNNEL_TTL;
+    let mut flags = u64::from(BPF_F_ZERO_CSUM_TX);
+    match remote.v4_be() {
+        // The helper takes IPv4 in host byte order and IPv6 in network byte order.
+        Some(v4_be) => key.__bindgen_anon_1.remote_ipv4 = u32::from_be(v4_be),
+        None => {
+            key.__bindgen_anon_1.remote_ipv6 = remote.words_be;
+            flags |= u64::from(BPF_F_TUNINFO_IPV6);
+        }
+    }
+    // SAFETY: the key outlives the call and its size is given.
+    let result =
+        unsafe { bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) };
+    if result == 0 { Ok(()) } else { Err(()) }
+}
+
+#[inline(always)]
+fn to_neighbour(config: &Config, next_hop: &Address) -> Verdict {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    match next_hop.v4_be() {
+        Some(v4_be) => {
+            neighbour.nh_family = AF_INET;
+            neighbour.__bindgen_anon_1.ipv4_nh = v4_be;
+        }
+        None => {
+            neighbour.nh_family = AF_INET6;
+            neighbour.__bindgen_anon_1.ipv6_nh = next_hop.words_be;
+        }
+    }
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: the parameters outlive the call and their size is given.
+    Verdict(unsafe { bpf_redirect_neigh(config.uplink_ifindex, &raw mut neighbour, size, 0) } as i32)
+}
+
+/// Whether a packet, or any segment that it will be cut into, is larger than the interface takes.
+#[inline(always)]
+fn exceeds(ctx: &TcContext, ifindex: u32, mtu: u32) -> bool {
+    const CHECK_SEGMENTS: u64 = 1;
+    if ctx.len() <= mtu + ETHERNET {
+        return false;
+    }
+    // SAFETY: the context pointer is valid while the program runs.
+    if unsafe { (*skb(ctx)).gso_size } == 0 {
+        return true;
+    }
+    let mut mtu_len = 0;
+    // SAFETY: the out parameter outlives the call.
+    let result = unsafe { bpf_check_mtu(skb(ctx).cast(), ifindex, &raw mut mtu_len, 0, CHECK_SEGMENTS) };
+    result != 0
+}
