@@ -28,6 +28,10 @@ pub const OVERLAY_VNI: u32 = 1;
 /// rewrites it. Locally administered, unicast.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x77, 0x65, 0x66, 0x74, 0x01];
 
+/// Source address of frames that a node's own stack sends into the overlay. It differs from [`GATEWAY_MAC`] because a VXLAN
+/// device takes a frame from its own address for a loop and drops it.
+pub const NODE_MAC: [u8; 6] = [0x02, 0x77, 0x65, 0x66, 0x74, 0x02];
+
 /// Names of the maps, in the object and in bpffs.
 pub mod maps {
     /// [`crate::Address`] → [`crate::Pod`]: the Pods of this node.

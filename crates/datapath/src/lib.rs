@@ -1,1 +1,26 @@
-//! To be written.
+//! Plan to kernel: the only crate that talks to it. eBPF maps and programs, links, routes, neighbours, nftables.
+//!
+//! Invariants: everything is idempotent and level-triggered (what is wanted is compared with what the kernel holds, and
+//! only the difference is written); what is pinned outlives the process; nothing here decides anything about the
+//! cluster.
+
+mod config;
+mod datapath;
+mod encode;
+mod load;
+mod mtu;
+mod nft;
+mod pod;
+pub mod probe;
+mod route;
+mod sysctl;
+pub mod table;
+mod uplink;
+
+pub use config::{Bandwidth, PodSpec, PortMapping, Settings};
+pub use datapath::{Applied, ApplyError, Counters, Datapath, OpenError, Repaired};
+pub use load::LoadError;
+pub use mtu::Mtu;
+pub use pod::{AddPodError, CheckPodError, InstalledPod, PodLinks, host_interface};
+pub use uplink::{Uplink, UplinkError};
+pub use weft_abi::{ABI_VERSION, Counter, Path};

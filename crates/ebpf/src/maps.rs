@@ -17,3 +17,7 @@ pub static CONFIG: Array<Config> = Array::pinned(1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);
+
+/// What the pins were made from; read and written by the loader alone.
+#[map]
+pub static META: Array<u64> = Array::pinned(2, 0);

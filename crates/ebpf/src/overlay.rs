@@ -1,13 +1,16 @@
 //! Both directions of the overlay device.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::Counter;
+use weft_abi::{Counter, NODE_MAC};
 
 use crate::steps::{
     Verdict,
     deliver::{local_pod, route, set_tunnel_key, to_local_pod},
-    parse::{self, Packet, skb},
+    parse::{self, Packet, skb, stays_on_link},
 };
+
+/// Where Ethernet's source address is, bytes.
+const SOURCE_MAC_OFFSET: usize = 6;
 
 /// What other nodes sent through their tunnels: to a Pod of this node, else to the node itself.
 #[classifier]
@@ -37,13 +40,17 @@ fn to_tunnel(ctx: &TcContext) -> Verdict {
     let Packet::Ip { destination, .. } = parse::packet(ctx) else {
         return Verdict::drop(Counter::Protocol);
     };
+    // The stack's own chatter (MLD, IGMP) finds nobody in the overlay; the device drops it for want of a tunnel.
+    if stays_on_link(&destination) {
+        return Verdict::NEXT;
+    }
     let Some(route) = route(&destination) else {
         return Verdict::drop(Counter::NoTunnel);
     };
-    match set_tunnel_key(ctx, &route.next_hop) {
-        Ok(()) => Verdict::NEXT,
-        Err(()) => Verdict::drop(Counter::TunnelKey),
+    if ctx.store(SOURCE_MAC_OFFSET, &NODE_MAC, 0).is_err() || set_tunnel_key(ctx, &route.next_hop).is_err() {
+        return Verdict::drop(Counter::TunnelKey);
     }
+    Verdict::NEXT
 }
 
 /// Whether the packet has tunnel metadata already.

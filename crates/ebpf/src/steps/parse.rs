@@ -61,10 +61,13 @@ pub fn skb(ctx: &TcContext) -> *mut __sk_buff {
     ctx.skb.skb
 }
 
-/// Whether an address stays on its link (IPv6 link-local unicast and all multicast; RFC 4291 section 2.4): such packets
-/// are between a Pod and its gateway and are never forwarded.
+/// Whether an address stays on its link (IPv6 link-local unicast and all multicast: RFC 4291 section 2.4, RFC 5771): such
+/// packets are between a Pod and its gateway and are never forwarded.
 #[inline(always)]
 pub fn stays_on_link(address: &Address) -> bool {
+    if let Some(v4_be) = address.v4_be() {
+        return u32::from_be(v4_be) >= 0xe000_0000;
+    }
     let first = u32::from_be(address.words_be[0]);
     first & 0xffc0_0000 == 0xfe80_0000 || first & 0xff00_0000 == 0xff00_0000
 }

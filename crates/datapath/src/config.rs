@@ -1,0 +1,68 @@
+//! What the data plane is told about its node and about a Pod.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use weft_model::NodeName;
+
+/// What the data plane must know about its node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeName,
+    /// Folder for pins, on a bpffs; made if its parent is there.
+    pub bpffs: PathBuf,
+    /// Interface towards the other nodes; absent: the one that has a node address.
+    pub uplink: Option<String>,
+    /// UDP port of the overlay.
+    pub vxlan_port: u16,
+    /// Pod ranges of this node.
+    pub pod_ranges: Vec<IpNet>,
+    /// Addresses of this node.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// A Pod's interface to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSpec {
+    /// File of the Pod's network namespace.
+    pub netns: PathBuf,
+    /// Interface name inside the Pod.
+    pub interface: String,
+    /// Interface name on the host, see [`crate::host_interface`].
+    pub host_interface: String,
+    /// Addresses of the Pod, one a family.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of the Pod's interface, in bytes.
+    pub mtu: u32,
+    /// Rate limits, if any.
+    pub bandwidth: Option<Bandwidth>,
+    /// Ports of the node that lead to this Pod.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// Rate limits of the CNI `bandwidth` capability. Rates in bits a second, bursts in bits; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// What the Pod receives.
+    pub ingress_rate: u64,
+    /// Burst of what it receives.
+    pub ingress_burst: u64,
+    /// What the Pod sends.
+    pub egress_rate: u64,
+    /// Burst of what it sends.
+    pub egress_burst: u64,
+}
+
+/// A port mapping of the CNI `portMappings` capability.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Address of the node; absent: all of them.
+    pub host_ip: Option<IpAddr>,
+    /// Port of the node.
+    pub host_port: u16,
+    /// Port of the Pod.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+}

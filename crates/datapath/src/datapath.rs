@@ -1,0 +1,425 @@
+//! The data plane of one node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use aya::maps::{Array, MapData, MapError};
+use ipnet::IpNet;
+use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, Route, maps, programs};
+use weft_model::{
+    NodeName,
+    ipam::PodRange,
+    plan::{NodePlan, Peer},
+};
+use weft_netns::{
+    Netlink, NetlinkError,
+    netlink::{Link, VxlanSpec, or_exists, or_gone},
+};
+
+use crate::{
+    config::Settings,
+    encode,
+    load::{Direction, LoadError, Origin, Programs},
+    mtu::Mtu,
+    nft::{Masquerade, NftError},
+    pod::is_pod_interface,
+    route::{KernelRoutes, RouteTo},
+    sysctl::{self, SysctlError},
+    table::{BpfHash, BpfLpm, BpfTableError, Raw, Table, Written},
+    uplink::{self, Uplink, UplinkError},
+};
+
+/// Name of the overlay device.
+pub(crate) const OVERLAY: &str = "weft0";
+
+/// The data plane could not be opened. What an earlier process left goes on working.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Kernel programs and maps.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map as a table.
+    #[error(transparent)]
+    Table(#[from] BpfTableError),
+    /// A single-entry map.
+    #[error("map CONFIG: {0}")]
+    Config(#[from] MapError),
+    /// Links, addresses and routes.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Interface settings.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The uplink.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// Masquerading.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+}
+
+/// The plan could not be written whole. What was written stays; the rest stays pending.
+pub type ApplyError = OpenError;
+
+/// What [`Datapath::apply`] wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Entries of the table of other nodes.
+    pub routes: Written,
+    /// Routes of the host's stack.
+    pub kernel_routes: Written,
+    /// Whether the masquerade rules were rewritten.
+    pub masquerade: bool,
+}
+
+impl Applied {
+    /// Whether the kernel had everything already.
+    pub fn is_nothing(&self) -> bool {
+        *self == Applied::default()
+    }
+}
+
+/// What [`Datapath::repair`] put back, a line each; empty when nothing was missing.
+pub type Repaired = Vec<String>;
+
+/// What the programs counted since they were first loaded, in [`Counter::ALL`] order.
+pub type Counters = Vec<(Counter, u64)>;
+
+/// The data plane of one node: owns its tables and speaks to its kernel. One value a node, used by one thread, which
+/// stays in the node's network namespace.
+pub struct Datapath {
+    settings: Settings,
+    uplink: Uplink,
+    mtu: Mtu,
+    overlay: u32,
+    pub(crate) netlink: Netlink,
+    pub(crate) programs: Programs,
+    config: Array<MapData, Raw<Config>>,
+    pub(crate) pods: Table<Address, Pod, BpfHash<Address, Pod>>,
+    peers: Table<(Address, u32), Route, BpfLpm<Route>>,
+    pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
+    masquerade: Masquerade,
+    plan: Option<NodePlan>,
+    paths: BTreeMap<NodeName, Path>,
+}
+
+impl Datapath {
+    /// Brings up this node's data plane, or takes over what an earlier process left, writing only what differs.
+    pub fn open(settings: &Settings) -> Result<Datapath, OpenError> {
+        let mut netlink = Netlink::open()?;
+        let uplink = uplink::find(&mut netlink, settings.uplink.as_deref(), &settings.node_addresses)?;
+        let mtu = Mtu::new(uplink.mtu, &settings.node_addresses, true);
+        let programs = Programs::open(&settings.bpffs)?;
+        let config = programs.config()?;
+        let pods = Table::adopt(BpfHash::new(maps::PODS, programs.map(maps::PODS)?)?)?;
+        let peers = Table::adopt(BpfLpm::new(maps::ROUTES, programs.map(maps::ROUTES)?)?)?;
+        let routes = Table::adopt(KernelRoutes::open()?)?;
+        let masquerade = Masquerade::open()?;
+        let mut datapath = Datapath {
+            settings: settings.clone(),
+            uplink,
+            mtu,
+            overlay: 0,
+            netlink,
+            programs,
+            config,
+            pods,
+            peers,
+            routes,
+            masquerade,
+            plan: None,
+            paths: BTreeMap::new(),
+        };
+        datapath.forget_dead_pods()?;
+        let done = datapath.bring_up()?;
+        tracing::info!(origin = ?datapath.programs.origin, changes = ?done, "data plane open");
+        Ok(datapath)
+    }
+
+    /// How the programs came to be at [`Datapath::open`].
+    pub fn origin(&self) -> Origin {
+        self.programs.origin
+    }
+
+    /// Writes the plan: the way to other nodes and their Pods, by the paths given (overlay where none is), and what is
+    /// masqueraded.
+    pub fn apply(
+        &mut self,
+        plan: &NodePlan,
+        paths: &BTreeMap<NodeName, Path>,
+    ) -> Result<Applied, ApplyError> {
+        self.plan = Some(plan.clone());
+        self.paths.clone_from(paths);
+        let mut entries = BTreeMap::new();
+        let mut kernel = BTreeMap::new();
+        for peer in &plan.peers {
+            let path = self.path(&peer.name);
+            self.plan_peer(peer, path, &mut entries, &mut kernel);
+        }
+        self.peers.replace(|_, _| true, entries);
+        let overlay = self.overlay;
+        let uplink = self.uplink.index;
+        // Pods' own routes lead to their interfaces.
+        self.routes.replace(|_, route| route.index == overlay || route.index == uplink, kernel);
+        let applied = Applied {
+            routes: self.peers.flush()?,
+            kernel_routes: self.routes.flush()?,
+            masquerade: self.masquerade.apply(&plan.masquerade)?,
+        };
+        let overlay_in_use = plan.peers.iter().any(|peer| self.path(&peer.name) == Path::Overlay);
+        self.mtu = Mtu::new(self.uplink.mtu, &self.settings.node_addresses, overlay_in_use);
+        Ok(applied)
+    }
+
+    /// Puts back what somebody else removed or changed, and says what it was.
+    pub fn repair(&mut self) -> Result<Repaired, ApplyError> {
+        let mut done = self.bring_up()?;
+        self.drop_routes_of_dead_pods()?;
+        let tables = [
+            ("routes of the host", self.routes.resync()?),
+            ("entries of the table of nodes", self.peers.resync()?),
+            ("entries of the table of Pods", self.pods.resync()?),
+        ];
+        for (what, written) in tables {
+            if written.upserted > 0 {
+                done.push(format!("{} {what} put back", written.upserted));
+            }
+            if written.removed > 0 {
+                done.push(format!("{} {what} removed", written.removed));
+            }
+        }
+        if self.masquerade.repair()? {
+            done.push("masquerade rules put back".to_owned());
+        }
+        Ok(done)
+    }
+
+    /// What the programs counted.
+    pub fn counters(&self) -> Result<Counters, LoadError> {
+        self.programs.counters()
+    }
+
+    /// The MTUs in force.
+    pub fn mtu(&self) -> Mtu {
+        self.mtu
+    }
+
+    /// The uplink in use.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
+    }
+
+    fn path(&self, peer: &NodeName) -> Path {
+        self.paths.get(peer).copied().unwrap_or(Path::Overlay)
+    }
+
+    /// What leads to one other node and its Pods.
+    fn plan_peer(
+        &self,
+        peer: &Peer,
+        path: Path,
+        entries: &mut BTreeMap<(Address, u32), Route>,
+        kernel: &mut BTreeMap<IpNet, RouteTo>,
+    ) {
+        let same_family = |range: &IpNet| {
+            peer.addresses.iter().copied().find(|address| address.is_ipv4() == range.addr().is_ipv4())
+        };
+        let Some(tunnel_end) = self.tunnel_end(peer) else { return };
+        for range in &peer.pod_ranges {
+            let source = self.own_address(range.addr());
+            // IPv6 Pods over IPv4 nodes, and the reverse, need the tunnel.
+            let (path, next_hop) = match (path, same_family(range)) {
+                (Path::Native, Some(address)) => (Path::Native, address),
+                _ => (Path::Overlay, tunnel_end),
+            };
+            entries.insert(encode::prefix(*range), encode::route(next_hop, path));
+            let route = match path {
+                Path::Native => RouteTo { index: self.uplink.index, gateway: Some(next_hop), source },
+                Path::Overlay => RouteTo { index: self.overlay, gateway: None, source },
+            };
+            kernel.insert(*range, route);
+            if let (Some(plain), Some(gateway)) = (PodRange::new(*range).plain_address(), same_family(range))
+            {
+                // Always over the plain path: whether it carries Pod addresses is what the probe asks.
+                let source = self.own_plain_address(plain);
+                let route = RouteTo { index: self.uplink.index, gateway: Some(gateway), source };
+                kernel.insert(IpNet::from(plain), route);
+            }
+        }
+        for address in &peer.addresses {
+            let next_hop = if path == Path::Native { *address } else { tunnel_end };
+            entries.insert(encode::prefix(IpNet::from(*address)), encode::route(next_hop, path));
+        }
+    }
+
+    /// Where the tunnel to another node ends: its IPv4 address if both have one, which costs the inner packets less.
+    fn tunnel_end(&self, peer: &Peer) -> Option<IpAddr> {
+        let shared = |ipv4: bool| {
+            self.settings.node_addresses.iter().any(|address| address.is_ipv4() == ipv4).then_some(())?;
+            peer.addresses.iter().copied().find(|address| address.is_ipv4() == ipv4)
+        };
+        shared(true).or_else(|| shared(false))
+    }
+
+    /// This node's address of the same family, which other nodes and Pods see it by.
+    pub(crate) fn own_address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.settings.node_addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+
+    fn own_plain_address(&self, like: IpAddr) -> Option<IpAddr> {
+        (self.settings.pod_ranges.iter())
+            .filter(|range| range.addr().is_ipv4() == like.is_ipv4())
+            .find_map(|range| PodRange::new(*range).plain_address())
+    }
+
+    /// Everything that this node has whatever the cluster looks like. Idempotent; says what it had to do.
+    fn bring_up(&mut self) -> Result<Repaired, ApplyError> {
+        let mut done = Vec::new();
+        self.uplink =
+            uplink::find(&mut self.netlink, self.settings.uplink.as_deref(), &self.settings.node_addresses)?;
+        let ipv6 = sysctl::has_ipv6() && self.settings.pod_ranges.iter().any(|range| range.addr().is_ipv6());
+        let overlay = self.overlay_device(&mut done)?;
+        self.overlay = overlay.index;
+        if sysctl::forward(OVERLAY, ipv6)? + sysctl::forward(&self.uplink.name, ipv6)? > 0 {
+            done.push(format!("forwarding on {OVERLAY} and {} switched on", self.uplink.name));
+        }
+        if ipv6 && sysctl::forward_ipv6(&self.uplink.name)? > 0 {
+            done.push("IPv6 forwarding switched on".to_owned());
+        }
+        self.overlay_addresses(&overlay, &mut done)?;
+        let config = Config {
+            overlay_ifindex: overlay.index,
+            uplink_ifindex: self.uplink.index,
+            overlay_mtu: Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay,
+            uplink_mtu: self.uplink.mtu,
+        };
+        if self.config.get(&0, 0)?.0 != config {
+            self.config.set(0, Raw(config), 0)?;
+            done.push("indexes and MTUs of the uplink and the overlay told to the programs".to_owned());
+        }
+        let uplink = self.uplink.name.clone();
+        let hooks = [
+            (programs::OVERLAY_INGRESS, OVERLAY, Direction::Ingress),
+            (programs::OVERLAY_EGRESS, OVERLAY, Direction::Egress),
+            (programs::UPLINK_INGRESS, uplink.as_str(), Direction::Ingress),
+        ];
+        for (program, interface, direction) in hooks {
+            if self.programs.attach(program, interface, direction)? {
+                done.push(format!("{program} attached to {interface}"));
+            }
+        }
+        for pod in self.pods_in_table() {
+            let Ok(link) = self.netlink.link_by_index(pod) else { continue };
+            for (program, direction) in
+                [(programs::POD_EGRESS, Direction::Ingress), (programs::POD_INGRESS, Direction::Egress)]
+            {
+                if self.programs.attach(program, &link.name, direction)? {
+                    done.push(format!("{program} attached to {}", link.name));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// The overlay device, made anew if it is not there or is another.
+    fn overlay_device(&mut self, done: &mut Repaired) -> Result<Link, ApplyError> {
+        let mtu = Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay;
+        let port = self.settings.vxlan_port;
+        let fits = |link: &Link| {
+            link.kind == "vxlan"
+                && link.no_arp
+                && link.mac == GATEWAY_MAC
+                && link.vxlan.is_some_and(|(_, p)| p == port)
+        };
+        let found = match self.netlink.link(OVERLAY) {
+            Ok(link) if fits(&link) => Some(link),
+            Ok(link) => {
+                or_gone(self.netlink.delete_link(link.index))?;
+                None
+            }
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let link = match found {
+            Some(link) => link,
+            None => {
+                self.netlink.add_vxlan(&VxlanSpec { name: OVERLAY, port, mac: GATEWAY_MAC, mtu })?;
+                if sysctl::has_ipv6() {
+                    sysctl::no_autoconfiguration(OVERLAY)?;
+                }
+                done.push(format!("{OVERLAY} made"));
+                self.netlink.link(OVERLAY)?
+            }
+        };
+        if link.mtu != mtu {
+            self.netlink.set_mtu(link.index, mtu)?;
+            done.push(format!("MTU of {OVERLAY} set to {mtu}"));
+        }
+        if !link.up {
+            self.netlink.set_up(link.index)?;
+            done.push(format!("{OVERLAY} set up"));
+        }
+        Ok(link)
+    }
+
+    /// The addresses by which this node's own end of each path is probed.
+    fn overlay_addresses(&mut self, overlay: &Link, done: &mut Repaired) -> Result<(), ApplyError> {
+        let wanted: BTreeSet<IpAddr> = (self.settings.pod_ranges.iter())
+            .flat_map(|range| {
+                let range = PodRange::new(*range);
+                [range.path_address(), range.plain_address()]
+            })
+            .flatten()
+            .collect();
+        let present = self.netlink.addresses(Some(overlay.index))?;
+        for address in &wanted {
+            if !present.iter().any(|found| found.address == *address) {
+                let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+                or_exists(self.netlink.add_address(overlay.index, *address, prefix_len))?;
+                done.push(format!("{address} given to {OVERLAY}"));
+            }
+        }
+        for old in present.iter().filter(|found| found.global && !wanted.contains(&found.address)) {
+            or_gone(self.netlink.delete_address(overlay.index, old.address, old.prefix_len))?;
+            done.push(format!("{} taken from {OVERLAY}", old.address));
+        }
+        Ok(())
+    }
+
+    /// Entries of Pods whose interface went away while nobody watched (a node's other tools, a crash half-way).
+    fn forget_dead_pods(&mut self) -> Result<(), ApplyError> {
+        let live: BTreeSet<u32> = (self.netlink.links()?.iter())
+            .filter(|link| is_pod_interface(&link.name))
+            .map(|link| link.index)
+            .collect();
+        self.pods_replace(|ifindex| live.contains(&ifindex));
+        self.pods.flush()?;
+        self.drop_routes_of_dead_pods()
+    }
+
+    /// The kernel removed these with their interfaces; the mirror must not bring them back.
+    fn drop_routes_of_dead_pods(&mut self) -> Result<(), ApplyError> {
+        let live: BTreeSet<u32> = self.netlink.links()?.iter().map(|link| link.index).collect();
+        self.pods_replace(|ifindex| live.contains(&ifindex));
+        let dead: Vec<IpNet> = (self.routes.desired().iter())
+            .filter(|(_, route)| !live.contains(&route.index))
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        dead.iter().for_each(|prefix| self.routes.unset(prefix));
+        Ok(())
+    }
+
+    fn pods_replace(&mut self, keep: impl Fn(u32) -> bool) {
+        let dead: Vec<Address> = (self.pods.desired().iter())
+            .filter(|(_, pod)| !keep(pod.ifindex))
+            .map(|(address, _)| *address)
+            .collect();
+        dead.iter().for_each(|address| self.pods.unset(address));
+    }
+
+    fn pods_in_table(&self) -> BTreeSet<u32> {
+        self.pods.desired().values().map(|pod| pod.ifindex).collect()
+    }
+}

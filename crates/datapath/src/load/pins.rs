@@ -1,0 +1,96 @@
+//! The pins of maps and programs.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    maps::{Array, Map, MapData, MapError},
+    programs::{ProgramError, SchedClassifier},
+};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use weft_abi::programs;
+
+use super::{LoadError, META, map_error};
+
+const FOLDERS: [&str; 3] = ["maps", "programs", "links"];
+
+/// Makes the folders, if the place is on a bpffs.
+pub(super) fn prepare(folder: &Path) -> Result<(), LoadError> {
+    let there = if folder.exists() { folder } else { folder.parent().unwrap_or(folder) };
+    if !statfs(there).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC) {
+        return Err(LoadError::NotBpffs(folder.to_owned()));
+    }
+    for name in FOLDERS {
+        let path = folder.join(name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|source| LoadError::File { path, source })?;
+    }
+    Ok(())
+}
+
+/// The map that says what the pins were made from, if it is pinned.
+pub(super) fn open_meta(folder: &Path) -> Result<Option<Array<MapData, u64>>, LoadError> {
+    let data = match MapData::from_pin(folder.join("maps").join(META)) {
+        Ok(data) => data,
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(source) => return Err(LoadError::Map { name: META.to_owned(), source }),
+    };
+    Array::try_from(Map::Array(data)).map(Some).map_err(map_error(META))
+}
+
+/// Every program from its pin; nothing if one is missing.
+pub(super) fn open_programs(
+    folder: &Path,
+) -> Result<Option<Vec<(&'static str, SchedClassifier)>>, LoadError> {
+    let mut opened = Vec::new();
+    for name in programs::ALL {
+        let path = folder.join("programs").join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let at = |source| LoadError::Program { name: name.to_owned(), source };
+        let pinned = SchedClassifier::from_pin(&path).map_err(at)?;
+        opened.push((name, pinned));
+    }
+    Ok(Some(opened))
+}
+
+/// A handle of its own to a loaded program.
+pub(super) fn own(program: &SchedClassifier) -> Result<SchedClassifier, ProgramError> {
+    SchedClassifier::from_program_info(program.info()?, "".into())
+}
+
+/// Pins a program in place of an older one, at no moment leaving the name without a program.
+pub(super) fn pin_program(folder: &Path, name: &str, program: &mut SchedClassifier) -> Result<(), LoadError> {
+    let (new, pin) =
+        (folder.join("programs").join(format!("new-{name}")), folder.join("programs").join(name));
+    remove_if_there(&new)?;
+    program.pin(&new).map_err(|source| LoadError::Pin { name: name.to_owned(), source })?;
+    fs::rename(&new, &pin).map_err(|source| LoadError::File { path: pin, source })
+}
+
+/// Removes a pin; one that is not there is not an error.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), LoadError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::File { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of the pinned links.
+pub(super) fn link_names(folder: &Path) -> Result<Vec<String>, LoadError> {
+    let path: PathBuf = folder.join("links");
+    let at = |source| LoadError::File { path: path.clone(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&path).map_err(at)? {
+        names.extend(entry.map_err(at)?.file_name().into_string());
+    }
+    Ok(names)
+}

@@ -1,0 +1,257 @@
+//! A Pod's interface: a veth pair, its addresses and routes, its programs.
+
+mod inside;
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use ipnet::IpNet;
+use weft_abi::{Address, GATEWAY_MAC, Pod, programs};
+use weft_netns::{
+    Netlink, NetlinkError, Netns, NetnsError,
+    netlink::{NeighbourSpec, VethSpec, or_gone},
+};
+
+use crate::{
+    config::PodSpec,
+    datapath::Datapath,
+    load::{Direction, LoadError},
+    route::RouteTo,
+    sysctl::{self, SysctlError},
+    table::BpfTableError,
+};
+
+/// First letters of every host-side interface.
+pub(crate) const HOST_PREFIX: &str = "weft";
+
+/// What [`Datapath::add_pod`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLinks {
+    /// Name of the interface on the host.
+    pub host_interface: String,
+    /// Its hardware address.
+    pub host_mac: [u8; 6],
+    /// Hardware address of the interface in the Pod.
+    pub pod_mac: [u8; 6],
+    /// MTU of both, in bytes.
+    pub mtu: u32,
+}
+
+/// A Pod as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstalledPod {
+    /// Name of the interface on the host.
+    pub host_interface: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A Pod's interface could not be made. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum AddPodError {
+    /// The interface name is taken inside the Pod.
+    #[error("the Pod already has an interface {0}")]
+    InterfaceExists(String),
+    /// The Pod's namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// A link, address, route or neighbour.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// An interface setting.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// A program or its link.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The table of Pods.
+    #[error(transparent)]
+    Table(#[from] BpfTableError),
+}
+
+/// What is wrong with a Pod's interface.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckPodError {
+    /// Something that ADD made is not there any more.
+    #[error("missing: {0}")]
+    Missing(String),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Ask(#[from] AddPodError),
+}
+
+/// The host-side interface name of an attachment: the same for the same container and interface, at most 15 bytes.
+pub fn host_interface(container_id: &str, interface: &str) -> String {
+    let bytes = container_id.bytes().chain([0]).chain(interface.bytes());
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let mut name = HOST_PREFIX.to_owned();
+    // 44 of the 64 bits fit.
+    let _ = write!(name, "{:011x}", hash >> 20);
+    name
+}
+
+impl Datapath {
+    /// Makes a Pod's interface: all of it or nothing. The programs run and the Pod is in the table before the link is
+    /// up.
+    pub fn add_pod(&mut self, spec: &PodSpec) -> Result<PodLinks, AddPodError> {
+        let netns = Netns::from_path(&spec.netns)?;
+        let mut inside = Netlink::open_in(&netns)?;
+        match inside.link(&spec.interface) {
+            Ok(_) => return Err(AddPodError::InterfaceExists(spec.interface.clone())),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What an attempt that was cut short may have left under this name.
+        self.remove_pod(&spec.host_interface)?;
+        let made = self.make_pod(spec, &netns, &mut inside);
+        if made.is_err()
+            && let Err(error) = self.remove_pod(&spec.host_interface)
+        {
+            tracing::warn!(interface = spec.host_interface, %error, "undoing a failed ADD");
+        }
+        made
+    }
+
+    fn make_pod(
+        &mut self,
+        spec: &PodSpec,
+        netns: &Netns,
+        inside: &mut Netlink,
+    ) -> Result<PodLinks, AddPodError> {
+        let host = spec.host_interface.as_str();
+        self.netlink.add_veth(&VethSpec {
+            name: host,
+            peer_name: &spec.interface,
+            peer_netns: Some(netns),
+            mac: Some(GATEWAY_MAC),
+            peer_mac: None,
+            mtu: Some(spec.mtu),
+        })?;
+        let link = self.netlink.link(host)?;
+        let (has_v4, has_v6) =
+            (spec.addresses.iter().any(IpAddr::is_ipv4), spec.addresses.iter().any(IpAddr::is_ipv6));
+        if has_v4 {
+            sysctl::set(&format!("ipv4/conf/{host}/forwarding"), "1")?;
+        }
+        if sysctl::has_ipv6() {
+            sysctl::no_autoconfiguration(host)?;
+        }
+        for address in &spec.addresses {
+            self.pods.set(Address::from(*address), Pod { ifindex: link.index, reserved: 0 });
+        }
+        self.pods.flush()?;
+        self.programs.attach_new(programs::POD_EGRESS, host, Direction::Ingress)?;
+        self.programs.attach_new(programs::POD_INGRESS, host, Direction::Egress)?;
+        self.netlink.set_up(link.index)?;
+        if has_v6 {
+            self.netlink.add_address(link.index, inside::GATEWAY_V6.into(), 64)?;
+        }
+        let pod_mac = inside::configure(inside, spec)?;
+        for address in &spec.addresses {
+            let neighbour = NeighbourSpec { index: link.index, address: *address, mac: pod_mac };
+            self.netlink.set_neighbour(&neighbour)?;
+            self.routes.set(
+                IpNet::from(*address),
+                RouteTo { index: link.index, gateway: None, source: self.own_address(*address) },
+            );
+        }
+        self.routes.flush()?;
+        Ok(PodLinks { host_interface: host.to_owned(), host_mac: GATEWAY_MAC, pod_mac, mtu: spec.mtu })
+    }
+
+    /// Removes a Pod's interface and everything that belongs to it. What is not there is not an error.
+    pub fn remove_pod(&mut self, host_interface: &str) -> Result<(), AddPodError> {
+        let index = match self.netlink.link(host_interface) {
+            Ok(link) => Some(link.index),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(index) = index {
+            let addresses: Vec<Address> = (self.pods.desired().iter())
+                .filter(|(_, pod)| pod.ifindex == index)
+                .map(|(address, _)| *address)
+                .collect();
+            for address in addresses {
+                self.pods.unset(&address);
+                self.routes.unset(&IpNet::from(IpAddr::from(address)));
+            }
+            self.pods.flush()?;
+            self.routes.flush()?;
+        }
+        self.programs.detach(programs::POD_EGRESS, host_interface)?;
+        self.programs.detach(programs::POD_INGRESS, host_interface)?;
+        if let Some(index) = index {
+            or_gone(self.netlink.delete_link(index))?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything that [`Datapath::add_pod`] made is still there. Additions by others are not an error.
+    pub fn check_pod(&mut self, spec: &PodSpec) -> Result<(), CheckPodError> {
+        let missing = |what: String| Err(CheckPodError::Missing(what));
+        let host = spec.host_interface.as_str();
+        let link = match self.netlink.link(host) {
+            Err(error) if error.is_not_found() => return missing(format!("interface {host} on the node")),
+            other => other.map_err(AddPodError::from)?,
+        };
+        for address in &spec.addresses {
+            let entry = self.pods.desired().get(&Address::from(*address));
+            if entry.is_none_or(|pod| pod.ifindex != link.index) {
+                return missing(format!("{address} in the table of Pods"));
+            }
+        }
+        let netns = Netns::from_path(&spec.netns).map_err(AddPodError::from)?;
+        let mut inside = Netlink::open_in(&netns).map_err(AddPodError::from)?;
+        if let Some(what) = inside::missing(&mut inside, spec)? {
+            return missing(what);
+        }
+        let routes = self.netlink.routes().map_err(AddPodError::from)?;
+        for address in &spec.addresses {
+            let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+            let is_it = |route: &weft_netns::netlink::Route| {
+                route.destination == *address && route.prefix_len == prefix_len && route.index == link.index
+            };
+            if !routes.iter().any(is_it) {
+                return missing(format!("route to {address} on the node"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The Pods that the kernel has now, by their entries and their interfaces: one that has only the one or the other
+    /// is listed as well.
+    pub fn pods(&mut self) -> Result<Vec<InstalledPod>, AddPodError> {
+        let mut pods = Vec::new();
+        for link in self.netlink.links()?.into_iter().filter(|link| is_pod_interface(&link.name)) {
+            let addresses: Vec<IpAddr> = (self.pods.desired().iter())
+                .filter(|(_, pod)| pod.ifindex == link.index)
+                .map(|(address, _)| IpAddr::from(*address))
+                .collect();
+            pods.push(InstalledPod { host_interface: link.name, addresses });
+        }
+        pods.sort();
+        Ok(pods)
+    }
+}
+
+/// Whether a host-side interface was named by [`host_interface`].
+pub(crate) fn is_pod_interface(name: &str) -> bool {
+    name.strip_prefix(HOST_PREFIX)
+        .is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_interfaces_fit_differ_and_are_recognised() {
+        let one = host_interface("0a1b2c", "eth0");
+        assert_eq!(one.len(), 15);
+        assert_eq!(one, host_interface("0a1b2c", "eth0"));
+        assert_ne!(one, host_interface("0a1b2c", "eth1"));
+        assert_ne!(host_interface("ab", "c"), host_interface("a", "bc"));
+        assert!(is_pod_interface(&one));
+        assert!(!is_pod_interface("weft0") && !is_pod_interface("eth0"));
+    }
+}

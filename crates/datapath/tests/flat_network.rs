@@ -1,0 +1,127 @@
+//! The network model between two nodes: every Pod reaches every Pod and every node without NAT, by each path.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::net::IpAddr;
+
+use support::{Fabric, tcp, udp};
+use weft_datapath::{Counter, Path};
+
+fn both_ways(path: Path) {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    one.join(&[&two], path);
+    two.join(&[&one], path);
+    let (a, b, c) = (one.pod(), one.pod(), two.pod());
+    let (pa, pb, pc) = (&a.netns.0, &b.netns.0, &c.netns.0);
+    let mtu = one.with(|datapath| datapath.mtu());
+    assert_eq!(mtu.pod, if path == Path::Overlay { 1450 } else { 1500 });
+    for family in [0, 1] {
+        let [ip_a, ip_b, ip_c] = [a.addresses[family], b.addresses[family], c.addresses[family]];
+        let [node_1, node_2] = [one.addresses[family], two.addresses[family]];
+        let (n1, n2) = (&one.netns.0, &two.netns.0);
+        // Same node, across nodes, back again.
+        assert_eq!(tcp(pa, pb, ip_b).unwrap(), ip_a);
+        assert_eq!(tcp(pa, pc, ip_c).unwrap(), ip_a);
+        assert_eq!(tcp(pc, pa, ip_a).unwrap(), ip_c);
+        // Node to its own Pod and to the other node's, and the reverse.
+        assert_eq!(tcp(n1, pa, ip_a).unwrap(), node_1);
+        assert_eq!(tcp(n1, pc, ip_c).unwrap(), node_1);
+        assert_eq!(tcp(pa, n1, node_1).unwrap(), ip_a);
+        assert_eq!(tcp(pa, n2, node_2).unwrap(), ip_a);
+        // As large as the Pod's interface lets through, with don't-fragment.
+        let headers = if ip_c.is_ipv4() { 28 } else { 48 };
+        let full = mtu.pod as usize - headers;
+        for (from, to, address, source) in
+            [(pa, pb, ip_b, ip_a), (pa, pc, ip_c, ip_a), (n1, pc, ip_c, node_1)]
+        {
+            assert_eq!(udp(from, to, address, full).unwrap(), source);
+        }
+    }
+    let expected = if path == Path::Overlay { Counter::ToOverlay } else { Counter::ToNative };
+    assert!(one.drops(expected) > 0);
+    assert!(one.drops(Counter::SameNode) > 0);
+    for counter in Counter::ALL.iter().filter(|counter| counter.is_drop()) {
+        assert_eq!((one.drops(*counter), two.drops(*counter)), (0, 0), "{}", counter.name());
+    }
+}
+
+#[test]
+fn the_network_model_holds_over_the_overlay() {
+    both_ways(Path::Overlay);
+}
+
+#[test]
+fn the_network_model_holds_over_native_routes() {
+    both_ways(Path::Native);
+}
+
+#[test]
+fn a_pod_that_sends_from_anothers_address_is_dropped_and_counted() {
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    let (a, b, c) = (node.pod(), node.pod(), node.pod());
+    for family in [0, 1] {
+        let stolen = b.addresses[family];
+        let mut inside = weft_netns::Netlink::open_in(&a.netns.0).unwrap();
+        let link = inside.link("eth0").unwrap();
+        inside.add_address(link.index, stolen, if stolen.is_ipv4() { 32 } else { 128 }).unwrap();
+        let before = node.drops(Counter::SourceAddress);
+        let target = c.addresses[family];
+        let server = c.netns.0.run(|| std::net::UdpSocket::bind((target, 0)).unwrap()).unwrap();
+        let to = server.local_addr().unwrap();
+        a.netns
+            .0
+            .run(|| std::net::UdpSocket::bind((stolen, 0)).unwrap().send_to(b"lie", to).unwrap())
+            .unwrap();
+        // What comes after it on the same way shows that it is not merely late.
+        a.netns
+            .0
+            .run(|| {
+                std::net::UdpSocket::bind((a.addresses[family], 0)).unwrap().send_to(b"truth", to).unwrap()
+            })
+            .unwrap();
+        server.set_read_timeout(Some(support::DEADLINE)).unwrap();
+        let mut buffer = [0; 16];
+        let (length, _) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"truth");
+        assert!(node.drops(Counter::SourceAddress) > before);
+    }
+}
+
+#[test]
+fn what_leaves_the_cluster_is_masqueraded_and_nothing_else() {
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    node.join(&[], Path::Overlay);
+    let pod = node.pod();
+    for (outside, node_address) in
+        [("192.168.1.1", node.addresses[0]), ("fd00:192:168:1::1", node.addresses[1])]
+    {
+        let outside: IpAddr = outside.parse().unwrap();
+        assert_eq!(tcp(&pod.netns.0, &fabric.netns.0, outside).unwrap(), node_address);
+    }
+}
+
+#[test]
+fn a_packet_too_large_for_the_overlay_gets_the_icmp_error_that_path_mtu_discovery_needs() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    // The Pod was made while every path was native, and its MTU is the uplink's.
+    one.join(&[&two], Path::Native);
+    let a = one.pod();
+    assert_eq!(a.spec.mtu, 1500);
+    one.join(&[&two], Path::Overlay);
+    two.join(&[&one], Path::Overlay);
+    let c = two.pod();
+    for (family, headers) in [(0, 28), (1, 48)] {
+        let (pa, pc) = (&a.netns.0, &c.netns.0);
+        assert!(udp(pa, pc, c.addresses[family], 1500 - headers).is_err(), "too large for the overlay");
+        let error = udp(pa, pc, c.addresses[family], 1500 - headers).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "the Pod learnt the path's MTU: {error}");
+        assert_eq!(udp(pa, pc, c.addresses[family], 1450 - headers).unwrap(), a.addresses[family]);
+        assert_eq!(tcp(pa, pc, c.addresses[family]).unwrap(), a.addresses[family]);
+    }
+}

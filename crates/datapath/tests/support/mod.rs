@@ -1,0 +1,303 @@
+//! Nodes and Pods in throw-away namespaces: real kernel, real packets.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use weft_datapath::{Datapath, Path, PodSpec, Settings, host_interface};
+use weft_model::{NodeName, plan::NodePlan};
+use weft_netns::{
+    Netlink, Netns,
+    netlink::{RouteSpec, VethSpec},
+    random_name,
+};
+
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A namespace that goes with the value.
+pub struct Scratch(pub Netns);
+
+impl Scratch {
+    pub fn new(prefix: &str) -> Scratch {
+        Scratch(Netns::create(&random_name(prefix)).unwrap())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = Netns::delete(self.0.name());
+    }
+}
+
+/// A bpffs of its own; unmounting it drops every pin.
+pub struct Bpffs(pub PathBuf);
+
+impl Bpffs {
+    pub fn new() -> Bpffs {
+        let path = std::env::temp_dir().join(random_name("t-bpf-"));
+        fs::create_dir(&path).unwrap();
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        Bpffs(path)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Nodes on one link.
+pub struct Fabric {
+    pub netns: Scratch,
+    bridge: u32,
+}
+
+impl Fabric {
+    pub fn new() -> Fabric {
+        let netns = Scratch::new("t-fab-");
+        let mut netlink = Netlink::open_in(&netns.0).unwrap();
+        netlink.add_bridge("br0").unwrap();
+        let bridge = netlink.link("br0").unwrap().index;
+        netlink.set_up(bridge).unwrap();
+        for (address, bits) in [("192.168.1.1", 24), ("fd00:192:168:1::1", 64)] {
+            netlink.add_address(bridge, address.parse().unwrap(), bits).unwrap();
+        }
+        Fabric { netns, bridge }
+    }
+
+    pub fn node(&self, number: u8) -> Node {
+        let netns = Scratch::new("t-node-");
+        let mut fabric = Netlink::open_in(&self.netns.0).unwrap();
+        let port = format!("n{number}");
+        fabric
+            .add_veth(&VethSpec {
+                name: &port,
+                peer_name: "eth0",
+                peer_netns: Some(&netns.0),
+                mac: None,
+                peer_mac: None,
+                mtu: None,
+            })
+            .unwrap();
+        let index = fabric.link(&port).unwrap().index;
+        fabric.set_master(index, self.bridge).unwrap();
+        fabric.set_up(index).unwrap();
+        let mut netlink = Netlink::open_in(&netns.0).unwrap();
+        let uplink = netlink.link("eth0").unwrap().index;
+        let loopback = netlink.link("lo").unwrap().index;
+        netlink.set_up(loopback).unwrap();
+        netlink.set_up(uplink).unwrap();
+        let addresses: Vec<IpAddr> = vec![
+            format!("192.168.1.{number}").parse().unwrap(),
+            format!("fd00:192:168:1::{number}").parse().unwrap(),
+        ];
+        netlink.add_address(uplink, addresses[0], 24).unwrap();
+        netlink.add_address(uplink, addresses[1], 64).unwrap();
+        netlink.set_route(&RouteSpec::default_via("192.168.1.1".parse().unwrap(), uplink)).unwrap();
+        netlink.set_route(&RouteSpec::default_via("fd00:192:168:1::1".parse().unwrap(), uplink)).unwrap();
+        let pod_ranges = vec![
+            format!("10.244.{number}.0/24").parse().unwrap(),
+            format!("fd00:10:244:{number}::/64").parse().unwrap(),
+        ];
+        let mut node = Node {
+            name: NodeName(format!("node-{number}")),
+            netns,
+            bpffs: Bpffs::new(),
+            addresses,
+            pod_ranges,
+            datapath: None,
+            next: 2,
+        };
+        node.start();
+        node
+    }
+}
+
+pub struct Node {
+    pub name: NodeName,
+    pub netns: Scratch,
+    pub bpffs: Bpffs,
+    pub addresses: Vec<IpAddr>,
+    pub pod_ranges: Vec<IpNet>,
+    datapath: Option<Datapath>,
+    next: u8,
+}
+
+impl Node {
+    pub fn settings(&self) -> Settings {
+        Settings {
+            node: self.name.clone(),
+            bpffs: self.bpffs.0.join("weft"),
+            uplink: None,
+            vxlan_port: 8472,
+            pod_ranges: self.pod_ranges.clone(),
+            node_addresses: self.addresses.clone(),
+        }
+    }
+
+    pub fn start(&mut self) {
+        let settings = self.settings();
+        self.datapath = Some(self.netns.0.run(|| Datapath::open(&settings).unwrap()).unwrap());
+    }
+
+    /// What a killed agent leaves: everything in the kernel, nothing in the process.
+    pub fn stop(&mut self) {
+        self.datapath = None;
+    }
+
+    /// Runs something on this node's data plane, inside its namespace.
+    pub fn with<T: Send>(&mut self, task: impl FnOnce(&mut Datapath) -> T + Send) -> T {
+        let datapath = self.datapath.as_mut().unwrap();
+        self.netns.0.run(|| task(datapath)).unwrap()
+    }
+
+    pub fn join(&mut self, others: &[&Node], path: Path) {
+        let plan = NodePlan {
+            peers: others.iter().map(|other| other.as_peer()).collect(),
+            masquerade: weft_model::plan::Masquerade {
+                sources: self.pod_ranges.clone(),
+                exempt: ["10.244.0.0/16", "192.168.1.2/31", "fd00:10:244::/48", "fd00:192:168:1::2/127"]
+                    .iter()
+                    .map(|text| text.parse().unwrap())
+                    .collect(),
+            },
+            ..NodePlan::default()
+        };
+        let paths: BTreeMap<NodeName, Path> = others.iter().map(|other| (other.name.clone(), path)).collect();
+        self.with(|datapath| datapath.apply(&plan, &paths).unwrap());
+    }
+
+    fn as_peer(&self) -> weft_model::plan::Peer {
+        weft_model::plan::Peer {
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            pod_ranges: self.pod_ranges.clone(),
+        }
+    }
+
+    pub fn pod(&mut self) -> Pod {
+        let netns = Scratch::new("t-pod-");
+        let number = self.next;
+        self.next += 1;
+        let addresses: Vec<IpAddr> = self
+            .pod_ranges
+            .iter()
+            .map(|range| match range.network() {
+                IpAddr::V4(base) => {
+                    IpAddr::from(std::net::Ipv4Addr::from(u32::from(base) + u32::from(number)))
+                }
+                IpAddr::V6(base) => {
+                    IpAddr::from(std::net::Ipv6Addr::from(u128::from(base) + 16 + u128::from(number)))
+                }
+            })
+            .collect();
+        let spec = PodSpec {
+            netns: netns.0.path().to_owned(),
+            interface: "eth0".to_owned(),
+            host_interface: host_interface(netns.0.name(), "eth0"),
+            addresses: addresses.clone(),
+            mtu: self.with(|datapath| datapath.mtu().pod),
+            bandwidth: None,
+            port_mappings: Vec::new(),
+        };
+        self.with(|datapath| datapath.add_pod(&spec).unwrap());
+        Pod { netns, addresses, spec }
+    }
+
+    pub fn drops(&mut self, counter: weft_datapath::Counter) -> u64 {
+        let counters = self.with(|datapath| datapath.counters().unwrap());
+        counters.iter().find(|(found, _)| *found == counter).unwrap().1
+    }
+}
+
+pub struct Pod {
+    pub netns: Scratch,
+    pub addresses: Vec<IpAddr>,
+    pub spec: PodSpec,
+}
+
+impl Pod {
+    pub fn v4(&self) -> IpAddr {
+        self.addresses[0]
+    }
+
+    pub fn v6(&self) -> IpAddr {
+        self.addresses[1]
+    }
+}
+
+/// Connects over TCP from one namespace to an address that is served in another for this one call. Returns the source
+/// address that the server saw.
+pub fn tcp(from: &Netns, to: &Netns, address: IpAddr) -> Result<IpAddr, std::io::Error> {
+    let listener = to.run(|| TcpListener::bind((address, 0))).unwrap()?;
+    let target = listener.local_addr()?;
+    let server = std::thread::spawn(move || -> std::io::Result<IpAddr> {
+        let (mut stream, peer) = listener.accept()?;
+        stream.write_all(b"weft")?;
+        Ok(peer.ip())
+    });
+    let client = from.run(|| TcpStream::connect_timeout(&target, DEADLINE)).unwrap();
+    match client {
+        Ok(mut stream) => {
+            stream.set_read_timeout(Some(DEADLINE))?;
+            let mut greeting = String::new();
+            stream.read_to_string(&mut greeting)?;
+            assert_eq!(greeting, "weft");
+            server.join().unwrap()
+        }
+        Err(error) => {
+            // Wakes the server up from inside its own namespace.
+            let _ = to.run(|| TcpStream::connect_timeout(&target, DEADLINE)).unwrap();
+            let _ = server.join();
+            Err(error)
+        }
+    }
+}
+
+/// Sends one UDP packet with `payload` bytes and don't-fragment set. Returns the source that the receiver saw.
+pub fn udp(from: &Netns, to: &Netns, address: IpAddr, payload: usize) -> Result<IpAddr, std::io::Error> {
+    let server = to.run(|| UdpSocket::bind((address, 0))).unwrap()?;
+    server.set_read_timeout(Some(Duration::from_millis(800)))?;
+    let target = server.local_addr()?;
+    from.run(|| send_unfragmented(target, payload)).unwrap()?;
+    let mut buffer = vec![0; 65_535];
+    let (length, peer) = server.recv_from(&mut buffer)?;
+    assert_eq!(length, payload);
+    Ok(peer.ip())
+}
+
+fn send_unfragmented(target: SocketAddr, payload: usize) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    let (level, name) = if target.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    let value = libc::IP_PMTUDISC_DO;
+    // SAFETY: the option's value is an int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as u32,
+        )
+    };
+    assert_eq!(result, 0);
+    socket.send_to(&vec![7; payload], target)?;
+    Ok(())
+}
