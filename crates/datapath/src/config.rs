@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use weft_model::NodeName;
+use weft_model::{Bandwidth, NodeName, PortMapping};
 
 /// What the data plane must know about its node.
 #[derive(Clone, Debug)]
@@ -39,30 +39,4 @@ pub struct PodSpec {
     pub bandwidth: Option<Bandwidth>,
     /// Ports of the node that lead to this Pod.
     pub port_mappings: Vec<PortMapping>,
-}
-
-/// Rate limits of the CNI `bandwidth` capability. Rates in bits a second, bursts in bits; 0 is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bandwidth {
-    /// What the Pod receives.
-    pub ingress_rate: u64,
-    /// Burst of what it receives.
-    pub ingress_burst: u64,
-    /// What the Pod sends.
-    pub egress_rate: u64,
-    /// Burst of what it sends.
-    pub egress_burst: u64,
-}
-
-/// A port mapping of the CNI `portMappings` capability.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortMapping {
-    /// Address of the node; absent: all of them.
-    pub host_ip: Option<IpAddr>,
-    /// Port of the node.
-    pub host_port: u16,
-    /// Port of the Pod.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
 }

@@ -8,11 +8,7 @@ use std::{
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
 use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, Route, maps, programs};
-use weft_model::{
-    NodeName,
-    ipam::PodRange,
-    plan::{NodePlan, Peer},
-};
+use weft_model::{NodeName, NodePlan, Peer, PodRange};
 use weft_netns::{
     Netlink, NetlinkError,
     netlink::{Link, VxlanSpec, or_exists, or_gone},
@@ -152,17 +148,7 @@ impl Datapath {
     ) -> Result<Applied, ApplyError> {
         self.plan = Some(plan.clone());
         self.paths.clone_from(paths);
-        let mut entries = BTreeMap::new();
-        let mut kernel = BTreeMap::new();
-        for peer in &plan.peers {
-            let path = self.path(&peer.name);
-            self.plan_peer(peer, path, &mut entries, &mut kernel);
-        }
-        self.peers.replace(|_, _| true, entries);
-        let overlay = self.overlay;
-        let uplink = self.uplink.index;
-        // Pods' own routes lead to their interfaces.
-        self.routes.replace(|_, route| route.index == overlay || route.index == uplink, kernel);
+        self.want_plan();
         let applied = Applied {
             routes: self.peers.flush()?,
             kernel_routes: self.routes.flush()?,
@@ -173,10 +159,26 @@ impl Datapath {
         Ok(applied)
     }
 
+    /// Turns the plan into wanted entries.
+    fn want_plan(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let mut entries = BTreeMap::new();
+        let mut kernel = BTreeMap::new();
+        for peer in &plan.peers {
+            self.plan_peer(peer, self.path(&peer.name), &mut entries, &mut kernel);
+        }
+        self.peers.replace(|_, _| true, entries);
+        let (overlay, uplink) = (self.overlay, self.uplink.index);
+        // Pods' own routes lead to their interfaces.
+        self.routes.replace(|_, route| route.index == overlay || route.index == uplink, kernel);
+    }
+
     /// Puts back what somebody else removed or changed, and says what it was.
     pub fn repair(&mut self) -> Result<Repaired, ApplyError> {
         let mut done = self.bring_up()?;
         self.drop_routes_of_dead_pods()?;
+        // The overlay device or the uplink may be another one now.
+        self.want_plan();
         let tables = [
             ("routes of the host", self.routes.resync()?),
             ("entries of the table of nodes", self.peers.resync()?),
@@ -224,7 +226,7 @@ impl Datapath {
         kernel: &mut BTreeMap<IpNet, RouteTo>,
     ) {
         let same_family = |range: &IpNet| {
-            peer.addresses.iter().copied().find(|address| address.is_ipv4() == range.addr().is_ipv4())
+            peer.node_addresses.iter().copied().find(|address| address.is_ipv4() == range.addr().is_ipv4())
         };
         let Some(tunnel_end) = self.tunnel_end(peer) else { return };
         for range in &peer.pod_ranges {
@@ -240,15 +242,15 @@ impl Datapath {
                 Path::Overlay => RouteTo { index: self.overlay, gateway: None, source },
             };
             kernel.insert(*range, route);
-            if let (Some(plain), Some(gateway)) = (PodRange::new(*range).plain_address(), same_family(range))
-            {
+            if let (Ok(layout), Some(gateway)) = (PodRange::new(*range), same_family(range)) {
                 // Always over the plain path: whether it carries Pod addresses is what the probe asks.
+                let plain = layout.plain_address();
                 let source = self.own_plain_address(plain);
                 let route = RouteTo { index: self.uplink.index, gateway: Some(gateway), source };
                 kernel.insert(IpNet::from(plain), route);
             }
         }
-        for address in &peer.addresses {
+        for address in &peer.node_addresses {
             let next_hop = if path == Path::Native { *address } else { tunnel_end };
             entries.insert(encode::prefix(IpNet::from(*address)), encode::route(next_hop, path));
         }
@@ -258,7 +260,7 @@ impl Datapath {
     fn tunnel_end(&self, peer: &Peer) -> Option<IpAddr> {
         let shared = |ipv4: bool| {
             self.settings.node_addresses.iter().any(|address| address.is_ipv4() == ipv4).then_some(())?;
-            peer.addresses.iter().copied().find(|address| address.is_ipv4() == ipv4)
+            peer.node_addresses.iter().copied().find(|address| address.is_ipv4() == ipv4)
         };
         shared(true).or_else(|| shared(false))
     }
@@ -271,7 +273,8 @@ impl Datapath {
     fn own_plain_address(&self, like: IpAddr) -> Option<IpAddr> {
         (self.settings.pod_ranges.iter())
             .filter(|range| range.addr().is_ipv4() == like.is_ipv4())
-            .find_map(|range| PodRange::new(*range).plain_address())
+            .find_map(|range| PodRange::new(*range).ok())
+            .map(|range| range.plain_address())
     }
 
     /// Everything that this node has whatever the cluster looks like. Idempotent; says what it had to do.
@@ -367,11 +370,8 @@ impl Datapath {
     /// The addresses by which this node's own end of each path is probed.
     fn overlay_addresses(&mut self, overlay: &Link, done: &mut Repaired) -> Result<(), ApplyError> {
         let wanted: BTreeSet<IpAddr> = (self.settings.pod_ranges.iter())
-            .flat_map(|range| {
-                let range = PodRange::new(*range);
-                [range.path_address(), range.plain_address()]
-            })
-            .flatten()
+            .filter_map(|range| PodRange::new(*range).ok())
+            .flat_map(|range| [range.path_address(), range.plain_address()])
             .collect();
         let present = self.netlink.addresses(Some(overlay.index))?;
         for address in &wanted {

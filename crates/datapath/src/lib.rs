@@ -17,9 +17,9 @@ mod sysctl;
 pub mod table;
 mod uplink;
 
-pub use config::{Bandwidth, PodSpec, PortMapping, Settings};
+pub use config::{PodSpec, Settings};
 pub use datapath::{Applied, ApplyError, Counters, Datapath, OpenError, Repaired};
-pub use load::LoadError;
+pub use load::{LoadError, Origin};
 pub use mtu::Mtu;
 pub use pod::{AddPodError, CheckPodError, InstalledPod, PodLinks, host_interface};
 pub use uplink::{Uplink, UplinkError};

@@ -135,10 +135,11 @@ impl Programs {
         if found != 0 && found != u64::from(ABI_VERSION) {
             return Err(LoadError::Abi { folder: folder.to_owned(), found });
         }
-        if found != 0 && fingerprint == object_fingerprint() {
-            if let Some(programs) = pins::open_programs(folder)? {
-                return Ok(Programs { folder: folder.to_owned(), programs, origin: Origin::Adopted });
-            }
+        if found != 0
+            && fingerprint == object_fingerprint()
+            && let Some(programs) = pins::open_programs(folder)?
+        {
+            return Ok(Programs { folder: folder.to_owned(), programs, origin: Origin::Adopted });
         }
         let mut loaded = Programs {
             folder: folder.to_owned(),

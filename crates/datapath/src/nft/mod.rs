@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use message::{Attributes, Message, batch};
 use netlink_packet_core::NLM_F_DUMP;
-use weft_model::plan::Masquerade as Plan;
+use weft_model::Masquerade as Plan;
 use weft_netns::{NetlinkError, netlink::NetlinkSocket};
 
 const TABLE: &str = "weft";

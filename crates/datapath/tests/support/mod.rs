@@ -13,8 +13,8 @@ use std::{
 
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use weft_datapath::{Datapath, Path, PodSpec, Settings, host_interface};
-use weft_model::{NodeName, plan::NodePlan};
+use weft_datapath::{Applied, Datapath, Path, PodSpec, Settings, host_interface};
+use weft_model::{Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{
     Netlink, Netns,
     netlink::{RouteSpec, VethSpec},
@@ -111,7 +111,7 @@ impl Fabric {
             format!("fd00:10:244:{number}::/64").parse().unwrap(),
         ];
         let mut node = Node {
-            name: NodeName(format!("node-{number}")),
+            name: NodeName::new(format!("node-{number}")),
             netns,
             bpffs: Bpffs::new(),
             addresses,
@@ -162,26 +162,33 @@ impl Node {
         self.netns.0.run(|| task(datapath)).unwrap()
     }
 
-    pub fn join(&mut self, others: &[&Node], path: Path) {
-        let plan = NodePlan {
+    pub fn plan(&self, others: &[&Node]) -> NodePlan {
+        NodePlan {
+            node: self.name.clone(),
+            pod_ranges: self.pod_ranges.clone(),
+            refused: Vec::new(),
             peers: others.iter().map(|other| other.as_peer()).collect(),
-            masquerade: weft_model::plan::Masquerade {
+            masquerade: Masquerade {
                 sources: self.pod_ranges.clone(),
                 exempt: ["10.244.0.0/16", "192.168.1.2/31", "fd00:10:244::/48", "fd00:192:168:1::2/127"]
                     .iter()
                     .map(|text| text.parse().unwrap())
                     .collect(),
             },
-            ..NodePlan::default()
-        };
-        let paths: BTreeMap<NodeName, Path> = others.iter().map(|other| (other.name.clone(), path)).collect();
-        self.with(|datapath| datapath.apply(&plan, &paths).unwrap());
+        }
     }
 
-    fn as_peer(&self) -> weft_model::plan::Peer {
-        weft_model::plan::Peer {
+    /// Writes the plan for a cluster of this node and the others; says what it wrote.
+    pub fn join(&mut self, others: &[&Node], path: Path) -> Applied {
+        let plan = self.plan(others);
+        let paths: BTreeMap<NodeName, Path> = others.iter().map(|other| (other.name.clone(), path)).collect();
+        self.with(|datapath| datapath.apply(&plan, &paths).unwrap())
+    }
+
+    fn as_peer(&self) -> Peer {
+        Peer {
             name: self.name.clone(),
-            addresses: self.addresses.clone(),
+            node_addresses: self.addresses.clone(),
             pod_ranges: self.pod_ranges.clone(),
         }
     }
