@@ -76,6 +76,24 @@ impl Fabric {
         Fabric { netns, bridge }
     }
 
+    /// From now on the link drops what comes from Pod addresses, as clouds do.
+    pub fn drop_pod_addresses(&self) {
+        let rules = "table bridge weft_test { chain forward { type filter hook forward priority 0; \
+                     ip saddr 10.244.0.0/16 drop; ip6 saddr fd00:10:244::/48 drop; }; }";
+        let mut nft = std::process::Command::new("nft");
+        let output =
+            self.netns.0.enter_child(nft.arg(rules)).unwrap().output().expect("nft: cargo xtask setup");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Lowers the MTU of the link between the nodes, which their uplinks do not learn.
+    pub fn set_mtu(&self, mtu: u32) {
+        let mut netlink = Netlink::open_in(&self.netns.0).unwrap();
+        for link in netlink.links().unwrap().iter().filter(|link| link.kind == "veth") {
+            netlink.set_mtu(link.index, mtu).unwrap();
+        }
+    }
+
     pub fn node(&self, number: u8) -> Node {
         let netns = Scratch::new("t-node-");
         let mut fabric = Netlink::open_in(&self.netns.0).unwrap();
@@ -162,12 +180,12 @@ impl Node {
         self.netns.0.run(|| task(datapath)).unwrap()
     }
 
-    pub fn plan(&self, others: &[&Node]) -> NodePlan {
+    pub fn plan(&self, others: &[Peer]) -> NodePlan {
         NodePlan {
             node: self.name.clone(),
             pod_ranges: self.pod_ranges.clone(),
             refused: Vec::new(),
-            peers: others.iter().map(|other| other.as_peer()).collect(),
+            peers: others.to_vec(),
             masquerade: Masquerade {
                 sources: self.pod_ranges.clone(),
                 exempt: ["10.244.0.0/16", "192.168.1.2/31", "fd00:10:244::/48", "fd00:192:168:1::2/127"]
@@ -180,12 +198,12 @@ impl Node {
 
     /// Writes the plan for a cluster of this node and the others; says what it wrote.
     pub fn join(&mut self, others: &[&Node], path: Path) -> Applied {
-        let plan = self.plan(others);
+        let plan = self.plan(&others.iter().map(|other| other.as_peer()).collect::<Vec<_>>());
         let paths: BTreeMap<NodeName, Path> = others.iter().map(|other| (other.name.clone(), path)).collect();
         self.with(|datapath| datapath.apply(&plan, &paths).unwrap())
     }
 
-    fn as_peer(&self) -> Peer {
+    pub fn as_peer(&self) -> Peer {
         Peer {
             name: self.name.clone(),
             node_addresses: self.addresses.clone(),

@@ -1,0 +1,79 @@
+//! The probe's bytes: magic `weft`, version 1, kind (0 request, 1 answer), two zero bytes, the nonce, padding.
+
+const MAGIC: [u8; 4] = *b"weft";
+const VERSION: u8 = 1;
+const REQUEST: u8 = 0;
+const ANSWER: u8 = 1;
+const HEADER: usize = 16;
+
+/// What a probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Wants an answer.
+    Request,
+    /// Answers the request with this nonce.
+    Answer(u64),
+}
+
+/// A request that makes an IP packet of `packet_size` bytes, or the smallest that holds it.
+pub(super) fn request(nonce: u64, packet_size: u32, ipv4: bool) -> Vec<u8> {
+    // UDP and IP headers.
+    let headers = if ipv4 { 28 } else { 48 };
+    let length = (packet_size as usize).saturating_sub(headers).clamp(HEADER, usize::from(u16::MAX));
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend(MAGIC);
+    bytes.extend([VERSION, REQUEST, 0, 0]);
+    bytes.extend(nonce.to_be_bytes());
+    bytes.resize(length, 0);
+    bytes
+}
+
+/// Reads a probe; anything else is `None`.
+pub(super) fn read(bytes: &[u8]) -> Option<Kind> {
+    let header: &[u8; HEADER] = bytes.first_chunk()?;
+    let [m0, m1, m2, m3, VERSION, kind, 0, 0, nonce @ ..] = *header else { return None };
+    if [m0, m1, m2, m3] != MAGIC {
+        return None;
+    }
+    match kind {
+        REQUEST => Some(Kind::Request),
+        ANSWER => Some(Kind::Answer(u64::from_be_bytes(nonce))),
+        _ => None,
+    }
+}
+
+/// Makes the answer of a request that [`read`] accepted: the same bytes, another kind.
+pub(super) fn turn_into_answer(bytes: &mut [u8]) {
+    if let Some(kind) = bytes.get_mut(5) {
+        *kind = ANSWER;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_request_has_the_size_asked_for_and_comes_back_as_an_answer() {
+        for (ipv4, headers) in [(true, 28), (false, 48)] {
+            let mut bytes = request(7, 1500, ipv4);
+            assert_eq!(bytes.len() + headers, 1500);
+            assert_eq!(read(&bytes), Some(Kind::Request));
+            turn_into_answer(&mut bytes);
+            assert_eq!(read(&bytes), Some(Kind::Answer(7)));
+        }
+        assert_eq!(request(7, 0, true).len(), HEADER);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_probe(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if !bytes.starts_with(&MAGIC) {
+                prop_assert_eq!(read(&bytes), None);
+            }
+            turn_into_answer(&mut bytes);
+        }
+    }
+}

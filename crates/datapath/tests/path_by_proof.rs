@@ -1,0 +1,96 @@
+//! The path between nodes is proved, not assumed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, channel},
+    time::Instant,
+};
+
+use support::{DEADLINE, Fabric, Node};
+use weft_datapath::{
+    Path,
+    probe::{Health, MtuProof, Prober, Routing},
+};
+use weft_model::{NodeName, Peer};
+
+struct Probing {
+    prober: Prober,
+    reports: Receiver<BTreeMap<NodeName, Health>>,
+}
+
+impl Probing {
+    fn start(node: &mut Node, others: &[Peer], routing: Routing) -> Probing {
+        let (sender, reports) = channel();
+        let ranges = node.pod_ranges.clone();
+        let prober = node
+            .netns
+            .0
+            .run(|| {
+                Prober::start(&ranges, routing, move |health| {
+                    let _ = sender.send(health.clone());
+                })
+                .unwrap()
+            })
+            .unwrap();
+        prober.set_peers(&node.plan(others), node.with(|datapath| datapath.mtu()));
+        Probing { prober, reports }
+    }
+
+    /// Applies what is reported until it is as wanted.
+    fn until(&mut self, node: &mut Node, others: &[Peer], what: &str, wanted: impl Fn(&Health) -> bool) {
+        let deadline = Instant::now() + DEADLINE * 4;
+        let mut last = None;
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            let Ok(health) = self.reports.recv_timeout(left) else { break };
+            let plan = node.plan(others);
+            node.with(|datapath| datapath.apply(&plan, &weft_datapath::probe::paths(&health)).unwrap());
+            self.prober.set_peers(&plan, node.with(|datapath| datapath.mtu()));
+            if !health.is_empty() && health.values().all(&wanted) {
+                return;
+            }
+            last = Some(health);
+        }
+        panic!("waited for {what}, last saw {last:?}");
+    }
+}
+
+#[test]
+fn native_on_one_link_overlay_once_it_no_longer_carries_pod_addresses_and_the_mtu_is_proved() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    one.join(&[&two], Path::Overlay);
+    two.join(&[&one], Path::Overlay);
+    let (peer_one, peer_two) = ([one.as_peer()], [two.as_peer()]);
+    let mut from_one = Probing::start(&mut one, &peer_two, Routing::Auto);
+    let mut from_two = Probing::start(&mut two, &peer_one, Routing::Auto);
+    let mut both_become = |what: &str, wanted: fn(&Health) -> bool| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| from_one.until(&mut one, &peer_two, what, wanted));
+            scope.spawn(|| from_two.until(&mut two, &peer_one, what, wanted));
+        });
+    };
+    both_become("the native path", |health| {
+        health.path == Path::Native && health.mtu == MtuProof::Proved(1500)
+    });
+    fabric.drop_pod_addresses();
+    both_become("the overlay", |health| health.path == Path::Overlay && health.mtu == MtuProof::Proved(1450));
+}
+
+#[test]
+fn an_underlay_with_a_smaller_mtu_than_the_uplink_is_a_mismatch() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    one.join(&[&two], Path::Overlay);
+    two.join(&[&one], Path::Overlay);
+    fabric.set_mtu(1400);
+    let (peer_one, peer_two) = ([one.as_peer()], [two.as_peer()]);
+    let mut from_one = Probing::start(&mut one, &peer_two, Routing::Overlay);
+    let _from_two = Probing::start(&mut two, &peer_one, Routing::Overlay);
+    from_one.until(&mut one, &peer_two, "a mismatch", |health| {
+        health.reachable == Some(true) && health.mtu == MtuProof::Mismatch(1450)
+    });
+}
