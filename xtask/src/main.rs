@@ -1,2 +1,48 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks, run as `cargo xtask TASK`. `demo` and `test` are the README's two commands; both set the machine
+//! up first.
+
+mod command;
+mod demo;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of Weft.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need; say what is done; do nothing twice.
+    Setup,
+    /// Bring up a three-node cluster with a real application on this machine, and prove its network.
+    Demo,
+    /// Check the format, the lints and the rules of the repository, and run every test.
+    Test,
+    /// Check the rules of the repository: allowed imports, file names, licences.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup => setup::run(),
+        Task::Demo => demo::run(),
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

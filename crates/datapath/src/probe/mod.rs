@@ -60,6 +60,8 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
+type Report = Box<dyn FnMut(&BTreeMap<NodeName, Health>) + Send>;
+
 /// Whom to probe and how large.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Targets {
@@ -138,7 +140,7 @@ impl Drop for Prober {
 struct Worker {
     sockets: Sockets,
     routing: Routing,
-    report: Box<dyn FnMut(&BTreeMap<NodeName, Health>) + Send>,
+    report: Report,
     peers: BTreeMap<NodeName, Peer>,
     /// Whose a probe address is: requests from elsewhere are ignored.
     by_address: BTreeMap<IpAddr, NodeName>,

@@ -1,0 +1,62 @@
+//! The demonstration: a cluster of three nodes with a real application, proved, and left up.
+
+use std::process::ExitStatus;
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    command::{self, command},
+    setup,
+};
+
+const LAB: &str = "demo";
+const WEFT: &str = "target/release/weft";
+
+/// The task.
+pub fn run() -> anyhow::Result<()> {
+    setup::need_root("demo")?;
+    setup::run_quietly_if_done()?;
+    println!("==> Building Weft (a few minutes the first time)");
+    command::run("cargo", &["build", "--release", "--package", "weft", "--package", "weft-cni"])?;
+    if weft(&["lab", "status", "--name", LAB, "-o", "json"], false)?.success() {
+        println!("==> The lab of an earlier demonstration is taken down first");
+        weft(&["lab", "down", "--name", LAB], true)?;
+    }
+    println!("==> A cluster of three nodes, and a shop to run on it");
+    need(&["lab", "up", "--name", LAB, "--nodes", "3", "-f", "examples/shop"])?;
+    println!("==> The cluster");
+    need(&["lab", "status", "--name", LAB])?;
+    println!("==> The Kubernetes network model, proved pair by pair");
+    need(&["verify", "--name", LAB])?;
+    println!(
+        "
+==> The lab is up. Try:
+
+    export KUBECONFIG=$({WEFT} lab kubeconfig --name {LAB})
+    kubectl get pods -A -o wide
+    {WEFT} lab exec --name {LAB} -n shop-web deploy/web -- ip address
+    {WEFT} lab forward --name {LAB} -n shop-web web 127.0.0.1:8080     then: curl http://127.0.0.1:8080/
+    {WEFT} verify --name {LAB} -o json
+    {WEFT} lab down --name {LAB}                            takes it down and leaves nothing behind"
+    );
+    Ok(())
+}
+
+fn need(arguments: &[&str]) -> anyhow::Result<()> {
+    let status = weft(arguments, true)?;
+    if !status.success() {
+        bail!(
+            "`{WEFT} {}` ended with {status}; `{WEFT} lab down --name {LAB}` cleans up",
+            arguments.join(" ")
+        );
+    }
+    Ok(())
+}
+
+fn weft(arguments: &[&str], show: bool) -> anyhow::Result<ExitStatus> {
+    let mut weft = command(WEFT, arguments);
+    if !show {
+        weft.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    }
+    weft.status().with_context(|| WEFT.to_owned())
+}
