@@ -1,0 +1,151 @@
+//! Kubernetes objects to model types.
+
+use std::{fmt::Display, str::FromStr};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+use weft_model::{Node, NodeName, Phase, Pod, PodKey};
+
+/// What of a Node the network uses. A field that does not parse is left out and logged.
+pub fn node(node: &core::Node) -> Node {
+    let name = node.name_any();
+    let spec = node.spec.as_ref();
+    let status = node.status.as_ref();
+    let ranges: &[String] = match spec.map(|spec| (&spec.pod_cidrs, &spec.pod_cidr)) {
+        Some((Some(ranges), _)) if !ranges.is_empty() => ranges,
+        // Written by what knew one family only.
+        Some((_, Some(range))) => std::slice::from_ref(range),
+        _ => &[],
+    };
+    let ranges = ranges.iter().filter(|range| !range.is_empty());
+    let addresses = status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let internal = addresses.filter(|address| address.type_ == "InternalIP").map(|address| &address.address);
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    Node {
+        uid: node.uid().unwrap_or_default(),
+        created: node.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+        addresses: parsed(internal, "address of Node", &name),
+        pod_ranges: parsed::<IpNet>(ranges, "Pod range of Node", &name).iter().map(IpNet::trunc).collect(),
+        ready: conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
+        name: NodeName::new(name),
+    }
+}
+
+/// What of a Pod the network uses. A field that does not parse is left out and logged.
+pub fn pod(pod: &core::Pod) -> Pod {
+    let name = pod.name_any();
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let ips = status.iter().flat_map(|status| status.pod_ips.iter().flatten()).map(|ip| &ip.ip);
+    Pod {
+        uid: pod.uid().unwrap_or_default(),
+        node: spec
+            .and_then(|spec| spec.node_name.as_deref())
+            .filter(|node| !node.is_empty())
+            .map(NodeName::from),
+        ips: parsed(ips, "address of Pod", &name),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+        phase: match status.and_then(|status| status.phase.as_deref()) {
+            Some("Pending") => Phase::Pending,
+            Some("Running") => Phase::Running,
+            Some("Succeeded") => Phase::Succeeded,
+            Some("Failed") => Phase::Failed,
+            _ => Phase::Unknown,
+        },
+        key: PodKey::new(pod.namespace().unwrap_or_default(), name),
+    }
+}
+
+fn parsed<'a, T: FromStr<Err: Display>>(
+    texts: impl Iterator<Item = &'a String>,
+    what: &str,
+    of: &str,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(error) => tracing::warn!(name = of, %error, "{what} left out: {text:?}"),
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn a_node(value: serde_json::Value) -> Node {
+        node(&serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn a_dual_stack_node() {
+        let node = a_node(json!({
+            "metadata": { "name": "node-1", "uid": "u1", "creationTimestamp": "2026-01-01T00:00:10Z" },
+            "spec": { "podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"] },
+            "status": {
+                "addresses": [
+                    { "type": "Hostname", "address": "node-1" },
+                    { "type": "InternalIP", "address": "192.168.1.2" },
+                    { "type": "ExternalIP", "address": "203.0.113.7" },
+                    { "type": "InternalIP", "address": "fd00::2" },
+                ],
+                "conditions": [{ "type": "Ready", "status": "True" }],
+            },
+        }));
+        assert_eq!(node.name.as_str(), "node-1");
+        assert_eq!(node.created, 1_767_225_610);
+        assert_eq!(
+            node.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            ["192.168.1.2", "fd00::2"]
+        );
+        assert_eq!(node.pod_ranges.len(), 2);
+        assert!(node.ready);
+    }
+
+    #[test]
+    fn one_range_in_the_old_field() {
+        let node = a_node(json!({ "metadata": { "name": "n" }, "spec": { "podCIDR": "10.244.7.9/24" } }));
+        assert_eq!(node.pod_ranges, ["10.244.7.0/24".parse().unwrap()]);
+        assert!(!node.ready);
+    }
+
+    #[test]
+    fn a_node_without_anything_is_no_error() {
+        let node = a_node(json!({ "metadata": { "name": "n" } }));
+        assert!(node.pod_ranges.is_empty() && node.addresses.is_empty());
+        let node = a_node(
+            json!({ "metadata": { "name": "n" }, "spec": { "podCIDR": "", "podCIDRs": ["x", "fd00::/64"] } }),
+        );
+        assert_eq!(node.pod_ranges, ["fd00::/64".parse().unwrap()], "what parses is kept");
+    }
+
+    #[test]
+    fn a_pod() {
+        let pod = pod(&serde_json::from_value(json!({
+            "metadata": { "name": "web", "namespace": "shop", "uid": "u" },
+            "spec": { "nodeName": "node-1", "hostNetwork": true, "containers": [] },
+            "status": { "phase": "Running", "podIPs": [{ "ip": "192.168.1.2" }, { "ip": "fd00::2" }] },
+        }))
+        .unwrap());
+        assert_eq!(pod.key.to_string(), "shop/web");
+        assert_eq!(pod.node, Some("node-1".into()));
+        assert_eq!(pod.ips.len(), 2);
+        assert!(pod.host_network);
+        assert_eq!(pod.phase, Phase::Running);
+    }
+
+    #[test]
+    fn a_pod_that_is_bound_to_no_node() {
+        let pod =
+            pod(&serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "shop" } }))
+                .unwrap());
+        assert_eq!((pod.node, pod.phase), (None, Phase::Unknown));
+    }
+}
