@@ -1,0 +1,318 @@
+//! The way of every write into the store: what the server sets itself, defaults, checks, bookkeeping.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::collect;
+use crate::defaults;
+use crate::error::{ApiError, Result};
+use crate::fields::{self, Manager};
+use crate::http::Call;
+use crate::meta;
+use crate::resources::{ResourceType, Types};
+use crate::store::{Key, Object, Refusal};
+use crate::validation;
+
+/// One attempt at an optimistic write.
+pub(crate) enum Attempt {
+    Done(Arc<Object>),
+    /// Another write came in between: read again.
+    Stale,
+}
+
+/// Who writes what, and how.
+pub(crate) struct Write<'a> {
+    api: &'a Arc<Api>,
+    types: Arc<Types>,
+    resource: Arc<ResourceType>,
+    manager: Manager,
+    subresource: String,
+    dry_run: bool,
+    /// Server-side apply: the configuration, and whether it takes fields from others.
+    config: Option<(&'a Value, bool)>,
+}
+
+/// Server-owned metadata: never taken from a client.
+const SYSTEM: &[&str] =
+    &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
+
+impl<'a> Write<'a> {
+    pub(crate) fn of(api: &'a Arc<Api>, call: &Call) -> Result<Write<'a>> {
+        Ok(Write {
+            api,
+            types: call.types.clone(),
+            resource: call.resource.clone(),
+            manager: Manager::update(call.manager(), &call.resource, &call.subresource),
+            subresource: call.subresource.clone(),
+            dry_run: call.query.dry_run()?,
+            config: None,
+        })
+    }
+
+    /// A write of the server itself.
+    pub(crate) fn internal(api: &'a Arc<Api>, resource: Arc<ResourceType>) -> Write<'a> {
+        Write {
+            api,
+            types: api.registry.types(),
+            manager: Manager::update("kube-apiserver".to_owned(), &resource, ""),
+            resource,
+            subresource: String::new(),
+            dry_run: false,
+            config: None,
+        }
+    }
+
+    /// The same write as a server-side apply of `config`.
+    pub(crate) fn applying(mut self, config: &'a Value, force: bool) -> Write<'a> {
+        self.config = Some((config, force));
+        self.manager = self.manager.applying();
+        self
+    }
+
+    /// Makes an object; `namespace` is empty for cluster-wide ones.
+    pub(crate) fn create(&self, namespace: &str, mut object: Value) -> Result<Arc<Object>> {
+        let resource = &self.resource;
+        self.identify(namespace, &mut object)?;
+        if resource.namespaced {
+            self.check_namespace(namespace, meta::name(&object))?;
+        }
+        if object["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        defaults::initial_status(resource, &mut object);
+        defaults::apply(resource, &mut object, None);
+        validation::create(resource, &self.types, &object)?;
+        let reserved = match resource.is("", "services") {
+            true => Some(self.api.services.reserve(&mut object, None)?),
+            false => None,
+        };
+        match self.config {
+            Some((config, _)) => fields::created_by_apply(&self.manager, resource, config, &mut object),
+            None => fields::updated(&self.manager, resource, None, &mut object),
+        }
+        if self.dry_run {
+            return Ok(Object::unstored(object));
+        }
+        let key = Key::of(&object);
+        let name = key.name.clone();
+        let stored = self
+            .api
+            .store
+            .insert(&resource.storage, key, object)
+            .map_err(|_| ApiError::already_exists(&resource.group, &resource.plural, &name))?;
+        if let Some(reserved) = reserved {
+            reserved.keep();
+        }
+        collect::created(self.api, resource, &stored);
+        // Creation may have made the type ready, as it does of CustomResourceDefinitions.
+        Ok(self.api.store.get(&resource.storage, &Key::of(&stored.value)).unwrap_or(stored))
+    }
+
+    /// Name, uid and times of a new object.
+    fn identify(&self, namespace: &str, object: &mut Value) -> Result<()> {
+        meta::map_of(object).insert("apiVersion".to_owned(), self.resource.storage_version.clone().into());
+        let metadata = meta::metadata(object);
+        for name in SYSTEM.iter().chain(&["selfLink"]) {
+            metadata.remove(*name);
+        }
+        metadata.retain(|_, value| !value.is_null());
+        let named = metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+        if !named {
+            let Some(prefix) = metadata.get("generateName").and_then(Value::as_str).filter(|p| !p.is_empty())
+            else {
+                return Err(ApiError::invalid(
+                    &self.resource.group,
+                    &self.resource.kind,
+                    "",
+                    &[crate::error::FieldError::required(
+                        "metadata.name",
+                        "name or generateName is required",
+                    )],
+                ));
+            };
+            let name = meta::generated_name(prefix)?;
+            metadata.insert("name".to_owned(), name.into());
+        }
+        if self.resource.namespaced {
+            metadata.insert("namespace".to_owned(), namespace.into());
+        }
+        metadata.insert("uid".to_owned(), meta::new_uid()?.into());
+        metadata.insert("creationTimestamp".to_owned(), meta::now().into());
+        if defaults::has_generation(&self.resource) {
+            metadata.insert("generation".to_owned(), 1.into());
+        }
+        Ok(())
+    }
+
+    fn check_namespace(&self, namespace: &str, name: &str) -> Result<()> {
+        let Some(found) = self.api.store.get("namespaces", &Key::new("", namespace)) else {
+            return Err(ApiError::not_found("", "namespaces", namespace));
+        };
+        if meta::is_deleting(&found.value) {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            let mut error = ApiError::forbidden(&self.resource.group, &self.resource.plural, name, &why);
+            error.details["causes"] = json!([{
+                "reason": "NamespaceTerminating",
+                "message": format!("namespace {namespace} is being terminated"),
+                "field": "metadata.namespace",
+            }]);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Replaces `before` by `object`, as a client sent it.
+    pub(crate) fn update(&self, before: &Arc<Object>, object: Value) -> Result<Attempt> {
+        let resource = &self.resource;
+        let given = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        if !given.is_empty() && given != "0" && given != before.version.to_string() {
+            return Err(self.modified(before));
+        }
+        let uid = meta::uid(&object);
+        if !uid.is_empty() && uid != meta::uid(&before.value) {
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta::uid(&before.value)
+            );
+            return Err(ApiError::conflict(
+                &resource.group,
+                &resource.plural,
+                meta::name(&before.value),
+                &why,
+            ));
+        }
+        let versioned = !given.is_empty() && given != "0";
+        let mut object = self.keep(&before.value, object);
+        defaults::apply(resource, &mut object, Some(&before.value));
+        match self.store(before, object)? {
+            Attempt::Stale if versioned => Err(self.modified(before)),
+            attempt => Ok(attempt),
+        }
+    }
+
+    /// Applies the configuration to `before`.
+    pub(crate) fn apply(&self, before: &Arc<Object>) -> Result<Attempt> {
+        let Some((config, force)) = self.config else {
+            return Err(ApiError::new(500, "InternalError", "apply without a configuration"));
+        };
+        let given = config["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        if !given.is_empty() && given != before.version.to_string() {
+            return Err(self.modified(before));
+        }
+        let applied = fields::applied(&self.manager, &self.resource, &before.value, config, force)?;
+        let managed = applied["metadata"]["managedFields"].clone();
+        let mut object = self.keep(&before.value, applied);
+        meta::metadata(&mut object).insert("managedFields".to_owned(), managed);
+        defaults::apply(&self.resource, &mut object, Some(&before.value));
+        self.store(before, object)
+    }
+
+    fn modified(&self, before: &Object) -> Box<ApiError> {
+        ApiError::modified(&self.resource.group, &self.resource.plural, meta::name(&before.value))
+    }
+
+    /// What a write may not change stays: system metadata, and the part that the other (sub)resource owns.
+    fn keep(&self, before: &Value, sent: Value) -> Value {
+        let mut object = match self.subresource.as_str() {
+            "status" => {
+                let mut object = before.clone();
+                set_or_remove(&mut object, "status", sent.get("status"));
+                // Nodes and Pods carry metadata that their kubelet writes along with the status.
+                if matches!(self.resource.plural.as_str(), "nodes" | "pods") && self.resource.group.is_empty()
+                {
+                    for name in ["labels", "annotations"] {
+                        let value = sent["metadata"].get(name).cloned();
+                        set_or_remove(&mut object["metadata"], name, value.as_ref());
+                    }
+                }
+                set_or_remove(
+                    &mut object["metadata"],
+                    "managedFields",
+                    sent["metadata"].get("managedFields"),
+                );
+                object
+            }
+            _ => {
+                let mut object = sent;
+                if self.resource.has("status") && self.subresource.is_empty() {
+                    set_or_remove(&mut object, "status", before.get("status"));
+                }
+                object
+            }
+        };
+        let metadata = meta::metadata(&mut object);
+        for name in SYSTEM {
+            match before["metadata"].get(*name) {
+                Some(value) => metadata.insert((*name).to_owned(), value.clone()),
+                None => metadata.remove(*name),
+            };
+        }
+        for name in ["name", "namespace", "resourceVersion"] {
+            if let Some(value) = before["metadata"].get(name) {
+                metadata.insert(name.to_owned(), value.clone());
+            }
+        }
+        metadata.remove("selfLink");
+        metadata.retain(|_, value| !value.is_null());
+        object
+    }
+
+    fn store(&self, before: &Arc<Object>, mut object: Value) -> Result<Attempt> {
+        let resource = &self.resource;
+        validation::update(resource, &self.types, &self.subresource, &before.value, &object)?;
+        let reserved = match resource.is("", "services") && self.subresource.is_empty() {
+            true => Some(self.api.services.reserve(&mut object, Some(&before.value))?),
+            false => None,
+        };
+        if defaults::has_generation(resource) && defaults::desired_differs(resource, &before.value, &object) {
+            let generation = before.value["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            meta::metadata(&mut object).insert("generation".to_owned(), generation.into());
+        }
+        if self.config.is_none() {
+            fields::updated(&self.manager, resource, Some(&before.value), &mut object);
+        }
+        if fields::same_but_times(&before.value, &object) {
+            return Ok(Attempt::Done(before.clone()));
+        }
+        if self.dry_run {
+            return Ok(Attempt::Done(Object::unstored(object)));
+        }
+        let key = Key::of(&before.value);
+        let ended = is_finished(&object);
+        match self.api.store.replace(&resource.storage, key.clone(), before.version, object) {
+            Ok(stored) => {
+                if let Some(reserved) = reserved {
+                    reserved.keep();
+                }
+                if ended && let Ok(last) = self.api.store.remove(&resource.storage, key, stored.version) {
+                    collect::removed(self.api, resource, &last);
+                    return Ok(Attempt::Done(last));
+                }
+                collect::updated(self.api, resource, &before.value, &stored);
+                Ok(Attempt::Done(stored))
+            }
+            Err(Refusal::Stale) => Ok(Attempt::Stale),
+            Err(_) => Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
+        }
+    }
+}
+
+/// Being deleted, and nobody holds it any more.
+fn is_finished(object: &Value) -> bool {
+    meta::is_deleting(object)
+        && meta::finalizers(object).next().is_none()
+        && object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty)
+        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}
+
+fn set_or_remove(object: &mut Value, name: &str, value: Option<&Value>) {
+    let object = meta::map_of(object);
+    match value {
+        Some(value) => object.insert(name.to_owned(), value.clone()),
+        None => object.remove(name),
+    };
+}

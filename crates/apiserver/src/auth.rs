@@ -1,0 +1,145 @@
+//! Who asks: bearer tokens, and the review resources that tell about them.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+use crate::meta;
+
+/// An authenticated client.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) groups: Vec<String>,
+}
+
+impl User {
+    fn admin() -> User {
+        User {
+            name: "kubernetes-admin".to_owned(),
+            uid: String::new(),
+            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+        }
+    }
+
+    fn service_account(namespace: &str, name: &str, uid: &str) -> User {
+        User {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            uid: uid.to_owned(),
+            groups: vec![
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{namespace}"),
+                "system:authenticated".to_owned(),
+            ],
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({"username": self.name, "uid": self.uid, "groups": self.groups})
+    }
+}
+
+/// The tokens that this server takes: the administrator's, and those it issued to ServiceAccounts (signed, so
+/// that nothing need be remembered).
+pub(crate) struct Tokens {
+    admin: String,
+    key: hmac::Key,
+}
+
+impl Tokens {
+    pub(crate) fn new() -> Result<Tokens> {
+        Ok(Tokens {
+            admin: meta::hex(&meta::random::<24>()?),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &meta::random::<32>()?),
+        })
+    }
+
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// The user of an `Authorization` header.
+    pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<User> {
+        let scheme = |header: &str| header.get(..7).is_some_and(|text| text.eq_ignore_ascii_case("bearer "));
+        let token = header.filter(|header| scheme(header)).and_then(|header| header.get(7..));
+        token.and_then(|token| self.user(token.trim())).ok_or_else(ApiError::unauthorized)
+    }
+
+    /// The user of a token.
+    pub(crate) fn user(&self, token: &str) -> Option<User> {
+        // Compared by keyed hash, so that the time taken says nothing about the token.
+        let tag = hmac::sign(&self.key, token.as_bytes());
+        if hmac::verify(&self.key, self.admin.as_bytes(), tag.as_ref()).is_ok() {
+            return Some(User::admin());
+        }
+        self.signed(token)
+    }
+
+    /// A token for a ServiceAccount, valid for so many seconds; and when it ends.
+    pub(crate) fn issue(&self, namespace: &str, name: &str, uid: &str, seconds: i64) -> (String, String) {
+        let expires = meta::after(seconds);
+        let claims = json!({"namespace": namespace, "name": name, "uid": uid, "expires": expires});
+        let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, payload.as_bytes()));
+        (format!("{payload}.{signature}"), expires)
+    }
+
+    fn signed(&self, token: &str) -> Option<User> {
+        let (payload, signature) = token.split_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        hmac::verify(&self.key, payload.as_bytes(), &signature).ok()?;
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        if meta::age(claims["expires"].as_str()?)? >= 0 {
+            return None;
+        }
+        Some(User::service_account(
+            claims["namespace"].as_str()?,
+            claims["name"].as_str()?,
+            claims["uid"].as_str()?,
+        ))
+    }
+}
+
+/// Answers a review object: the body of the request with its status filled in.
+pub(crate) fn review(tokens: &Tokens, user: &User, kind: &str, mut body: Value) -> Value {
+    let status = match kind {
+        "SelfSubjectReview" => json!({"userInfo": user.to_json()}),
+        "TokenReview" => match body["spec"]["token"].as_str().and_then(|token| tokens.user(token)) {
+            Some(user) => json!({"authenticated": true, "user": user.to_json()}),
+            None => json!({"authenticated": false, "error": "the token is not known or has expired"}),
+        },
+        "SelfSubjectRulesReview" => json!({
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            "incomplete": false,
+        }),
+        // Everybody who is authenticated may do everything: RBAC objects are stored, not enforced.
+        _ => json!({"allowed": true, "reason": "every authenticated client is an administrator"}),
+    };
+    meta::map_of(&mut body).insert("status".to_owned(), status);
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tokens;
+
+    #[test]
+    fn only_real_tokens_are_taken() {
+        let tokens = Tokens::new().unwrap();
+        let (issued, _) = tokens.issue("shop", "web", "u1", 60);
+        assert_eq!(tokens.user(tokens.admin()).unwrap().name, "kubernetes-admin");
+        assert_eq!(tokens.user(&issued).unwrap().name, "system:serviceaccount:shop:web");
+        let (late, _) = tokens.issue("shop", "web", "u1", -1);
+        let other = Tokens::new().unwrap();
+        for token in [late.as_str(), other.admin(), &other.issue("a", "b", "c", 60).0, "", ".", "x.y"] {
+            assert_eq!(tokens.user(token), None, "{token}");
+        }
+        assert!(tokens.authenticate(Some(&format!("Bearer {issued}"))).is_ok());
+        assert_eq!(tokens.authenticate(Some("Basic eDp5")).unwrap_err().code, 401);
+        assert_eq!(tokens.authenticate(None).unwrap_err().code, 401);
+    }
+}

@@ -1,0 +1,231 @@
+//! From a request to its handler.
+
+pub(crate) mod answer;
+pub(crate) mod path;
+pub(crate) mod query;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::{Method, Request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::sync::watch as signal;
+
+use crate::api::Api;
+use crate::auth::User;
+use crate::error::{ApiError, Result};
+use crate::resources::{ResourceType, Types};
+use crate::view::{Form, View};
+use crate::{discovery, openapi, verbs, watch};
+use answer::Answer;
+use path::{Path, Target};
+use query::Query;
+
+/// Bodies larger than this are refused, as by Kubernetes.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A request for objects, taken apart.
+pub(crate) struct Call {
+    pub(crate) types: Arc<Types>,
+    pub(crate) resource: Arc<ResourceType>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) subresource: String,
+    pub(crate) query: Query,
+    pub(crate) accept: String,
+    pub(crate) content_type: String,
+    pub(crate) agent: String,
+    pub(crate) user: User,
+    pub(crate) body: Bytes,
+    /// True when the listener that this came by drains.
+    pub(crate) drain: signal::Receiver<bool>,
+}
+
+impl Call {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Result<Value> {
+        if self.content_type.starts_with("application/vnd.kubernetes.protobuf") {
+            return Err(ApiError::unsupported_media_type("this server reads JSON, not protobuf"));
+        }
+        parse_json(&self.body)
+    }
+
+    /// Who is noted as the manager of the fields that this call sets.
+    pub(crate) fn manager(&self) -> String {
+        match self.query.get("fieldManager") {
+            "" => {
+                let name = self.agent.split('/').next().unwrap_or_default();
+                let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+                if name.is_empty() { "unknown".to_owned() } else { name }
+            }
+            name => name.to_owned(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> Result<View> {
+        let form = Form::accepted(&self.accept)?;
+        View::new(self.resource.clone(), form, self.query.get("includeObject"))
+    }
+
+    pub(crate) fn not_found(&self) -> Box<ApiError> {
+        ApiError::not_found(&self.resource.group, &self.resource.plural, &self.name)
+    }
+}
+
+pub(crate) fn parse_json(body: &[u8]) -> Result<Value> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the request body is not JSON: {error}")))
+}
+
+/// Answers one request; never fails.
+pub(crate) async fn handle(
+    api: Arc<Api>,
+    request: Request<Incoming>,
+    drain: signal::Receiver<bool>,
+) -> Answer {
+    let delay = api.faults.delay();
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    if let Some(code) = api.faults.answer() {
+        return answer::error(&fault(code));
+    }
+    let method = request.method().clone();
+    let uri = request.uri().clone();
+    let answer = match route(&api, request, drain).await {
+        Ok(answer) => answer,
+        Err(error) => answer::error(&error),
+    };
+    tracing::debug!(%method, path = uri.path(), query = uri.query(), code = answer.status().as_u16(), "request");
+    answer
+}
+
+fn fault(code: u16) -> Box<ApiError> {
+    let (reason, message) = match code {
+        410 => ("Expired", "too old resource version"),
+        429 => ("TooManyRequests", "too many requests, please try again later"),
+        503 => ("ServiceUnavailable", "the server is currently unable to handle the request"),
+        _ => ("InternalError", "an error on the server"),
+    };
+    let mut error = ApiError::new(code, reason, message);
+    if code == 429 {
+        error.details = serde_json::json!({"retryAfterSeconds": 1});
+    }
+    error
+}
+
+async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiver<bool>) -> Result<Answer> {
+    let header = |name: HeaderName| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let user = api.tokens.authenticate(authorization)?;
+    let accept = header(ACCEPT);
+    let types = api.registry.types();
+    let read = matches!(*request.method(), Method::GET | Method::HEAD);
+    match Path::parse(request.uri().path()) {
+        Path::Resource { group, version, target } => {
+            let method = request.method().clone();
+            let query = Query::parse(request.uri().query().unwrap_or_default());
+            let (content_type, agent) = (header(CONTENT_TYPE), header(USER_AGENT));
+            let Target { namespace, plural, name, subresource, rest } = target;
+            let resource = types.find(&group, &version, &plural).cloned();
+            let resource = resource.filter(|_| rest.is_empty()).ok_or_else(ApiError::no_such_resource)?;
+            let body = read_body(request).await?;
+            let call = Call {
+                types,
+                resource,
+                namespace,
+                name,
+                subresource,
+                query,
+                accept,
+                content_type,
+                agent,
+                user,
+                body,
+                drain,
+            };
+            objects(api, &method, call).await
+        }
+        _ if !read => Err(ApiError::method_not_allowed()),
+        Path::Groups { core } if discovery::wants_aggregated(&accept) => {
+            let body = discovery::aggregated(&types, core).to_string();
+            Ok(answer::bytes(
+                200,
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                Bytes::from(body),
+            ))
+        }
+        Path::Groups { core: true } => Ok(answer::json(200, &discovery::core_versions())),
+        Path::Groups { core: false } => Ok(answer::json(200, &discovery::groups(&types))),
+        Path::Group(group) => Ok(answer::json(200, &discovery::group(&types, &group)?)),
+        Path::Version { group, version } => {
+            Ok(answer::json(200, &discovery::resources(&types, &group, &version)?))
+        }
+        Path::Other(parts) => {
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            other(&types, &parts, &accept)
+        }
+    }
+}
+
+fn other(types: &Types, parts: &[&str], accept: &str) -> Result<Answer> {
+    match parts {
+        ["version"] => Ok(answer::json(200, &discovery::version())),
+        ["healthz" | "livez" | "readyz", ..] => Ok(answer::text(200, "ok")),
+        ["openapi", "v2"] => openapi::v2(types, accept),
+        ["openapi", "v3"] => Ok(answer::json(200, &openapi::v3_index(types))),
+        ["openapi", "v3", "api", version] => Ok(answer::json(200, &openapi::v3(types, "", version)?)),
+        ["openapi", "v3", "apis", group, version] => {
+            Ok(answer::json(200, &openapi::v3(types, group, version)?))
+        }
+        [] => Ok(answer::json(200, &serde_json::json!({"paths": ["/api", "/apis", "/version"]}))),
+        _ => Err(ApiError::no_such_resource()),
+    }
+}
+
+async fn read_body(request: Request<Incoming>) -> Result<Bytes> {
+    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {MAX_BODY}"),
+        )),
+        Err(error) => Err(ApiError::bad_request(format!("reading the request body: {error}"))),
+    }
+}
+
+async fn objects(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> {
+    let scope = (call.resource.namespaced, call.namespace.is_empty(), call.name.is_empty());
+    match scope {
+        // A cluster-wide object below a namespace, or a namespaced one without.
+        (false, false, _) | (true, true, false) => return Err(ApiError::no_such_resource()),
+        _ => {}
+    }
+    if !call.subresource.is_empty() {
+        return verbs::subresource(api, method, call).await;
+    }
+    if call.resource.review {
+        return verbs::review(api, method, &call);
+    }
+    let watching = call.query.flag("watch");
+    match (method.as_str(), call.name.is_empty()) {
+        ("GET", _) if watching => {
+            let view = call.view()?;
+            Ok(answer::stream("application/json", watch::start(api, &call, view)?))
+        }
+        ("GET", true) => verbs::list(api, &call),
+        ("GET" | "HEAD", false) => verbs::get(api, &call),
+        ("POST", true) => verbs::create(api, &call),
+        ("PUT", false) => verbs::update(api, &call),
+        ("PATCH", false) => verbs::patch(api, &call),
+        ("DELETE", false) => verbs::delete(api, &call),
+        ("DELETE", true) => verbs::delete_collection(api, &call),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}

@@ -1,0 +1,214 @@
+//! CustomResourceDefinitions, and custom resources against their schemas.
+
+use serde_json::{Map, Value};
+
+use super::{Errors, list, one_of, required};
+use crate::error::FieldError;
+use crate::resources::Types;
+
+/// A CustomResourceDefinition.
+pub(super) fn definition(types: &Types, object: &Value, errors: &mut Errors) {
+    let spec = &object["spec"];
+    required(spec, "spec", &["group", "scope"], errors);
+    required(&spec["names"], "spec.names", &["plural", "kind"], errors);
+    one_of(&spec["scope"], "spec.scope", &["Cluster", "Namespaced"], errors);
+    let (group, plural) =
+        (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());
+    let name = format!("{plural}.{group}");
+    if object["metadata"]["name"] != name.as_str() {
+        let why = format!("must be spec.names.plural+\".\"+spec.group, that is {name:?}");
+        errors.push(FieldError::invalid("metadata.name", &object["metadata"]["name"], why));
+    }
+    let versions = list(&spec["versions"], "spec.versions", errors);
+    for (at, version) in versions.iter().enumerate() {
+        required(version, &format!("spec.versions[{at}]"), &["name"], errors);
+        for flag in ["served", "storage"] {
+            if !version[flag].is_boolean() {
+                errors.push(FieldError::required(format!("spec.versions[{at}].{flag}"), "true or false"));
+            }
+        }
+        if !version["schema"]["openAPIV3Schema"].is_object() {
+            errors.push(FieldError::required(
+                format!("spec.versions[{at}].schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
+        }
+        let built_in = version["name"].as_str().and_then(|version| types.find(group, version, plural));
+        if built_in.is_some_and(|resource| resource.custom.is_none()) {
+            let why = "a built-in resource has this name";
+            errors.push(FieldError::invalid(format!("spec.versions[{at}].name"), &version["name"], why));
+        }
+    }
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let why = "must have exactly one version marked as storage version";
+        errors.push(FieldError::invalid("spec.versions", &spec["versions"], why));
+    }
+}
+
+/// How deep schemas are followed: objects are no deeper.
+const MAX_DEPTH: usize = 128;
+
+/// Fills in a schema's defaults and drops what it does not know.
+pub(crate) fn default_and_prune(schema: &Value, object: &mut Value) {
+    shape(schema, object, 0);
+}
+
+fn shape(schema: &Value, value: &mut Value, depth: usize) {
+    if depth > MAX_DEPTH {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            let keeps = schema["x-kubernetes-preserve-unknown-fields"] == true
+                || schema["x-kubernetes-embedded-resource"] == true;
+            let fields = schema["properties"].as_object();
+            let others = &schema["additionalProperties"];
+            for (name, field) in fields.into_iter().flatten() {
+                if let Some(default) = field.get("default")
+                    && map.get(name).is_none_or(|value| value.is_null() && field["nullable"] != true)
+                {
+                    map.insert(name.clone(), default.clone());
+                }
+            }
+            let known = |name: &str| {
+                fields.is_some_and(|fields| fields.contains_key(name))
+                    || others.is_object()
+                    || *others == true
+                    || (depth == 0 && matches!(name, "apiVersion" | "kind" | "metadata"))
+            };
+            if !keeps && schema.is_object() {
+                map.retain(|name, _| known(name));
+            }
+            for (name, value) in map.iter_mut() {
+                if depth == 0 && name == "metadata" {
+                    continue;
+                }
+                match fields.and_then(|fields| fields.get(name)) {
+                    Some(field) => shape(field, value, depth + 1),
+                    None if others.is_object() => shape(others, value, depth + 1),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(items) if schema["items"].is_object() => {
+            for item in items {
+                shape(&schema["items"], item, depth + 1);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A custom resource against its schema: types, required fields, enumerations and bounds.
+pub(super) fn check(schema: &Value, object: &Value, errors: &mut Errors) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata")
+            && let Some(value) = object.get(name)
+        {
+            value_at(field, value, name, 1, errors);
+        }
+    }
+    let empty = Map::new();
+    missing(schema, object.as_object().unwrap_or(&empty), "", errors);
+}
+
+fn missing(schema: &Value, map: &Map<String, Value>, at: &str, errors: &mut Errors) {
+    let wanted = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for name in wanted.filter(|name| !map.contains_key(*name)) {
+        let field = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+        errors.push(FieldError::required(field, ""));
+    }
+}
+
+fn value_at(schema: &Value, value: &Value, at: &str, depth: usize, errors: &mut Errors) {
+    if depth > MAX_DEPTH || (value.is_null() && schema["nullable"] == true) {
+        return;
+    }
+    if !has_type(schema, value) {
+        let why = format!(
+            "{at} in body must be of type {}: {:?}",
+            schema["type"].as_str().unwrap_or_default(),
+            type_of(value)
+        );
+        errors.push(FieldError::type_invalid(at, value, &why));
+        return;
+    }
+    if let Some(values) = schema["enum"].as_array()
+        && !values.contains(value)
+    {
+        let supported: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+        errors.push(FieldError::not_supported(at, value, &supported));
+    }
+    bounds(schema, value, at, errors);
+    match value {
+        Value::Object(map) => {
+            missing(schema, map, at, errors);
+            for (name, value) in map {
+                let field = schema["properties"].get(name).unwrap_or(&schema["additionalProperties"]);
+                if field.is_object() {
+                    value_at(field, value, &format!("{at}.{name}"), depth + 1, errors);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (place, item) in items.iter().enumerate() {
+                value_at(&schema["items"], item, &format!("{at}[{place}]"), depth + 1, errors);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn has_type(schema: &Value, value: &Value) -> bool {
+    if schema["x-kubernetes-int-or-string"] == true {
+        return matches!(type_of(value), "integer" | "string");
+    }
+    match schema["type"].as_str() {
+        None => true,
+        Some("number") => value.is_number(),
+        Some("integer") => value.as_f64().is_some_and(|number| number.fract() == 0.0),
+        Some(name) => type_of(value) == name,
+    }
+}
+
+fn bounds(schema: &Value, value: &Value, at: &str, errors: &mut Errors) {
+    let (length, names) = match value {
+        Value::String(text) => (text.chars().count(), ("minLength", "maxLength")),
+        Value::Array(items) => (items.len(), ("minItems", "maxItems")),
+        Value::Object(map) => (map.len(), ("minProperties", "maxProperties")),
+        Value::Number(number) => {
+            let number = number.as_f64().unwrap_or(0.0);
+            if schema["minimum"].as_f64().is_some_and(|minimum| number < minimum) {
+                let why = format!("{at} in body should be greater than or equal to {}", schema["minimum"]);
+                errors.push(FieldError::invalid(at, value, why));
+            }
+            if schema["maximum"].as_f64().is_some_and(|maximum| number > maximum) {
+                let why = format!("{at} in body should be less than or equal to {}", schema["maximum"]);
+                errors.push(FieldError::invalid(at, value, why));
+            }
+            return;
+        }
+        _ => return,
+    };
+    let limit = |name: &str| schema[name].as_u64().and_then(|limit| usize::try_from(limit).ok());
+    if limit(names.0).is_some_and(|limit| length < limit) {
+        let why = format!("{at} in body: {} is {}", names.0, schema[names.0]);
+        errors.push(FieldError::invalid(at, value, why));
+    }
+    if limit(names.1).is_some_and(|limit| length > limit) {
+        let why = format!("{at} in body: {} is {}", names.1, schema[names.1]);
+        errors.push(FieldError::invalid(at, value, why));
+    }
+}

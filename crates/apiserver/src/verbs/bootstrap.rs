@@ -1,0 +1,94 @@
+//! The objects that every cluster starts with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::admission::Write;
+use crate::api::Api;
+use crate::error::{ApiError, Result};
+
+pub(crate) fn bootstrap(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result<()> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        make(api, "v1", "Namespace", "", json!({"metadata": {"name": name}}))?;
+    }
+    for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
+    {
+        make(
+            api,
+            "scheduling.k8s.io/v1",
+            "PriorityClass",
+            "",
+            json!({"metadata": {"name": name}, "value": value}),
+        )?;
+    }
+    let rules = json!([
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+        {"nonResourceURLs": ["*"], "verbs": ["*"]},
+    ]);
+    make(
+        api,
+        "rbac.authorization.k8s.io/v1",
+        "ClusterRole",
+        "",
+        json!({"metadata": {"name": "cluster-admin"}, "rules": rules}),
+    )?;
+    make(
+        api,
+        "rbac.authorization.k8s.io/v1",
+        "ClusterRoleBinding",
+        "",
+        json!({
+            "metadata": {"name": "cluster-admin"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:masters"}],
+        }),
+    )?;
+    if api.services.is_configured() {
+        service(api, advertise)?;
+    }
+    Ok(())
+}
+
+/// The Service by which Pods find this server, and where it is.
+fn service(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result<()> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let target = advertise.map_or(6443, |address| address.port());
+    make(
+        api,
+        "v1",
+        "Service",
+        "default",
+        json!({
+            "metadata": {"name": "kubernetes", "labels": labels},
+            "spec": {
+                "clusterIP": api.services.first().map(|address| address.to_string()),
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": target}],
+            },
+        }),
+    )?;
+    let Some(advertise) = advertise else { return Ok(()) };
+    let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    make(
+        api,
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        "default",
+        json!({
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": family,
+            "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+        }),
+    )
+}
+
+fn make(api: &Arc<Api>, api_version: &str, kind: &str, namespace: &str, mut object: Value) -> Result<()> {
+    let types = api.registry.types();
+    let resource = types.find_kind(api_version, kind).ok_or_else(ApiError::no_such_resource)?;
+    object["apiVersion"] = api_version.into();
+    object["kind"] = kind.into();
+    Write::internal(api, resource.clone()).create(namespace, object)?;
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! What clients do with objects.
+
+mod bootstrap;
+mod delete;
+mod list;
+mod patch;
+mod subresource;
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::Value;
+
+pub(crate) use bootstrap::bootstrap;
+pub(crate) use delete::{delete, delete_collection};
+pub(crate) use list::list;
+pub(crate) use patch::patch;
+pub(crate) use subresource::subresource;
+
+use crate::admission::{Attempt, Write};
+use crate::api::Api;
+use crate::auth;
+use crate::convert;
+use crate::error::{ApiError, Result};
+use crate::http::Call;
+use crate::http::answer::{self, Answer};
+use crate::meta;
+use crate::store::{Key, Object};
+
+/// How often a write without a version is tried again because another came in between.
+pub(crate) const ATTEMPTS: usize = 16;
+
+pub(crate) fn get(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    let object = existing(api, call)?;
+    show(call, 200, &object)
+}
+
+pub(crate) fn create(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    let mut object = call.json()?;
+    incoming(call, &mut object)?;
+    if call.resource.namespaced && call.namespace.is_empty() {
+        return Err(ApiError::bad_request("the namespace of the object must be in the path"));
+    }
+    let object = Write::of(api, call)?.create(&call.namespace, object)?;
+    show(call, 201, &object)
+}
+
+pub(crate) fn update(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    let mut object = call.json()?;
+    incoming(call, &mut object)?;
+    match meta::name(&object) {
+        "" => return Err(ApiError::bad_request("name must be provided")),
+        name if name != call.name => {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                call.name
+            )));
+        }
+        _ => {}
+    }
+    let write = Write::of(api, call)?;
+    for _ in 0..ATTEMPTS {
+        let before = existing(api, call)?;
+        if let Attempt::Done(after) = write.update(&before, object.clone())? {
+            return show(call, 200, &after);
+        }
+    }
+    Err(ApiError::modified(&call.resource.group, &call.resource.plural, &call.name))
+}
+
+/// Reviews are answered, not stored.
+pub(crate) fn review(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
+    if method != Method::POST {
+        return Err(ApiError::method_not_allowed());
+    }
+    let mut body = call.json()?;
+    incoming(call, &mut body)?;
+    if call.resource.kind == "Binding" {
+        let name = meta::name(&body).to_owned();
+        return subresource::bind(api, call, &name, &body);
+    }
+    Ok(answer::json(201, &auth::review(&api.tokens, &call.user, &call.resource.kind, body)))
+}
+
+/// The object that the call's path names.
+pub(crate) fn existing(api: &Arc<Api>, call: &Call) -> Result<Arc<Object>> {
+    let key = Key::new(call.namespace.as_str(), call.name.as_str());
+    api.store.get(&call.resource.storage, &key).ok_or_else(|| call.not_found())
+}
+
+pub(crate) fn show(call: &Call, code: u16, object: &Arc<Object>) -> Result<Answer> {
+    let view = call.view()?;
+    Ok(answer::bytes(code, "application/json", view.one(object)))
+}
+
+/// Checks that a body is of the path's type and namespace, and turns it into the stored version.
+pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
+    if !object.is_object() {
+        return Err(ApiError::bad_request("the request body is not a JSON object"));
+    }
+    let resource = &call.resource;
+    let api_version = resource.api_version();
+    match object.get("apiVersion") {
+        None => {}
+        Some(Value::String(given)) if given.is_empty() || *given == api_version => {}
+        Some(given) => {
+            let given = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({given}) does not match the expected API version ({api_version})"
+            )));
+        }
+    }
+    match object.get("kind") {
+        None => {}
+        Some(Value::String(given)) if given.is_empty() || *given == resource.kind => {}
+        Some(given) => {
+            return Err(ApiError::bad_request(format!(
+                "the kind in the data ({given}) does not match the expected kind ({})",
+                resource.kind
+            )));
+        }
+    }
+    for part in ["metadata", "spec", "status"] {
+        if let Some(value) = object.get(part).filter(|value| !value.is_object() && !value.is_null()) {
+            // Only the shape that every later step relies on.
+            if part == "metadata" || resource.custom.is_none() {
+                return Err(ApiError::bad_request(format!(
+                    "{} in version {:?} cannot be handled: {part} is not an object: {value}",
+                    resource.kind, resource.version
+                )));
+            }
+        }
+    }
+    meta::map_of(object).insert("kind".to_owned(), resource.kind.clone().into());
+    convert::to_stored(resource, object);
+    let metadata = meta::metadata(object);
+    for name in ["name", "namespace", "generateName", "uid", "resourceVersion"] {
+        if let Some(value) = metadata.get(name).filter(|value| !value.is_string() && !value.is_null()) {
+            return Err(ApiError::bad_request(format!("metadata.{name} is not a string: {value}")));
+        }
+    }
+    if resource.namespaced {
+        match metadata.get("namespace").and_then(Value::as_str).unwrap_or_default() {
+            "" => {
+                metadata.insert("namespace".to_owned(), call.namespace.clone().into());
+            }
+            given if given != call.namespace => {
+                return Err(ApiError::bad_request(format!(
+                    "the namespace of the provided object does not match the namespace sent on the request: \
+                     {given:?} and {:?}",
+                    call.namespace
+                )));
+            }
+            _ => {}
+        }
+    } else {
+        metadata.remove("namespace");
+    }
+    Ok(())
+}
