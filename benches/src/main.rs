@@ -1,0 +1,44 @@
+//! Benchmarks, always as a ratio to a floor or a peer measured in the same run: `cargo xtask bench [NAME…]`.
+
+mod cni;
+mod lab;
+mod pod;
+mod report;
+mod topology;
+mod traffic;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use report::Row;
+
+/// A benchmark: its name and what it measures.
+type Bench = (&'static str, fn() -> anyhow::Result<Vec<Row>>);
+
+const BENCHES: [Bench; 3] = [("pod", pod::run), ("cni", cni::run), ("lab", lab::run)];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let Some(folder) = arguments.next().map(PathBuf::from) else {
+        eprintln!("usage: weft-bench FOLDER [NAME…]");
+        return ExitCode::from(2);
+    };
+    let asked: Vec<String> = arguments.collect();
+    if let Some(unknown) = asked.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name)) {
+        eprintln!("error: no benchmark {unknown}; there are {}", BENCHES.map(|(name, _)| name).join(", "));
+        return ExitCode::from(2);
+    }
+    let mut failed = false;
+    for (name, run) in
+        BENCHES.into_iter().filter(|(name, _)| asked.is_empty() || asked.iter().any(|a| a == name))
+    {
+        eprintln!("==> {name}");
+        match run().and_then(|rows| report::write(&folder, name, &rows)) {
+            Ok(holds) => failed |= !holds,
+            Err(error) => {
+                eprintln!("error: {name}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

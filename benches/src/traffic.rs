@@ -1,0 +1,159 @@
+//! Load between two namespaces: the same client and server for every candidate, each pinned to a core of its own.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use weft_netns::Netns;
+
+use crate::report::median;
+
+/// How long one measurement of one candidate takes.
+const MEASURE: Duration = Duration::from_millis(700);
+const CHUNK: usize = 128 * 1024;
+
+/// Where traffic goes from and to.
+#[derive(Clone, Copy)]
+pub struct Way<'n> {
+    /// Namespace of the client.
+    pub from: &'n Netns,
+    /// Namespace of the server.
+    pub to: &'n Netns,
+    /// Address of the server.
+    pub address: IpAddr,
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    if set.set(core).is_ok() {
+        // Where there is but one core, both sides share it, for both candidates.
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+impl Way<'_> {
+    /// TCP stream, in gigabits a second.
+    pub fn stream(&self) -> anyhow::Result<f64> {
+        let (listener, target) = self.listen()?;
+        let server = thread::spawn(move || -> std::io::Result<(u64, Duration)> {
+            pin(1);
+            let (mut stream, _) = listener.accept()?;
+            let mut buffer = vec![0; CHUNK];
+            let start = Instant::now();
+            let mut total = 0;
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok((total, start.elapsed())),
+                    length => total += length as u64,
+                }
+            }
+        });
+        let client = self.from.run(|| TcpStream::connect(target))?;
+        let mut client = client.with_context(|| format!("connect to {target}"))?;
+        on_core(0, || -> anyhow::Result<()> {
+            let buffer = vec![7; CHUNK];
+            let end = Instant::now() + MEASURE;
+            while Instant::now() < end {
+                client.write_all(&buffer)?;
+            }
+            drop(client);
+            Ok(())
+        })?;
+        let (bytes, time) = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        Ok(bytes as f64 * 8.0 / time.as_secs_f64() / 1e9)
+    }
+
+    /// TCP round trip of one byte: the median, in microseconds.
+    pub fn round_trip(&self) -> anyhow::Result<f64> {
+        let (listener, target) = self.listen()?;
+        let server = thread::spawn(move || -> std::io::Result<()> {
+            pin(1);
+            let (mut stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            let mut byte = [0];
+            while stream.read(&mut byte)? > 0 {
+                stream.write_all(&byte)?;
+            }
+            Ok(())
+        });
+        let client = self.from.run(|| TcpStream::connect(target))?;
+        let mut client = client.with_context(|| format!("connect to {target}"))?;
+        let times = on_core(0, || -> anyhow::Result<Vec<f64>> {
+            client.set_nodelay(true)?;
+            let mut times = Vec::new();
+            let end = Instant::now() + MEASURE;
+            let mut byte = [0];
+            while Instant::now() < end {
+                let start = Instant::now();
+                client.write_all(&byte)?;
+                client.read_exact(&mut byte)?;
+                times.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            drop(client);
+            Ok(times)
+        })?;
+        server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        Ok(median(&times))
+    }
+
+    /// Connect, request, answer, close: how many a second.
+    pub fn connect_rate(&self) -> anyhow::Result<f64> {
+        let (listener, target) = self.listen()?;
+        let server = thread::spawn(move || -> std::io::Result<()> {
+            pin(1);
+            let mut byte = [0];
+            loop {
+                let (mut stream, _) = listener.accept()?;
+                stream.read_exact(&mut byte)?;
+                stream.write_all(&byte)?;
+                if byte == *b"q" {
+                    return Ok(());
+                }
+            }
+        });
+        let exchange = |byte: u8| -> std::io::Result<()> {
+            let mut stream = TcpStream::connect(target)?;
+            stream.write_all(&[byte])?;
+            stream.read_exact(&mut [0])
+        };
+        let rate = self.from.run(|| -> anyhow::Result<f64> {
+            pin(0);
+            let (start, mut count) = (Instant::now(), 0_u32);
+            while start.elapsed() < MEASURE {
+                exchange(b'r')?;
+                count += 1;
+            }
+            let rate = f64::from(count) / start.elapsed().as_secs_f64();
+            exchange(b'q')?;
+            Ok(rate)
+        })??;
+        server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        Ok(rate)
+    }
+
+    fn listen(&self) -> anyhow::Result<(TcpListener, std::net::SocketAddr)> {
+        let listener = self.to.run(|| TcpListener::bind((self.address, 0)))?;
+        let listener = listener.with_context(|| format!("listen on {}", self.address))?;
+        let target = listener.local_addr()?;
+        Ok((listener, target))
+    }
+}
+
+/// Runs a task in a thread pinned to a core.
+fn on_core<T: Send>(core: usize, task: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            pin(core);
+            task()
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
+    })
+}
