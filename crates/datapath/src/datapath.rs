@@ -20,7 +20,7 @@ use crate::{
     load::{Direction, LoadError, Origin, Programs},
     mtu::Mtu,
     nft::{Masquerade, NftError},
-    pod::is_pod_interface,
+    pod::{Removal, is_pod_interface},
     route::{KernelRoutes, RouteTo},
     sysctl::{self, SysctlError},
     table::{BpfHash, BpfLpm, BpfTableError, Raw, Table, Written},
@@ -97,6 +97,7 @@ pub struct Datapath {
     peers: Table<(Address, u32), Route, BpfLpm<Route>>,
     pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
     masquerade: Masquerade,
+    pub(crate) removal: Removal,
     plan: Option<NodePlan>,
     paths: BTreeMap<NodeName, Path>,
 }
@@ -125,6 +126,7 @@ impl Datapath {
             peers,
             routes,
             masquerade,
+            removal: Removal::start()?,
             plan: None,
             paths: BTreeMap::new(),
         };
@@ -313,15 +315,13 @@ impl Datapath {
                 done.push(format!("{program} attached to {interface}"));
             }
         }
-        for pod in self.pods_in_table() {
-            let Ok(link) = self.netlink.link_by_index(pod) else { continue };
-            for (program, direction) in
-                [(programs::POD_EGRESS, Direction::Ingress), (programs::POD_INGRESS, Direction::Egress)]
-            {
-                if self.programs.attach(program, &link.name, direction)? {
-                    done.push(format!("{program} attached to {}", link.name));
-                }
-            }
+        let pods = self.pods_in_table()?;
+        let (interfaces, blocks) = self.programs.bind_pods(&mut self.netlink, &pods)?;
+        if interfaces > 0 {
+            done.push(format!("programs put back on {interfaces} Pods' interfaces"));
+        }
+        if blocks > 0 {
+            done.push(format!("{blocks} programs of Pods' interfaces replaced"));
         }
         Ok(done)
     }
@@ -419,7 +419,9 @@ impl Datapath {
         dead.iter().for_each(|address| self.pods.unset(address));
     }
 
-    fn pods_in_table(&self) -> BTreeSet<u32> {
-        self.pods.desired().values().map(|pod| pod.ifindex).collect()
+    /// Interfaces of the Pods in the table that are there.
+    fn pods_in_table(&mut self) -> Result<BTreeSet<u32>, ApplyError> {
+        let live: BTreeSet<u32> = self.netlink.links()?.iter().map(|link| link.index).collect();
+        Ok(self.pods.desired().values().map(|pod| pod.ifindex).filter(|index| live.contains(index)).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The network model between two nodes: every Pod reaches every Pod and every node without NAT, by each path.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

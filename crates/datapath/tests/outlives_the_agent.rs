@@ -1,6 +1,6 @@
 //! The data plane outlives the process, and what others break is put back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -143,6 +143,35 @@ fn what_somebody_removed_is_put_back_and_reported() {
 }
 
 #[test]
+fn programs_that_somebody_took_from_a_pods_interface_are_put_back() {
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    let (a, b) = (node.pod(), node.pod());
+    let mut netlink = Netlink::open_in(&node.netns.0).unwrap();
+    let index = netlink.link(&a.spec.host_interface).unwrap().index;
+    netlink.unbind_blocks(index).unwrap();
+    let done = node.with(|datapath| datapath.repair().unwrap());
+    assert!(done.iter().any(|line| line.contains("put back on 1 Pods")), "{done:?}");
+    assert!(tcp(&a.netns.0, &b.netns.0, b.v4()).is_ok());
+    assert_eq!(node.with(|datapath| datapath.repair().unwrap()), Vec::<String>::new());
+}
+
+#[test]
+fn an_interface_can_be_made_again_at_once_after_its_removal() {
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    let (a, b) = (node.pod(), node.pod());
+    for _ in 0..5 {
+        node.with(|datapath| {
+            datapath.remove_pod(&a.spec.host_interface).unwrap();
+            datapath.add_pod(&a.spec).unwrap();
+        });
+    }
+    assert!(tcp(&a.netns.0, &b.netns.0, b.v4()).is_ok());
+    assert_eq!(node.with(|datapath| datapath.pods().unwrap()).len(), 2);
+}
+
+#[test]
 fn a_removed_pod_leaves_nothing_and_removal_needs_no_namespace() {
     let fabric = Fabric::new();
     let mut node = fabric.node(2);
@@ -153,14 +182,9 @@ fn a_removed_pod_leaves_nothing_and_removal_needs_no_namespace() {
         datapath.remove_pod(&host).unwrap();
         datapath.remove_pod(&host).unwrap();
     });
-    let links: Vec<String> =
-        Netlink::open_in(&node.netns.0).unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
-    assert!(!links.contains(&host), "{links:?}");
-    let pins: Vec<String> = std::fs::read_dir(node.bpffs.0.join("weft/links"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert!(pins.iter().all(|pin| !pin.contains(&host)), "{pins:?}");
+    let mut netlink = Netlink::open_in(&node.netns.0).unwrap();
+    let there = |netlink: &mut Netlink| netlink.links().unwrap().iter().any(|link| link.name == host);
+    support::until("the interface is gone", || !there(&mut netlink));
     assert_eq!(node.with(|datapath| datapath.pods().unwrap()).len(), 1);
     assert!(node.with(|datapath| datapath.check_pod(&b.spec)).is_ok());
     let routes = Netlink::open_in(&node.netns.0).unwrap().routes().unwrap();

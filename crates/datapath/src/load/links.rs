@@ -40,17 +40,6 @@ impl Programs {
         if self.is_attached(program, interface, direction)? {
             return Ok(false);
         }
-        self.attach_new(program, interface, direction)?;
-        Ok(true)
-    }
-
-    /// Like [`Programs::attach`], for an interface that was made a moment ago.
-    pub(crate) fn attach_new(
-        &mut self,
-        program: &'static str,
-        interface: &str,
-        direction: Direction,
-    ) -> Result<(), LoadError> {
         let pin = self.link_pin(program, interface);
         // What is pinned under this name belonged to an interface that is gone.
         pins::remove_if_there(&pin)?;
@@ -58,18 +47,14 @@ impl Programs {
         let loaded = self.program(program)?;
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = loaded.attach_with_options(interface, direction.into(), first).map_err(at)?;
+        let name = format!("{program}-{interface}");
         let link: FdLink = loaded
             .take_link(id)
             .map_err(at)?
             .try_into()
-            .map_err(|source| LoadError::Link { name: program.to_owned(), source })?;
-        let name = format!("{program}-{interface}");
-        link.pin(pin).map(drop).map_err(|source| LoadError::Pin { name, source })
-    }
-
-    /// Removes the links of a program from an interface that is gone or about to go.
-    pub(crate) fn detach(&mut self, program: &'static str, interface: &str) -> Result<(), LoadError> {
-        pins::remove_if_there(&self.link_pin(program, interface))
+            .map_err(|source| LoadError::Link { name: name.clone(), source })?;
+        link.pin(pin).map_err(|source| LoadError::Pin { name, source })?;
+        Ok(true)
     }
 
     /// Whether this very program runs in that hook and its link is pinned.

@@ -1,8 +1,13 @@
 //! Loading the kernel programs, pinning them, and taking over what an earlier process pinned.
 //!
+//! A node's own interfaces have tcx links, pinned. Pods' interfaces share two blocks of classic traffic control instead: a
+//! tcx attachment waits for an RCU grace period while it holds the lock that every network change of the machine needs
+//! (some 15 ms each), a block is bound in microseconds and replaced for all Pods at once.
+//!
 //! Layout below the bpffs folder: `maps/NAME`, `programs/NAME`, `links/PROGRAM-INTERFACE`. The map `META` says which
 //! ABI and which object the rest was made from.
 
+mod blocks;
 mod links;
 mod pins;
 
@@ -15,6 +20,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, links::LinkError},
 };
 use weft_abi::{ABI_VERSION, Config, Counter, maps, programs};
+use weft_netns::NetlinkError;
 
 pub(crate) use links::Direction;
 
@@ -95,6 +101,9 @@ pub enum LoadError {
         /// What the kernel said.
         source: LinkError,
     },
+    /// The blocks of Pods' interfaces.
+    #[error(transparent)]
+    Blocks(#[from] NetlinkError),
     /// Not in this build: a name that the object lacks.
     #[error("the kernel object has no {0}")]
     Missing(String),

@@ -1,20 +1,22 @@
 //! A Pod's interface: a veth pair, its addresses and routes, its programs.
 
 mod inside;
+mod removal;
 
 use std::{fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
-use weft_abi::{Address, GATEWAY_MAC, Pod, programs};
+pub(crate) use removal::Removal;
+use weft_abi::{Address, GATEWAY_MAC, Pod};
 use weft_netns::{
     Netlink, NetlinkError, Netns, NetnsError,
-    netlink::{NeighbourSpec, VethSpec, or_gone},
+    netlink::{NeighbourSpec, VethSpec},
 };
 
 use crate::{
     config::PodSpec,
     datapath::Datapath,
-    load::{Direction, LoadError},
+    load::LoadError,
     route::RouteTo,
     sysctl::{self, SysctlError},
     table::BpfTableError,
@@ -96,13 +98,19 @@ impl Datapath {
     pub fn add_pod(&mut self, spec: &PodSpec) -> Result<PodLinks, AddPodError> {
         let netns = Netns::from_path(&spec.netns)?;
         let mut inside = Netlink::open_in(&netns)?;
-        match inside.link(&spec.interface) {
-            Ok(_) => return Err(AddPodError::InterfaceExists(spec.interface.clone())),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-        // What an attempt that was cut short may have left under this name.
+        let taken = |inside: &mut Netlink| match inside.link(&spec.interface) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        };
+        // What an attempt that was cut short may have left under this name, or a removal has not finished.
         self.remove_pod(&spec.host_interface)?;
+        if self.netlink.link(&spec.host_interface).is_ok() || taken(&mut inside)? {
+            self.removal.wait();
+            if taken(&mut inside)? {
+                return Err(AddPodError::InterfaceExists(spec.interface.clone()));
+            }
+        }
         let made = self.make_pod(spec, &netns, &mut inside);
         if made.is_err()
             && let Err(error) = self.remove_pod(&spec.host_interface)
@@ -140,8 +148,7 @@ impl Datapath {
             self.pods.set(Address::from(*address), Pod { ifindex: link.index, reserved: 0 });
         }
         self.pods.flush()?;
-        self.programs.attach_new(programs::POD_EGRESS, host, Direction::Ingress)?;
-        self.programs.attach_new(programs::POD_INGRESS, host, Direction::Egress)?;
+        self.programs.bind_pod(&mut self.netlink, link.index)?;
         self.netlink.set_up(link.index)?;
         if has_v6 {
             self.netlink.add_address(link.index, inside::GATEWAY_V6.into(), 64)?;
@@ -159,30 +166,25 @@ impl Datapath {
         Ok(PodLinks { host_interface: host.to_owned(), host_mac: GATEWAY_MAC, pod_mac, mtu: spec.mtu })
     }
 
-    /// Removes a Pod's interface and everything that belongs to it. What is not there is not an error.
+    /// Cuts a Pod off and removes everything that belongs to its interface; the interface itself goes a moment later. What
+    /// is not there is not an error.
     pub fn remove_pod(&mut self, host_interface: &str) -> Result<(), AddPodError> {
         let index = match self.netlink.link(host_interface) {
-            Ok(link) => Some(link.index),
-            Err(error) if error.is_not_found() => None,
+            Ok(link) => link.index,
+            Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if let Some(index) = index {
-            let addresses: Vec<Address> = (self.pods.desired().iter())
-                .filter(|(_, pod)| pod.ifindex == index)
-                .map(|(address, _)| *address)
-                .collect();
-            for address in addresses {
-                self.pods.unset(&address);
-                self.routes.unset(&IpNet::from(IpAddr::from(address)));
-            }
-            self.pods.flush()?;
-            self.routes.flush()?;
+        let addresses: Vec<Address> = (self.pods.desired().iter())
+            .filter(|(_, pod)| pod.ifindex == index)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in addresses {
+            self.pods.unset(&address);
+            self.routes.unset(&IpNet::from(IpAddr::from(address)));
         }
-        self.programs.detach(programs::POD_EGRESS, host_interface)?;
-        self.programs.detach(programs::POD_INGRESS, host_interface)?;
-        if let Some(index) = index {
-            or_gone(self.netlink.delete_link(index))?;
-        }
+        self.pods.flush()?;
+        self.routes.flush()?;
+        self.removal.enqueue(index)?;
         Ok(())
     }
 
@@ -222,7 +224,11 @@ impl Datapath {
     /// is listed as well.
     pub fn pods(&mut self) -> Result<Vec<InstalledPod>, AddPodError> {
         let mut pods = Vec::new();
-        for link in self.netlink.links()?.into_iter().filter(|link| is_pod_interface(&link.name)) {
+        let leaving = self.removal.pending();
+        for link in self.netlink.links()? {
+            if !is_pod_interface(&link.name) || leaving.contains(&link.index) {
+                continue;
+            }
             let addresses: Vec<IpAddr> = (self.pods.desired().iter())
                 .filter(|(_, pod)| pod.ifindex == link.index)
                 .map(|(address, _)| IpAddr::from(*address))

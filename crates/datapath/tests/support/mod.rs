@@ -262,6 +262,15 @@ impl Pod {
     }
 }
 
+/// Waits for a condition.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "waited for: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Connects over TCP from one namespace to an address that is served in another for this one call. Returns the source
 /// address that the server saw.
 pub fn tcp(from: &Netns, to: &Netns, address: IpAddr) -> Result<IpAddr, std::io::Error> {

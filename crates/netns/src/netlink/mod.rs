@@ -7,6 +7,7 @@ mod address;
 mod link;
 mod neighbour;
 mod route;
+mod tc;
 
 use std::{fmt::Debug, io};
 
@@ -21,6 +22,7 @@ pub use address::Address;
 pub use link::{Link, VethSpec, VxlanSpec};
 pub use neighbour::{Neighbour, NeighbourSpec};
 pub use route::{Route, RouteSpec};
+pub use tc::Blocks;
 
 use crate::{Netns, NetnsError};
 
