@@ -1,1 +1,3 @@
-//! To be written.
+//! A Kubernetes network on one machine, from plain manifests.
+
+pub mod manifest;
