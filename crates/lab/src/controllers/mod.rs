@@ -1,0 +1,93 @@
+//! The workload controllers. Each is a function of what the API says now: it looks at everything of its kind, writes
+//! what is missing, and is called again when something changed. Nothing depends on the order of events.
+
+mod cron;
+mod cron_job;
+mod daemon_set;
+mod deployment;
+mod endpoint_slice;
+mod job;
+mod namespace;
+mod node_ranges;
+mod owned;
+mod replica_set;
+mod scheduler;
+mod selector;
+mod stateful_set;
+mod status;
+
+use std::{future::Future, time::Duration};
+
+use futures::future::select_all;
+use tokio::{sync::watch, task::JoinSet};
+
+pub(crate) use owned::{is_active, is_finished, is_ready, is_terminating};
+pub(crate) use selector::selects_labels;
+pub(crate) use status::now;
+
+use crate::{ranges::Ranges, world::World};
+
+/// When a controller must look again although nothing changed.
+pub(crate) type Again = Option<Duration>;
+
+/// Starts every controller in `tasks`.
+pub(crate) fn start(world: &World, ranges: &Ranges, tasks: &mut JoinSet<()>) {
+    macro_rules! controller {
+        ($module:ident, [$($input:ident),*] $(, $more:expr)*) => {{
+            let world = world.clone();
+            $(let _: &_ = &$more;)*
+            let inputs = vec![$(world.$input.subscribe()),*];
+            tasks.spawn(async move {
+                drive(stringify!($module), inputs, async || $module::reconcile(&world $(, &$more)*).await).await;
+            });
+        }};
+    }
+    controller!(deployment, [deployments, replica_sets, pods]);
+    controller!(replica_set, [replica_sets, pods]);
+    controller!(stateful_set, [stateful_sets, pods]);
+    controller!(daemon_set, [daemon_sets, pods, nodes]);
+    controller!(job, [jobs, pods]);
+    controller!(cron_job, [cron_jobs, jobs]);
+    controller!(scheduler, [pods, nodes]);
+    controller!(endpoint_slice, [services, pods, endpoint_slices, nodes]);
+    controller!(namespace, [namespaces, service_accounts]);
+    let ranges = ranges.clone();
+    controller!(node_ranges, [nodes], ranges);
+}
+
+/// Calls `reconcile` whenever an input changed, and after a failure again with growing pauses.
+async fn drive<F>(name: &'static str, mut inputs: Vec<watch::Receiver<u64>>, reconcile: impl Fn() -> F)
+where
+    F: Future<Output = kube::Result<Again>>,
+{
+    const SHORTEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mut pause = SHORTEST;
+    loop {
+        for input in &mut inputs {
+            input.mark_unchanged();
+        }
+        let again = match reconcile().await {
+            Ok(again) => {
+                pause = SHORTEST;
+                again
+            }
+            Err(error) => {
+                tracing::warn!(controller = name, %error, "could not write what is missing, trying again");
+                pause = (pause * 2).min(LONGEST);
+                Some(pause)
+            }
+        };
+        // A store never goes before its controllers: there is always a sender to wait for.
+        let changed = select_all(inputs.iter_mut().map(|input| Box::pin(input.changed())));
+        match again {
+            Some(again) => tokio::select! {
+                _ = changed => {}
+                () = tokio::time::sleep(again) => {}
+            },
+            None => {
+                let _ = changed.await;
+            }
+        }
+    }
+}

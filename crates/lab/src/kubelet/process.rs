@@ -1,0 +1,262 @@
+//! Runs one container's command, in a process of its own that has nothing else to do.
+//!
+//! The kubelet starts `weft lab container SPEC` inside the Pod's network namespace and cgroup. That process gives the
+//! command a process, mount, host name and IPC namespace, and as root folder the machine's own files, copy-on-write:
+//! a container reads the machine's programs and never writes to its files. It is no security boundary.
+
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, FromRawFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, chdir, execvpe, fork, pivot_root, sethostname},
+};
+use serde::{Deserialize, Serialize};
+
+/// What to run, and in what.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Folder to start in.
+    pub cwd: PathBuf,
+    /// How to get there.
+    pub place: ContainerPlace,
+}
+
+/// A new container, or one that runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ContainerPlace {
+    /// Make the namespaces and the root folder.
+    New {
+        /// Host name.
+        hostname: String,
+        /// Folder for what the container writes; on a file system that can be an upper layer.
+        layer: PathBuf,
+        /// What is mounted into it.
+        mounts: Vec<Mount>,
+        /// File that gets the process id of the container's first process.
+        pid_file: PathBuf,
+    },
+    /// Enter the container of this process.
+    Running {
+        /// File that holds the process id.
+        pid_file: PathBuf,
+    },
+}
+
+/// A file or folder that a container sees.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it is on the machine.
+    pub source: PathBuf,
+    /// Where the container sees it.
+    pub target: PathBuf,
+    /// Not to be written to.
+    pub read_only: bool,
+}
+
+/// Runs the container that the file `spec` describes, to its end. Must be called by a process with one thread.
+///
+/// # Errors
+/// What could not be set up. The exit code of the command is passed on, 128 and the signal if one ended it.
+pub fn run_container(spec: &Path) -> Result<ExitCode> {
+    let text = fs::read_to_string(spec).with_context(|| spec.display().to_string())?;
+    let spec: ContainerSpec = serde_json::from_str(&text).with_context(|| spec.display().to_string())?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Signals are waited for, not handled: nothing may be lost between two waits.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]);
+    signals.thread_block()?;
+    match &spec.place {
+        ContainerPlace::New { pid_file, .. } => {
+            let shared = CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWPID
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWIPC;
+            unshare(shared).context("make the container's namespaces")?;
+            let child = fork_child(|| first_process(&spec))?;
+            fs::write(pid_file, child.to_string()).with_context(|| pid_file.display().to_string())?;
+            wait_for(child, &signals)
+        }
+        ContainerPlace::Running { pid_file } => {
+            enter(pid_file)?;
+            let child = fork_child(|| execute(&spec))?;
+            wait_for(child, &signals)
+        }
+    }
+}
+
+/// Process 1 of the container: makes its root folder, starts the command and reaps whatever is left to it.
+fn first_process(spec: &ContainerSpec) -> Result<ExitCode> {
+    if let ContainerPlace::New { hostname, layer, mounts, .. } = &spec.place {
+        sethostname(hostname).context("set the host name")?;
+        make_root(layer, mounts)?;
+    }
+    let child = fork_child(|| execute(spec))?;
+    wait_for(child, &SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]))
+}
+
+fn execute(spec: &ContainerSpec) -> Result<ExitCode> {
+    SigSet::all().thread_unblock()?;
+    if !spec.cwd.exists() {
+        fs::create_dir_all(&spec.cwd).with_context(|| spec.cwd.display().to_string())?;
+    }
+    chdir(&spec.cwd).with_context(|| spec.cwd.display().to_string())?;
+    let text = |text: &str| CString::new(text).with_context(|| format!("{text:?} holds a zero byte"));
+    let argv = spec.argv.iter().map(|word| text(word)).collect::<Result<Vec<_>>>()?;
+    let env = spec.env.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<Vec<_>>>()?;
+    let Some(program) = argv.first() else { bail!("no command") };
+    // execvpe looks the program up in this process's own PATH, which the lab has set for it.
+    let never = execvpe(program, &argv, &env);
+    never.map(|_| ExitCode::SUCCESS).with_context(|| program.to_string_lossy().into_owned())
+}
+
+/// Forks; the child runs `task` and exits with what it says.
+fn fork_child(task: impl FnOnce() -> Result<ExitCode>) -> Result<Pid> {
+    // SAFETY: this process has one thread, so the child may do whatever the parent may.
+    match unsafe { fork() }.context("fork")? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = match prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into).and_then(|()| task()) {
+                Ok(code) if code == ExitCode::SUCCESS => 0,
+                Ok(code) => exit_number(code),
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    127
+                }
+            };
+            // SAFETY: _exit(2) ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// `ExitCode` does not give its number back; the codes that are made here are few enough to be found.
+fn exit_number(code: ExitCode) -> i32 {
+    (0..=255u8).find(|number| ExitCode::from(*number) == code).map_or(1, i32::from)
+}
+
+/// Waits for `child`, passes SIGTERM and SIGINT on to it, and reaps everything else that ends.
+fn wait_for(child: Pid, signals: &SigSet) -> Result<ExitCode> {
+    loop {
+        loop {
+            match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == child => {
+                    return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                    return Ok(ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(255)));
+                }
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECHILD) => bail!("the container's process is gone"),
+                Err(error) => return Err(error).context("wait for the container"),
+            }
+        }
+        match signals.wait()? {
+            Signal::SIGCHLD => {}
+            // It may have ended in this moment.
+            signal => drop(kill(child, signal)),
+        }
+    }
+}
+
+fn enter(pid_file: &Path) -> Result<()> {
+    let text = fs::read_to_string(pid_file).context("the container does not run")?;
+    let pid: i32 = text.trim().parse().with_context(|| pid_file.display().to_string())?;
+    // SAFETY: pidfd_open(2) returns a new descriptor, which is owned from here on, or an error.
+    let pidfd = unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("the container does not run");
+        }
+        OwnedFd::from_raw_fd(i32::try_from(fd)?)
+    };
+    let all = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET;
+    setns(pidfd.as_fd(), all).context("enter the container")
+}
+
+/// Makes the machine's files the container's root, copy-on-write, with its own /proc, /tmp and mounts.
+fn make_root(layer: &Path, mounts: &[Mount]) -> Result<()> {
+    let none = None::<&str>;
+    // Mounts made here stay here; what the machine unmounts goes away here too, or namespaces would be kept alive.
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).context("part the mounts")?;
+    let (upper, work, root) = (layer.join("upper"), layer.join("work"), layer.join("root"));
+    for folder in [&upper, &work, &root] {
+        make_dir(folder, 0o755)?;
+    }
+    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .context("mount the root folder (overlay)")?;
+    let inside = |path: &str| root.join(path);
+    mount(Some("proc"), &inside("proc"), Some("proc"), MsFlags::empty(), none).context("mount /proc")?;
+    for (folder, read_only) in [("dev", false), ("sys", true)] {
+        let source = Path::new("/").join(folder);
+        mount(Some(&source), &inside(folder), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+            .with_context(|| format!("mount /{folder}"))?;
+        if read_only {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, &inside(folder), none, flags, none).with_context(|| format!("protect /{folder}"))?;
+        }
+    }
+    for folder in ["tmp", "run"] {
+        mount(Some("tmpfs"), &inside(folder), Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))
+            .with_context(|| format!("mount /{folder}"))?;
+    }
+    for one in mounts {
+        bind(&root, one).with_context(|| format!("mount {}", one.target.display()))?;
+    }
+    let old = inside("tmp").join(".machine");
+    make_dir(&old, 0o700)?;
+    pivot_root(&root, &old).context("change the root folder")?;
+    chdir("/")?;
+    umount2("/tmp/.machine", MntFlags::MNT_DETACH).context("leave the machine's root folder")?;
+    fs::remove_dir("/tmp/.machine").context("/tmp/.machine")
+}
+
+fn bind(root: &Path, mount_point: &Mount) -> Result<()> {
+    let target = root.join(mount_point.target.strip_prefix("/").unwrap_or(&mount_point.target));
+    if mount_point.source.is_dir() {
+        make_dir(&target, 0o755)?;
+    } else {
+        if let Some(folder) = target.parent() {
+            make_dir(folder, 0o755)?;
+        }
+        if !target.exists() {
+            File::create(&target)?;
+        }
+    }
+    let none = None::<&str>;
+    mount(Some(&mount_point.source), &target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    if mount_point.read_only {
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, &target, none, flags, none)?;
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(|| path.display().to_string())
+}

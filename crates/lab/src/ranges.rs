@@ -1,0 +1,72 @@
+//! The addresses of a lab: which families it has and which ranges Pods, Services and nodes get.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+/// IP families of a lab, the first one of a dual-stack lab being IPv4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4 alone.
+    #[default]
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+    /// Both.
+    Dual,
+}
+
+/// The cluster-wide ranges, one a family, in the order of the families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Pods; each node gets a part of each.
+    pub pods: Vec<IpNet>,
+    /// Services.
+    pub services: Vec<IpNet>,
+    /// Nodes, on the fabric.
+    pub nodes: Vec<IpNet>,
+}
+
+impl IpFamily {
+    /// The lab's ranges for these families.
+    pub fn ranges(self) -> Ranges {
+        let v4 = |a, b, c, d, length| Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length).into();
+        let v6 = |segments: [u16; 8], length| Ipv6Net::new_assert(Ipv6Addr::from(segments), length).into();
+        let pick = |four: IpNet, six: IpNet| match self {
+            IpFamily::Ipv4 => vec![four],
+            IpFamily::Ipv6 => vec![six],
+            IpFamily::Dual => vec![four, six],
+        };
+        Ranges {
+            pods: pick(v4(10, 244, 0, 0, 16), v6([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 56)),
+            services: pick(v4(10, 96, 0, 0, 16), v6([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0], 112)),
+            nodes: pick(v4(192, 168, 1, 0, 24), v6([0xfd00, 0x192, 0x168, 0x1, 0, 0, 0, 0], 64)),
+        }
+    }
+}
+
+impl Ranges {
+    /// The `host`-th address of each node range, with the length of the range: 1 is the fabric's own.
+    pub fn on_fabric(&self, host: u8) -> Vec<IpNet> {
+        self.nodes
+            .iter()
+            .map(|range| match range {
+                IpNet::V4(range) => {
+                    let address = Ipv4Addr::from(u32::from(range.network()) + u32::from(host));
+                    Ipv4Net::new_assert(address, range.prefix_len()).into()
+                }
+                IpNet::V6(range) => {
+                    let address = Ipv6Addr::from(u128::from(range.network()) + u128::from(host));
+                    Ipv6Net::new_assert(address, range.prefix_len()).into()
+                }
+            })
+            .collect()
+    }
+
+    /// [`Ranges::on_fabric`] without the length.
+    pub fn fabric_addresses(&self, host: u8) -> Vec<IpAddr> {
+        self.on_fabric(host).iter().map(IpNet::addr).collect()
+    }
+}
