@@ -1,12 +1,30 @@
-//! A Kubernetes network on one machine, from plain manifests.
+//! A Kubernetes network on one machine, from plain manifests: nodes as network namespaces on a fabric, an embedded
+//! API server, the workload controllers, and a stand-in for the kubelets. Each node runs the unchanged agent.
+//!
+//! Invariants: the machine's own network namespace gets no address, route, link or rule; everything of a lab lies
+//! below one folder, one cgroup and one prefix of namespace names, so that it can be removed whole, also when its
+//! process was killed; the data plane is never spoken to, only the API and CNI.
 
+mod apply;
 mod controllers;
+mod enter;
+mod forward;
 mod kubelet;
+mod lab;
 pub mod manifest;
+mod overview;
 mod place;
 mod ranges;
 mod responder;
 mod world;
 
-pub use place::{Cgroup, Fabric, FabricLink, LabDir, LabName, LabRecord, NameTaken, NodeRecord, PodRecord, clean};
+pub use apply::{Applied, Outcome, apply};
+pub use enter::exec;
+pub use forward::Forward;
+pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
+pub use lab::{NotRoot, Options, Progress, client_of, run};
+pub use overview::{NodeOverview, Overview, PodOverview};
+pub use place::{
+    BadName, Cgroup, Fabric, FabricLink, LabDir, LabName, LabRecord, NameTaken, NodeRecord, PodRecord, clean,
+};
 pub use ranges::{IpFamily, Ranges};

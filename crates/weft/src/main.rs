@@ -1,2 +1,19 @@
-//! The weft command line.
-fn main() {}
+//! `weft`: the Kubernetes network in one binary.
+
+mod command;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = command::Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            command::exit_code(&error)
+        }
+    }
+}

@@ -21,7 +21,7 @@ use std::{future::Future, time::Duration};
 use futures::future::select_all;
 use tokio::{sync::watch, task::JoinSet};
 
-pub(crate) use owned::{is_active, is_finished, is_ready, is_terminating};
+pub(crate) use owned::{is_finished, is_ready, is_terminating};
 pub(crate) use selector::selects_labels;
 pub(crate) use status::now;
 

@@ -20,9 +20,9 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::watch, task::JoinSet};
 
-pub use process::{ContainerSpec, run_container};
+pub use process::{ContainerPlace, ContainerSpec, Mount, run_container};
 
-pub(crate) use log::Logs;
+pub(crate) use log::{ContainerLog, Logs};
 pub(crate) use node::Node;
 
 use crate::{

@@ -63,6 +63,14 @@ pub struct LabRecord {
     pub routing: String,
 }
 
+impl LabRecord {
+    /// When the lab began, in seconds since 1970.
+    pub fn started_seconds(&self) -> Option<u64> {
+        let time: k8s_openapi::jiff::Timestamp = self.started.parse().ok()?;
+        u64::try_from(time.as_second()).ok()
+    }
+}
+
 /// A node of a lab.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeRecord {

@@ -1,0 +1,277 @@
+//! Brings manifests to the API server by server-side apply, and says what each one did.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context, Result, anyhow};
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    discovery::{Discovery, Scope},
+};
+use serde_json::json;
+
+use crate::manifest::Manifest;
+
+const MANAGER: &str = "weft-lab";
+/// Requests under way at once.
+const AT_ONCE: usize = 16;
+
+/// What applying an object did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// `deployment.apps/web`, as kubectl names it.
+    pub object: String,
+    /// Namespace, for an object that has one.
+    pub namespace: Option<String>,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Created,
+    /// It was there and is different now.
+    Configured,
+    /// It was there as it is.
+    Unchanged,
+}
+
+/// A kind as the API server serves it.
+#[derive(Clone, Debug)]
+struct Served {
+    resource: ApiResource,
+    namespaced: bool,
+}
+
+/// Applies everything: namespaces and custom resource definitions first, then what others refer to, then the rest.
+/// A namespace that no manifest makes is made; a kind that nobody defines is defined as one of any content.
+///
+/// # Errors
+/// The first object that was refused, with its file and line. What was applied before it stays.
+pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applied>> {
+    let mut kinds = discover(client).await?;
+    let mut results: Vec<Option<Applied>> = vec![None; manifests.len()];
+    let mut extra = Vec::new();
+    for stage in 0..STAGES {
+        let members: Vec<usize> = (0..manifests.len())
+            .filter(|index| manifests.get(*index).is_some_and(|manifest| stage_of(manifest) == stage))
+            .collect();
+        let chosen: Vec<&Manifest> = members.iter().filter_map(|index| manifests.get(*index)).collect();
+        if chosen.is_empty() {
+            continue;
+        }
+        if chosen.iter().any(|manifest| !kinds.contains_key(&kind_of(manifest))) {
+            kinds = discover(client).await?;
+            extra.extend(define_unknown(client, &chosen, &mut kinds).await?);
+        }
+        if stage > 0 {
+            extra.extend(make_namespaces(client, &chosen, &kinds).await?);
+        }
+        let applied: Vec<Applied> = stream::iter(chosen)
+            .map(|manifest| {
+                let served = kinds.get(&kind_of(manifest)).cloned();
+                async move {
+                    let served = served.with_context(|| format!("{}: {} is not served", manifest.place, manifest.kind()))?;
+                    apply_one(client, manifest, &served).await.with_context(|| manifest.place.to_string())
+                }
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for (index, applied) in members.into_iter().zip(applied) {
+            if let Some(result) = results.get_mut(index) {
+                *result = Some(applied);
+            }
+        }
+    }
+    Ok(extra.into_iter().chain(results.into_iter().flatten()).collect())
+}
+
+const STAGES: usize = 3;
+
+fn stage_of(manifest: &Manifest) -> usize {
+    match manifest.kind() {
+        "Namespace" | "CustomResourceDefinition" => 0,
+        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "CronJob" | "Pod" => 2,
+        _ => 1,
+    }
+}
+
+type Kind = (String, String);
+
+fn kind_of(manifest: &Manifest) -> Kind {
+    (manifest.api_version().to_owned(), manifest.kind().to_owned())
+}
+
+async fn discover(client: &Client) -> Result<HashMap<Kind, Served>> {
+    let discovery = Discovery::new(client.clone()).run().await.context("ask the API server for its kinds")?;
+    let mut kinds = HashMap::new();
+    for group in discovery.groups() {
+        for version in group.versions() {
+            for (resource, capabilities) in group.versioned_resources(version) {
+                let namespaced = capabilities.scope == Scope::Namespaced;
+                let key = (resource.api_version.clone(), resource.kind.clone());
+                kinds.entry(key).or_insert(Served { resource, namespaced });
+            }
+        }
+    }
+    Ok(kinds)
+}
+
+async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Result<Applied> {
+    let api: Api<DynamicObject> = api_for(client, served, manifest.namespace());
+    let before = api.get_opt(manifest.name()).await.map_err(plain)?.and_then(|held| held.resource_version());
+    let params = PatchParams::apply(MANAGER).force();
+    let mut object = manifest.object.clone();
+    if served.namespaced && manifest.namespace().is_none() {
+        object["metadata"]["namespace"] = json!("default");
+    }
+    let after = api.patch(manifest.name(), &params, &Patch::Apply(&object)).await.map_err(plain)?;
+    let outcome = match before {
+        None => Outcome::Created,
+        Some(before) if after.resource_version().as_ref() == Some(&before) => Outcome::Unchanged,
+        Some(_) => Outcome::Configured,
+    };
+    Ok(Applied { object: shown(served, manifest.name()), namespace: after.namespace(), outcome })
+}
+
+fn api_for(client: &Client, served: &Served, namespace: Option<&str>) -> Api<DynamicObject> {
+    if served.namespaced {
+        Api::namespaced_with(client.clone(), namespace.unwrap_or("default"), &served.resource)
+    } else {
+        Api::all_with(client.clone(), &served.resource)
+    }
+}
+
+fn shown(served: &Served, name: &str) -> String {
+    let kind = served.resource.kind.to_ascii_lowercase();
+    let group = &served.resource.group;
+    if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
+}
+
+/// The API server's own words, without the transport's.
+fn plain(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow!("{}", status.message),
+        other => other.into(),
+    }
+}
+
+async fn make_namespaces(
+    client: &Client,
+    manifests: &[&Manifest],
+    kinds: &HashMap<Kind, Served>,
+) -> Result<Vec<Applied>> {
+    let wanted: BTreeSet<&str> = manifests.iter().filter_map(|manifest| manifest.namespace()).collect();
+    let Some(served) = kinds.get(&("v1".to_owned(), "Namespace".to_owned())) else { return Ok(Vec::new()) };
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &served.resource);
+    let mut made = Vec::new();
+    for name in wanted {
+        if api.get_opt(name).await.map_err(plain)?.is_some() {
+            continue;
+        }
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        api.patch(name, &PatchParams::apply(MANAGER), &Patch::Apply(&namespace)).await.map_err(plain)?;
+        made.push(Applied { object: shown(served, name), namespace: None, outcome: Outcome::Created });
+    }
+    Ok(made)
+}
+
+/// Defines the kinds that nobody defines, so that what the lab does not act on is stored and served all the same.
+async fn define_unknown(
+    client: &Client,
+    manifests: &[&Manifest],
+    kinds: &mut HashMap<Kind, Served>,
+) -> Result<Vec<Applied>> {
+    let unknown: BTreeSet<(Kind, bool)> = manifests
+        .iter()
+        .filter(|manifest| !kinds.contains_key(&kind_of(manifest)))
+        .map(|manifest| (kind_of(manifest), manifest.namespace().is_some()))
+        .collect();
+    let definition_kind = ("apiextensions.k8s.io/v1".to_owned(), "CustomResourceDefinition".to_owned());
+    let mut made = Vec::new();
+    for ((api_version, kind), _) in &unknown {
+        let Some(served) = kinds.get(&definition_kind).cloned() else { break };
+        let Some((group, version)) = api_version.split_once('/') else { continue };
+        if kinds.contains_key(&(api_version.clone(), kind.clone())) {
+            continue;
+        }
+        // Most kinds are namespaced; one that no object gives a namespace to is taken as cluster-wide by its name.
+        let namespaced = unknown.contains(&((api_version.clone(), kind.clone()), true)) || !kind.starts_with("Cluster");
+        let definition = definition(group, version, kind, namespaced);
+        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &served.resource);
+        api.patch(&name, &PatchParams::apply(MANAGER), &Patch::Apply(&definition)).await.map_err(plain)?;
+        made.push(Applied { object: shown(&served, &name), namespace: None, outcome: Outcome::Created });
+        let resource = ApiResource {
+            group: group.into(),
+            version: version.into(),
+            api_version: api_version.clone(),
+            kind: kind.clone(),
+            plural: plural(kind),
+        };
+        kinds.insert((api_version.clone(), kind.clone()), Served { resource, namespaced });
+    }
+    Ok(made)
+}
+
+fn definition(group: &str, version: &str, kind: &str, namespaced: bool) -> serde_json::Value {
+    let plural = plural(kind);
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": format!("{plural}.{group}"),
+            "annotations": { "weft.dev/made-by": "lab: no manifest defines this kind" },
+        },
+        "spec": {
+            "group": group, "scope": if namespaced { "Namespaced" } else { "Cluster" },
+            "names": { "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_ascii_lowercase() },
+            "versions": [{
+                "name": version, "served": true, "storage": true,
+                "schema": { "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
+            }],
+        },
+    })
+}
+
+/// As the field forms plurals of kinds.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_ascii_lowercase();
+    if kind.ends_with('s') || kind.ends_with('x') || kind.ends_with("ch") || kind.ends_with("sh") {
+        return format!("{kind}es");
+    }
+    match kind.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ => format!("{kind}s"),
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Outcome::Created => "created",
+            Outcome::Configured => "configured",
+            Outcome::Unchanged => "unchanged",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plural;
+
+    #[test]
+    fn plurals() {
+        for (kind, expected) in [
+            ("ServiceMonitor", "servicemonitors"),
+            ("NetworkPolicy", "networkpolicies"),
+            ("Gateway", "gateways"),
+            ("Ingress", "ingresses"),
+        ] {
+            assert_eq!(plural(kind), expected);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `weft lab forward`: a loopback port of the machine that leads to a Service or a Pod.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::{
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use kube::{Api, Client, api::ListParams};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use weft_netns::Netns;
+
+use crate::place::LabDir;
+
+/// Where a forwarded connection goes.
+pub struct Forward {
+    client: Client,
+    namespace: String,
+    target: Target,
+    port: String,
+    /// Network namespace of each node.
+    nodes: HashMap<String, String>,
+    turn: AtomicUsize,
+}
+
+enum Target {
+    Service(String),
+    Pod(String),
+}
+
+impl Forward {
+    /// Looks `target` up: `svc/NAME`, `pod/NAME`, or a name that is a Service's or else a Pod's. `port` is a number or
+    /// a name.
+    pub async fn new(lab: &LabDir, client: Client, namespace: &str, target: &str, port: &str) -> Result<Forward> {
+        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+        let (service, pod) = match target.split_once('/') {
+            Some(("svc" | "service" | "services", name)) => (Some(name), None),
+            Some(("pod" | "po" | "pods", name)) => (None, Some(name)),
+            Some((kind, _)) => bail!("cannot forward to a {kind}: name a Service (svc/NAME) or a Pod (pod/NAME)"),
+            None => (Some(target), Some(target)),
+        };
+        let found = match service {
+            Some(name) => services.get_opt(name).await?.map(|_| Target::Service(name.to_owned())),
+            None => None,
+        };
+        let target = match (found, pod) {
+            (Some(found), _) => found,
+            (None, Some(name)) => {
+                let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+                let found = pods.get_opt(name).await?;
+                found.with_context(|| format!("namespace {namespace} has no Service and no Pod named {name}"))?;
+                Target::Pod(name.to_owned())
+            }
+            (None, None) => bail!("namespace {namespace} has no Service {target}"),
+        };
+        let nodes = lab.record()?.nodes.into_iter().map(|node| (node.name, node.netns)).collect();
+        let (namespace, port) = (namespace.to_owned(), port.to_owned());
+        Ok(Forward { client, namespace, target, port, nodes, turn: AtomicUsize::new(0) })
+    }
+
+    /// Opens the loopback port; 0 takes any.
+    pub async fn listen(&self, port: u16) -> Result<TcpListener> {
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+    }
+
+    /// Takes connections until the task is dropped. `told` is given what went wrong with one of them.
+    pub async fn serve(self, listener: TcpListener, told: impl Fn(String)) -> Result<()> {
+        let this = std::sync::Arc::new(self);
+        let (failures, mut failed) = tokio::sync::mpsc::unbounded_channel();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let (stream, _) = accepted?;
+                    let (this, failures) = (this.clone(), failures.clone());
+                    tokio::spawn(async move {
+                        if let Err(error) = this.carry(stream).await {
+                            // The receiver lives as long as this loop.
+                            let _ = failures.send(format!("{error:#}"));
+                        }
+                    });
+                }
+                Some(failure) = failed.recv() => told(failure),
+            }
+        }
+    }
+
+    async fn carry(&self, mut from: TcpStream) -> Result<()> {
+        let (node, address) = self.endpoint().await?;
+        let netns = self.nodes.get(&node).with_context(|| format!("the lab has no node {node}"))?;
+        let netns = Netns::open(netns)?;
+        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        // The socket is made on the Pod's node and used from here.
+        let socket =
+            netns.run(|| Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
+        let mut to = connecting.await.with_context(|| format!("connect to {address} from {node}"))?;
+        // Either side may simply close; that is how connections end.
+        let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+        Ok(())
+    }
+
+    /// A node and an address to connect to from there: another ready endpoint each time.
+    async fn endpoint(&self) -> Result<(String, SocketAddr)> {
+        match &self.target {
+            Target::Pod(name) => self.pod(name).await,
+            Target::Service(name) => self.service(name).await,
+        }
+    }
+
+    async fn pod(&self, name: &str) -> Result<(String, SocketAddr)> {
+        let pod = Api::<Pod>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
+        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        let ip = ip.with_context(|| format!("Pod {name} has no address yet"))?;
+        let spec = pod.spec.unwrap_or_default();
+        let named = spec
+            .containers
+            .iter()
+            .flat_map(|container| container.ports.iter().flatten())
+            .find(|port| port.name.as_deref() == Some(self.port.as_str()));
+        let port = match (self.port.parse(), named) {
+            (Ok(port), _) => port,
+            (Err(_), Some(named)) => u16::try_from(named.container_port)?,
+            (Err(_), None) => bail!("Pod {name} has no port named {}", self.port),
+        };
+        Ok((spec.node_name.with_context(|| format!("Pod {name} has no node yet"))?, SocketAddr::new(ip, port)))
+    }
+
+    async fn service(&self, name: &str) -> Result<(String, SocketAddr)> {
+        let service = Api::<Service>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
+        let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+        let wanted = ports.iter().find(|port| {
+            port.port.to_string() == self.port
+                || port.name.as_deref() == Some(self.port.as_str())
+                || matches!(&port.target_port, Some(IntOrString::String(name)) if *name == self.port)
+        });
+        let wanted = wanted.with_context(|| {
+            let known: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
+            format!("Service {name} has no port {}; it has {}", self.port, known.join(", "))
+        })?;
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
+        let label = format!("kubernetes.io/service-name={name}");
+        let slices = slices.list(&ListParams::default().labels(&label)).await?;
+        let mut ready = Vec::new();
+        for slice in &slices {
+            let same = |name: &Option<String>| name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or("");
+            let port = slice.ports.iter().flatten().find(|port| same(&port.name)).and_then(|port| port.port);
+            let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { continue };
+            for endpoint in &slice.endpoints {
+                let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+                let ip = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok());
+                if let (true, Some(ip), Some(node)) = (is_ready, ip, &endpoint.node_name) {
+                    ready.push((node.clone(), SocketAddr::new(ip, port)));
+                }
+            }
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let chosen = turn.checked_rem(ready.len()).and_then(|index| ready.into_iter().nth(index));
+        chosen.with_context(|| format!("Service {name} has no ready endpoint"))
+    }
+}

@@ -1,0 +1,96 @@
+//! The agent of each node, as a process of its own, started again when it ends.
+
+use std::{
+    fs::File,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::Options;
+use crate::{
+    kubelet::Node,
+    place::{LabDir, Spawner, enter, write_file},
+    ranges::Ranges,
+};
+
+/// How to start the agent of one node.
+pub(super) struct Agent {
+    node: Arc<Node>,
+    spawner: Spawner,
+    executable: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Agent {
+    pub(super) fn new(
+        options: &Options,
+        lab: &LabDir,
+        ranges: &Ranges,
+        node: Arc<Node>,
+        spawner: Spawner,
+    ) -> Result<Agent> {
+        let folder = &node.folder;
+        let path = |name: &str| folder.join(name).display().to_string();
+        let mut arguments: Vec<String> = [
+            ("--kubeconfig", lab.path().join("agent.kubeconfig").display().to_string()),
+            ("--node-name", node.name.clone()),
+            ("--cni-conf-dir", path("cni/net.d")),
+            ("--cni-bin-dir", path("cni/bin")),
+            ("--state-dir", path("state")),
+            ("--bpffs", path("bpf")),
+            ("--cgroup-root", node.cgroup.path().display().to_string()),
+            ("--socket", path("agent.sock")),
+            ("--uplink", "eth0".into()),
+            ("--routing", options.routing.clone()),
+            ("--metrics", "127.0.0.1:9464".into()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect();
+        let ranges = ranges.pods.iter().map(|range| ("--pod-cidr", range)).chain(
+            ranges.services.iter().map(|range| ("--service-cidr", range)),
+        );
+        arguments.extend(ranges.flat_map(|(flag, range)| [flag.to_owned(), range.to_string()]));
+        Ok(Agent { node, spawner, executable: options.executable.clone(), arguments })
+    }
+
+    /// Keeps the agent running until the task is dropped; its child goes with it.
+    pub(super) async fn keep(self) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let begun = tokio::time::Instant::now();
+            let ended = self.run_once().await;
+            match ended {
+                Ok(status) => tracing::warn!(node = self.node.name, %status, "the agent has ended, starting it again"),
+                Err(error) => {
+                    tracing::error!(node = self.node.name, error = format!("{error:#}"), "the agent does not start");
+                }
+            }
+            if begun.elapsed() > Duration::from_secs(10) {
+                pause = Duration::from_millis(100);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn run_once(&self) -> Result<std::process::ExitStatus> {
+        let path = self.node.folder.join("agent.log");
+        let mut options = File::options();
+        let log = options.create(true).append(true).mode(0o600).open(&path).context("open the agent's log")?;
+        let mut command = Command::new(&self.executable);
+        command.arg("agent").args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        enter(&mut command, &self.node.netns, &self.node.cgroup.below("agent")?)?;
+        let mut child = self.spawner.spawn(command).await?;
+        if let Some(pid) = child.id() {
+            write_file(&self.node.folder.join("agent.pid"), pid.to_string().as_bytes())?;
+        }
+        Ok(child.wait().await?)
+    }
+}

@@ -1,0 +1,51 @@
+//! `weft lab apply`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+use weft_lab::{apply, client_of, manifest};
+
+use super::LabArgs;
+use crate::{
+    command::block_on,
+    output::{Format, OutputArgs, print_json},
+};
+
+/// Apply manifests to a lab
+#[derive(Args, Debug)]
+pub struct Apply {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Files, folders, or - for standard input
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Apply {
+    pub fn run(self) -> Result<ExitCode> {
+        let manifests = manifest::load(&self.files)?;
+        let kubeconfig = self.lab.choose()?.kubeconfig();
+        let kubeconfig =
+            std::fs::read_to_string(&kubeconfig).with_context(|| kubeconfig.display().to_string())?;
+        let applied = block_on(async { apply(&client_of(&kubeconfig).await?, &manifests).await })?;
+        match self.output.output {
+            Format::Table => {
+                for one in &applied {
+                    println!("{} {}", one.object, one.outcome);
+                }
+            }
+            Format::Json => {
+                let rows: Vec<_> = applied
+                    .iter()
+                    .map(|one| json!({ "object": one.object, "namespace": one.namespace, "outcome": one.outcome.to_string() }))
+                    .collect();
+                print_json(&rows)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

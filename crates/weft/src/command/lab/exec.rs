@@ -1,0 +1,30 @@
+//! `weft lab exec`
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::LabArgs;
+
+/// Run a command inside a node or a Pod
+#[derive(Args, Debug)]
+pub struct Exec {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Namespace of the Pod
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// POD, node/NAME, or fabric
+    target: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub fn run(self) -> Result<ExitCode> {
+        let lab = self.lab.choose()?;
+        match weft_lab::exec(&lab, &self.namespace, &self.target, &self.command)? {}
+    }
+}

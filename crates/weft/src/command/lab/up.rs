@@ -1,0 +1,241 @@
+//! `weft lab up`
+
+use std::{
+    io::{BufRead, BufReader, IsTerminal, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use weft_lab::{IpFamily, LabDir, LabName, LabRecord, Options, Progress, manifest};
+
+use super::process::{Message, Order};
+use crate::output::print_table;
+
+/// Bring a lab up
+#[derive(Args, Debug)]
+pub struct Up {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=200))]
+    nodes: u8,
+    /// Manifests to apply: files, folders, or - for standard input
+    #[arg(short, long = "filename", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Name of the lab
+    #[arg(long, env = "WEFT_LAB", default_value = "lab")]
+    name: LabName,
+    /// IP families of nodes, Pods and Services
+    #[arg(long, value_enum, default_value_t)]
+    ip_family: Families,
+    /// How Pods reach other nodes
+    #[arg(long, value_enum, default_value_t)]
+    routing: Routing,
+    /// MTU of the network between the nodes, in bytes
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// How long everything may take to become ready, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    timeout: u64,
+    /// Stay in the foreground; Ctrl-C takes the lab down
+    #[arg(long)]
+    foreground: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Families {
+    #[default]
+    Ipv4,
+    Ipv6,
+    Dual,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Routing {
+    /// Native where a probe proves it, else the overlay
+    #[default]
+    Auto,
+    /// VXLAN always
+    Overlay,
+    /// Routes always
+    Native,
+}
+
+impl Up {
+    pub fn run(self) -> Result<ExitCode> {
+        // What is wrong with the manifests is said before anything is made.
+        let manifests = manifest::load(&self.files)?;
+        super::need_root()?;
+        let order = Order { options: self.options()?, manifests: manifests.into_iter().map(Into::into).collect() };
+        let mut screen = Screen::new();
+        if self.foreground {
+            return super::process::foreground(order, move |progress| screen.show(&progress));
+        }
+        let mut child = start(&order)?;
+        let interrupted = pass_interrupts(&child)?;
+        let outcome = follow(&mut child, &mut screen, &order);
+        interrupted.close();
+        outcome
+    }
+
+    fn options(&self) -> Result<Options> {
+        Ok(Options {
+            name: self.name.clone(),
+            nodes: self.nodes,
+            ip_family: match self.ip_family {
+                Families::Ipv4 => IpFamily::Ipv4,
+                Families::Ipv6 => IpFamily::Ipv6,
+                Families::Dual => IpFamily::Dual,
+            },
+            routing: match self.routing {
+                Routing::Auto => "auto",
+                Routing::Overlay => "overlay",
+                Routing::Native => "native",
+            }
+            .into(),
+            mtu: self.mtu,
+            timeout: Duration::from_secs(self.timeout),
+            executable: std::env::current_exe().context("find this program's own file")?,
+        })
+    }
+}
+
+/// Starts the lab process, in a session of its own, and tells it what to make.
+fn start(order: &Order) -> Result<Child> {
+    let mut command = Command::new(&order.options.executable);
+    command.args(["lab", "process"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+    let mut child = command.spawn().context("start the lab process")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        serde_json::to_writer(&mut stdin, order).context("tell the lab process what to make")?;
+    }
+    Ok(child)
+}
+
+/// Passes Ctrl-C and SIGTERM on to the lab process, which is in a session of its own.
+fn pass_interrupts(child: &Child) -> Result<signal_hook::iterator::Handle> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+    let mut signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM])?;
+    let handle = signals.handle();
+    std::thread::spawn(move || {
+        for _ in &mut signals {
+            // It may have ended in this moment.
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        }
+    });
+    Ok(handle)
+}
+
+/// Shows what the lab process tells until it is up, or has failed.
+fn follow(child: &mut Child, screen: &mut Screen, order: &Order) -> Result<ExitCode> {
+    let stdout = child.stdout.take().context("the lab process has no output")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("read what the lab process tells")?;
+        match serde_json::from_str(&line).with_context(|| format!("the lab process said: {line}"))? {
+            Message::Failed { problem, code } => {
+                screen.end();
+                child.wait()?;
+                eprintln!("weft: {problem}");
+                return Ok(ExitCode::from(code));
+            }
+            Message::Progress(progress) => {
+                screen.show(&progress);
+                match progress {
+                    Progress::Ready(record) => {
+                        say_next(&record, false);
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    Progress::NotReady(_) => {
+                        if let Ok(record) = LabDir::of(&order.options.name).record() {
+                            say_next(&record, false);
+                        }
+                        return Ok(ExitCode::FAILURE);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    screen.end();
+    let status = child.wait()?;
+    if status.success() {
+        bail!("interrupted: the lab is taken down");
+    }
+    bail!("the lab process ended before the lab was up ({status})")
+}
+
+/// Progress on the terminal.
+pub struct Screen {
+    live: bool,
+    /// A line is shown that the next one replaces.
+    open: bool,
+}
+
+impl Screen {
+    pub fn new() -> Screen {
+        Screen { live: std::io::stderr().is_terminal(), open: false }
+    }
+
+    pub fn show(&mut self, progress: &Progress) {
+        match progress {
+            Progress::Step(text) => {
+                self.end();
+                eprintln!("  {text}");
+            }
+            Progress::Waiting(text) if self.live => {
+                eprint!("\r\x1b[K  {text}");
+                // A terminal that is gone is no reason to stop.
+                let _ = std::io::stderr().flush();
+                self.open = true;
+            }
+            Progress::Waiting(_) => {}
+            Progress::Ready(record) => {
+                self.end();
+                let started = record.nodes.len();
+                eprintln!("  {started} {} and every Pod ready", if started == 1 { "node" } else { "nodes" });
+            }
+            Progress::NotReady(missing) => {
+                self.end();
+                eprintln!("weft: the lab is up, but not everything is ready:");
+                for one in missing {
+                    eprintln!("  {one}");
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.open {
+            eprint!("\r\x1b[K");
+            self.open = false;
+        }
+    }
+}
+
+/// The nodes, and what can be done now.
+pub fn say_next(record: &LabRecord, foreground: bool) {
+    let rows: Vec<[String; 3]> = record
+        .nodes
+        .iter()
+        .map(|node| {
+            let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+            [node.name.clone(), addresses.join(", "), node.netns.clone()]
+        })
+        .collect();
+    println!();
+    print_table(["NODE", "ADDRESS", "NAMESPACE"], &rows);
+    println!("\nLab {} is up. What to do next:", record.name);
+    println!("  export KUBECONFIG={}", LabDir::of(&record.name).kubeconfig().display());
+    println!("  kubectl get pods -A -o wide");
+    println!("  weft verify");
+    println!("  weft lab exec node/node-1 -- ip route");
+    if foreground {
+        println!("Ctrl-C takes it down.");
+    } else {
+        let name = if record.name.to_string() == "lab" { String::new() } else { format!(" --name {}", record.name) };
+        println!("  weft lab down{name}");
+    }
+}

@@ -1,0 +1,67 @@
+//! The commands, a file each.
+
+mod doctor;
+mod lab;
+mod verify;
+mod version;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use weft_lab::{BadName, NameTaken, NotRoot, manifest::ManifestError};
+
+/// The Kubernetes network in one binary
+#[derive(Parser, Debug)]
+#[command(name = "weft", version, arg_required_else_help = true, after_help = "\
+Exit codes: 0 fine, 1 the answer is no (or something failed), 2 wrong usage, 3 the machine lacks something.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    #[command(subcommand)]
+    Lab(lab::Lab),
+    Verify(verify::Verify),
+    Doctor(doctor::Doctor),
+    Version(version::Version),
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Lab(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Version(command) => command.run(),
+        }
+    }
+}
+
+/// The command line, or what it names, is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The exit code for what went wrong.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<NotRoot>() {
+        return ExitCode::from(3);
+    }
+    if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>() {
+        return ExitCode::from(2);
+    }
+    ExitCode::FAILURE
+}
+
+/// Runs a future on a runtime of its own.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(future);
+    // A read of a terminal may never return; nothing waits for it.
+    runtime.shutdown_background();
+    result
+}
