@@ -74,7 +74,8 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applie
             .map(|manifest| {
                 let served = kinds.get(&kind_of(manifest)).cloned();
                 async move {
-                    let served = served.with_context(|| format!("{}: {} is not served", manifest.place, manifest.kind()))?;
+                    let served = served
+                        .with_context(|| format!("{}: {} is not served", manifest.place, manifest.kind()))?;
                     apply_one(client, manifest, &served).await.with_context(|| manifest.place.to_string())
                 }
             })
@@ -200,7 +201,8 @@ async fn define_unknown(
             continue;
         }
         // Most kinds are namespaced; one that no object gives a namespace to is taken as cluster-wide by its name.
-        let namespaced = unknown.contains(&((api_version.clone(), kind.clone()), true)) || !kind.starts_with("Cluster");
+        let namespaced =
+            unknown.contains(&((api_version.clone(), kind.clone()), true)) || !kind.starts_with("Cluster");
         let definition = definition(group, version, kind, namespaced);
         let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &served.resource);

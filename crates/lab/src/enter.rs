@@ -9,9 +9,16 @@ use crate::place::{self, Cgroup, LabDir};
 
 /// Replaces this process with `words`, inside the network namespace and cgroup of `target`: a Pod's name, `pod/NAME`,
 /// `node/NAME` or `fabric`. Returns only if that fails.
-pub fn exec(lab: &LabDir, namespace: &str, target: &str, words: &[String]) -> Result<std::convert::Infallible> {
+pub fn exec(
+    lab: &LabDir,
+    namespace: &str,
+    target: &str,
+    words: &[String],
+) -> Result<std::convert::Infallible> {
     let (netns, cgroup) = find(lab, namespace, target)?;
-    let Some((program, arguments)) = words.split_first() else { bail!("no command: weft lab exec TARGET -- COMMAND") };
+    let Some((program, arguments)) = words.split_first() else {
+        bail!("no command: weft lab exec TARGET -- COMMAND")
+    };
     let netns = Netns::open(&netns)?;
     let mut command = Command::new(program);
     command.args(arguments);

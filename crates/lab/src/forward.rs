@@ -40,12 +40,20 @@ enum Target {
 impl Forward {
     /// Looks `target` up: `svc/NAME`, `pod/NAME`, or a name that is a Service's or else a Pod's. `port` is a number or
     /// a name.
-    pub async fn new(lab: &LabDir, client: Client, namespace: &str, target: &str, port: &str) -> Result<Forward> {
+    pub async fn new(
+        lab: &LabDir,
+        client: Client,
+        namespace: &str,
+        target: &str,
+        port: &str,
+    ) -> Result<Forward> {
         let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let (service, pod) = match target.split_once('/') {
             Some(("svc" | "service" | "services", name)) => (Some(name), None),
             Some(("pod" | "po" | "pods", name)) => (None, Some(name)),
-            Some((kind, _)) => bail!("cannot forward to a {kind}: name a Service (svc/NAME) or a Pod (pod/NAME)"),
+            Some((kind, _)) => {
+                bail!("cannot forward to a {kind}: name a Service (svc/NAME) or a Pod (pod/NAME)")
+            }
             None => (Some(target), Some(target)),
         };
         let found = match service {
@@ -57,7 +65,9 @@ impl Forward {
             (None, Some(name)) => {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 let found = pods.get_opt(name).await?;
-                found.with_context(|| format!("namespace {namespace} has no Service and no Pod named {name}"))?;
+                found.with_context(|| {
+                    format!("namespace {namespace} has no Service and no Pod named {name}")
+                })?;
                 Target::Pod(name.to_owned())
             }
             (None, None) => bail!("namespace {namespace} has no Service {target}"),
@@ -100,8 +110,8 @@ impl Forward {
         let netns = Netns::open(netns)?;
         let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         // The socket is made on the Pod's node and used from here.
-        let socket =
-            netns.run(|| Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
+        let socket = netns
+            .run(|| Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
         let mut to = connecting.await.with_context(|| format!("connect to {address} from {node}"))?;
         // Either side may simply close; that is how connections end.
@@ -132,7 +142,10 @@ impl Forward {
             (Err(_), Some(named)) => u16::try_from(named.container_port)?,
             (Err(_), None) => bail!("Pod {name} has no port named {}", self.port),
         };
-        Ok((spec.node_name.with_context(|| format!("Pod {name} has no node yet"))?, SocketAddr::new(ip, port)))
+        Ok((
+            spec.node_name.with_context(|| format!("Pod {name} has no node yet"))?,
+            SocketAddr::new(ip, port),
+        ))
     }
 
     async fn service(&self, name: &str) -> Result<(String, SocketAddr)> {
@@ -152,11 +165,13 @@ impl Forward {
         let slices = slices.list(&ListParams::default().labels(&label)).await?;
         let mut ready = Vec::new();
         for slice in &slices {
-            let same = |name: &Option<String>| name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or("");
+            let same =
+                |name: &Option<String>| name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or("");
             let port = slice.ports.iter().flatten().find(|port| same(&port.name)).and_then(|port| port.port);
             let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { continue };
             for endpoint in &slice.endpoints {
-                let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+                let is_ready =
+                    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
                 let ip = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok());
                 if let (true, Some(ip), Some(node)) = (is_ready, ip, &endpoint.node_name) {
                     ready.push((node.clone(), SocketAddr::new(ip, port)));

@@ -22,7 +22,7 @@ pub(super) fn check(plural: &str, spec: &Value, errors: &mut Errors) {
         _ => {}
     }
     count(&spec["replicas"], "spec.replicas", errors);
-    template(&spec["template"], "spec.template", &["Always"], errors);
+    template(&with_claims(spec), "spec.template", &["Always"], errors);
     let selected = &spec["template"]["metadata"]["labels"];
     if plural == "replicationcontrollers" {
         let selector = spec["selector"].as_object();
@@ -56,6 +56,28 @@ pub(super) fn check(plural: &str, spec: &Value, errors: &mut Errors) {
         &["OnDelete", "RollingUpdate"],
         errors,
     );
+}
+
+/// The Pod template with a volume for each of a StatefulSet's claim templates: mounts may name them.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = spec["template"].clone();
+    let claims = spec["volumeClaimTemplates"].as_array().into_iter().flatten();
+    let names: Vec<&Value> = claims.map(|claim| &claim["metadata"]["name"]).collect();
+    if names.is_empty() || !template["spec"].is_object() {
+        return template;
+    }
+    let volumes = &mut template["spec"]["volumes"];
+    if volumes.is_null() {
+        *volumes = Value::Array(Vec::new());
+    }
+    if let Some(volumes) = volumes.as_array_mut() {
+        for name in names {
+            if !volumes.iter().any(|volume| volume["name"] == *name) {
+                volumes.push(serde_json::json!({ "name": name }));
+            }
+        }
+    }
+    template
 }
 
 fn template(template: &Value, at: &str, restarts: &[&str], errors: &mut Errors) {

@@ -14,7 +14,8 @@ pub(super) struct Schedule {
     either_day: bool,
 }
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] =
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 impl Schedule {
@@ -100,7 +101,9 @@ fn field(text: &str, low: u32, high: u32, names: &[&str], first_name: u32) -> Re
     let mut set = 0;
     for part in text.split(',') {
         let (range, step) = match part.split_once('/') {
-            Some((range, step)) => (range, step.parse().ok().filter(|step| *step > 0).ok_or("a step is a number")?),
+            Some((range, step)) => {
+                (range, step.parse().ok().filter(|step| *step > 0).ok_or("a step is a number")?)
+            }
             None => (part, 1),
         };
         let (from, to) = match range.split_once('-') {
@@ -142,10 +145,7 @@ mod tests {
         let schedule = Schedule::parse("*/10 * * * *").unwrap();
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let latest = |since, now| schedule.latest(at(since), at(now), &TimeZone::UTC);
-        assert_eq!(
-            latest("2026-11-21T10:00:00Z", "2026-11-21T13:31:00Z"),
-            Some(at("2026-11-21T13:30:00Z"))
-        );
+        assert_eq!(latest("2026-11-21T10:00:00Z", "2026-11-21T13:31:00Z"), Some(at("2026-11-21T13:30:00Z")));
         assert_eq!(latest("2026-11-21T13:30:00Z", "2026-11-21T13:31:00Z"), None);
     }
 

@@ -11,7 +11,9 @@ use serde_json::json;
 use super::{
     Again,
     deployment::share,
-    owned::{count, hash_of, is_active, is_finished, is_ready, is_terminating, label, owned, pod_from, with_suffix},
+    owned::{
+        count, hash_of, is_active, is_finished, is_ready, is_terminating, label, owned, pod_from, with_suffix,
+    },
     scheduler::allows,
 };
 use crate::world::World;
@@ -30,7 +32,12 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     Ok(again)
 }
 
-async fn one(world: &World, set: &DaemonSet, nodes: &[Arc<Node>], pods: Vec<Arc<Pod>>) -> kube::Result<Again> {
+async fn one(
+    world: &World,
+    set: &DaemonSet,
+    nodes: &[Arc<Node>],
+    pods: Vec<Arc<Pod>>,
+) -> kube::Result<Again> {
     let Some(spec) = &set.spec else { return Ok(None) };
     let hash = hash_of(&spec.template);
     let pod_spec = spec.template.spec.clone().unwrap_or_default();
@@ -43,7 +50,8 @@ async fn one(world: &World, set: &DaemonSet, nodes: &[Arc<Node>], pods: Vec<Arc<
     for node in &wanted {
         let here: Vec<_> = pods.iter().filter(|pod| node_of(pod) == *node).collect();
         if here.is_empty() {
-            let mut pod = pod_from(set, &spec.template, with_suffix(set.metadata.name.as_deref().unwrap_or_default()));
+            let mut pod =
+                pod_from(set, &spec.template, with_suffix(set.metadata.name.as_deref().unwrap_or_default()));
             label(&mut pod.metadata, REVISION, &hash);
             pod.spec.get_or_insert_default().node_name = Some((*node).to_owned());
             world.pods.create(&world.client, &pod).await?;
@@ -71,7 +79,8 @@ async fn update(
         return Ok(());
     }
     let limit = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.max_unavailable.as_ref());
-    let limit = limit.map_or(1, |limit| share(Some(limit), i32::try_from(wanted).unwrap_or(i32::MAX), true).max(1));
+    let limit =
+        limit.map_or(1, |limit| share(Some(limit), i32::try_from(wanted).unwrap_or(i32::MAX), true).max(1));
     let down = wanted.saturating_sub(pods.iter().filter(|pod| is_active(pod) && is_ready(pod)).count());
     let mut budget = (limit.unsigned_abs() as usize).saturating_sub(down);
     for pod in pods.iter().filter(|pod| is_active(pod) && revision_of(pod) != Some(hash)) {

@@ -62,7 +62,12 @@ async fn one(world: &World, deployment: &Deployment, sets: Vec<Arc<ReplicaSet>>)
 }
 
 /// One step towards all Pods being of the new ReplicaSet.
-async fn roll(world: &World, spec: &DeploymentSpec, new: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> kube::Result<()> {
+async fn roll(
+    world: &World,
+    spec: &DeploymentSpec,
+    new: &ReplicaSet,
+    old: &[Arc<ReplicaSet>],
+) -> kube::Result<()> {
     let (wanted, have) = (wanted(spec), size(new));
     if spec.paused == Some(true) && old.iter().any(|set| size(set) > 0) {
         return Ok(());
@@ -137,9 +142,8 @@ async fn report(
     new: Option<&ReplicaSet>,
     old: &[Arc<ReplicaSet>],
 ) -> kube::Result<()> {
-    let sum = |count: fn(&ReplicaSet) -> i32| {
-        new.map_or(0, count) + old.iter().map(|set| count(set)).sum::<i32>()
-    };
+    let sum =
+        |count: fn(&ReplicaSet) -> i32| new.map_or(0, count) + old.iter().map(|set| count(set)).sum::<i32>();
     let (replicas, ready, available) = (sum(counted), sum(ready), sum(available));
     let updated = new.map_or(0, counted);
     let wanted = wanted(spec);
@@ -157,7 +161,13 @@ async fn report(
         let message = format!("ReplicaSet \"{set_name}\" has successfully progressed.");
         condition(held, "Progressing", true, "NewReplicaSetAvailable", &message)
     } else {
-        condition(held, "Progressing", true, "ReplicaSetUpdated", &format!("ReplicaSet \"{set_name}\" is progressing."))
+        condition(
+            held,
+            "Progressing",
+            true,
+            "ReplicaSetUpdated",
+            &format!("ReplicaSet \"{set_name}\" is progressing."),
+        )
     };
     let status = json!({
         "observedGeneration": deployment.metadata.generation,
@@ -220,7 +230,8 @@ fn max_unavailable(spec: &DeploymentSpec) -> i32 {
         return wanted(spec);
     }
     let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
-    let unavailable = share(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), wanted(spec), false);
+    let unavailable =
+        share(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), wanted(spec), false);
     // With neither surge nor unavailability a rollout could take no step.
     if unavailable == 0 && max_surge(spec) == 0 { 1.min(wanted(spec)) } else { unavailable.min(wanted(spec)) }
 }

@@ -48,6 +48,9 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     Ok(None)
 }
 
+/// Endpoints that have the same ports.
+type Group = (Vec<EndpointPort>, Vec<Endpoint>);
+
 /// What the slices should be, by name.
 fn slices_of<'p>(
     service: &Service,
@@ -60,13 +63,14 @@ fn slices_of<'p>(
         _ => vec!["IPv4", "IPv6"],
     };
     // Named target ports may be other numbers on other Pods: those are slices of their own.
-    let mut groups: BTreeMap<(&str, String), (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, String), Group> = BTreeMap::new();
     for pod in pods {
         let ports = resolve(spec.ports.as_deref().unwrap_or_default(), pod);
         for family in &families {
             let Some(address) = address_of(pod, family) else { continue };
             let endpoint = endpoint(service, pod, address, zones);
-            let group = groups.entry((family, hash_of(&ports))).or_insert_with(|| (ports.clone(), Vec::new()));
+            let group =
+                groups.entry((family, hash_of(&ports))).or_insert_with(|| (ports.clone(), Vec::new()));
             group.1.push(endpoint);
         }
     }

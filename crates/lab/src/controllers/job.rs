@@ -52,7 +52,9 @@ async fn one(world: &World, job: &Job, pods: Vec<Arc<Pod>>) -> kube::Result<Agai
     }
     let tally = Tally::of(spec, &pods);
     let started = job.status.as_ref().and_then(|status| status.start_time.clone()).unwrap_or_else(now);
-    let late = spec.active_deadline_seconds.map(|limit| limit - (Timestamp::now().as_second() - started.0.as_second()));
+    let late = spec
+        .active_deadline_seconds
+        .map(|limit| limit - (Timestamp::now().as_second() - started.0.as_second()));
     let failure = if tally.failed > spec.backoff_limit.unwrap_or(6) {
         Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
     } else if late.is_some_and(|left| left <= 0) {
@@ -95,7 +97,8 @@ impl Tally {
     fn of(spec: &JobSpec, pods: &[Arc<Pod>]) -> Tally {
         let with = |wanted: &'static str| pods.iter().filter(move |pod| phase(pod) == wanted);
         let active: Vec<_> = pods.iter().filter(|pod| is_active(pod)).cloned().collect();
-        let index = |pod: &Arc<Pod>| -> Option<i32> { pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok() };
+        let index =
+            |pod: &Arc<Pod>| -> Option<i32> { pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok() };
         let done: BTreeSet<i32> = with("Succeeded").filter_map(index).collect();
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         Tally {
@@ -149,7 +152,11 @@ fn pod_of(job: &Job, spec: &JobSpec, index: Option<i32>) -> Pod {
         let pod_spec = pod.spec.get_or_insert_default();
         pod_spec.hostname = Some(base);
         for container in &mut pod_spec.containers {
-            let variable = EnvVar { name: "JOB_COMPLETION_INDEX".into(), value: Some(index.to_string()), value_from: None };
+            let variable = EnvVar {
+                name: "JOB_COMPLETION_INDEX".into(),
+                value: Some(index.to_string()),
+                value_from: None,
+            };
             container.env.get_or_insert_with(Vec::new).push(variable);
         }
     }
@@ -160,7 +167,8 @@ fn pod_of(job: &Job, spec: &JobSpec, index: Option<i32>) -> Pod {
 async fn forget(world: &World, job: &Job, spec: &JobSpec) -> kube::Result<Again> {
     let Some(keep) = spec.ttl_seconds_after_finished else { return Ok(None) };
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ended = conditions.iter().flat_map(|all| all.iter()).filter_map(|c| c.last_transition_time.as_ref()).max();
+    let ended =
+        conditions.iter().flat_map(|all| all.iter()).filter_map(|c| c.last_transition_time.as_ref()).max();
     let Some(ended) = ended else { return Ok(None) };
     let left = i64::from(keep) - (Timestamp::now().as_second() - ended.0.as_second());
     if left > 0 {

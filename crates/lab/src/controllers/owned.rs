@@ -26,13 +26,20 @@ pub(super) fn owner_reference<K: Object>(owner: &K) -> OwnerReference {
 /// UID of the controller of an object.
 pub(super) fn controller_uid(metadata: &ObjectMeta) -> Option<&str> {
     let references = metadata.owner_references.as_deref().unwrap_or_default();
-    references.iter().find(|reference| reference.controller == Some(true)).map(|reference| reference.uid.as_str())
+    references
+        .iter()
+        .find(|reference| reference.controller == Some(true))
+        .map(|reference| reference.uid.as_str())
 }
 
 /// Those of `objects` that `owner` controls.
 pub(super) fn owned<K: Object, O: Object>(objects: &[Arc<K>], owner: &O) -> Vec<Arc<K>> {
     let uid = owner.metadata().uid.as_deref();
-    objects.iter().filter(|object| uid.is_some() && controller_uid(object.metadata()) == uid).cloned().collect()
+    objects
+        .iter()
+        .filter(|object| uid.is_some() && controller_uid(object.metadata()) == uid)
+        .cloned()
+        .collect()
 }
 
 /// A Pod made from a template. `name` is whole; the caller has chosen it.
@@ -82,7 +89,8 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
 
 fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    let ready =
+        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 

@@ -30,7 +30,8 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
 
 async fn one(world: &World, set: &ReplicaSet, pods: &[Arc<Pod>]) -> kube::Result<Again> {
     let Some(spec) = &set.spec else { return Ok(None) };
-    let active: Vec<Arc<Pod>> = claim(world, set, pods).await?.into_iter().filter(|pod| is_active(pod)).collect();
+    let active: Vec<Arc<Pod>> =
+        claim(world, set, pods).await?.into_iter().filter(|pod| is_active(pod)).collect();
     let counts = count(active.iter().map(|pod| &**pod), spec.min_ready_seconds);
     let missing = spec.replicas.unwrap_or(1) - counts.replicas;
     let status = json!({

@@ -42,12 +42,14 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
         let beside = |node: &str| {
             let same = |other: &&Arc<Pod>| {
                 let at = other.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-                let other = other.metadata.owner_references.as_ref().and_then(|references| references.first());
+                let other =
+                    other.metadata.owner_references.as_ref().and_then(|references| references.first());
                 at == Some(node) && owner.is_some() && other == owner
             };
             pods.iter().filter(same).count()
         };
-        let best = fitting.min_by_key(|node| (load.get(node).copied().unwrap_or(0), beside(node), node.clone()));
+        let best =
+            fitting.min_by_key(|node| (load.get(node).copied().unwrap_or(0), beside(node), node.clone()));
         match best {
             Some(node) => {
                 *load.entry(node.clone()).or_default() += 1;
@@ -93,9 +95,11 @@ async fn bind(world: &World, pod: &Pod, node: &str) -> kube::Result<()> {
 }
 
 async fn say_unschedulable(world: &World, pod: &Pod, nodes: usize) -> kube::Result<()> {
-    let message = format!("0/{nodes} ready nodes are available: selectors, host ports or readiness do not fit");
+    let message =
+        format!("0/{nodes} ready nodes are available: selectors, host ports or readiness do not fit");
     let held = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let said = held.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let said =
+        held.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "PodScheduled" && c.status == "False");
     if said {
         return Ok(());
     }
@@ -115,7 +119,8 @@ fn waits(spec: &PodSpec) -> bool {
 
 fn is_usable(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready =
+        conditions.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "Ready" && c.status == "True");
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
     ready && !cordoned && node.metadata.deletion_timestamp.is_none()
 }
@@ -129,25 +134,28 @@ pub(super) fn allows(node: &Node, spec: &PodSpec) -> bool {
         .flatten()
         .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
-    chosen && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(node, term)))
+    let required =
+        affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+    chosen
+        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(node, term)))
 }
 
 fn matches(node: &Node, term: &NodeSelectorTerm) -> bool {
-    let convert = |requirements: &Option<Vec<k8s_openapi::api::core::v1::NodeSelectorRequirement>>| LabelSelector {
-        match_expressions: Some(
-            requirements
-                .iter()
-                .flatten()
-                .map(|wanted| LabelSelectorRequirement {
-                    key: wanted.key.clone(),
-                    operator: wanted.operator.clone(),
-                    values: wanted.values.clone(),
-                })
-                .collect(),
-        ),
-        match_labels: None,
-    };
+    let convert =
+        |requirements: &Option<Vec<k8s_openapi::api::core::v1::NodeSelectorRequirement>>| LabelSelector {
+            match_expressions: Some(
+                requirements
+                    .iter()
+                    .flatten()
+                    .map(|wanted| LabelSelectorRequirement {
+                        key: wanted.key.clone(),
+                        operator: wanted.operator.clone(),
+                        values: wanted.values.clone(),
+                    })
+                    .collect(),
+            ),
+            match_labels: None,
+        };
     let fields = node.metadata.name.iter().map(|name| ("metadata.name".to_owned(), name.clone())).collect();
     selects(&convert(&term.match_expressions), node.metadata.labels.as_ref())
         && selects(&convert(&term.match_fields), Some(&fields))

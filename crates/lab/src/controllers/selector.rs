@@ -42,7 +42,8 @@ mod tests {
             operator: "NotIn".into(),
             values: Some(vec!["db".into()]),
         };
-        let selector = LabelSelector { match_expressions: Some(vec![requirement]), ..LabelSelector::default() };
+        let selector =
+            LabelSelector { match_expressions: Some(vec![requirement]), ..LabelSelector::default() };
         let labels = |value: &str| Labels::from([("tier".into(), value.into())]);
         assert!(selects(&selector, None));
         assert!(selects(&selector, Some(&labels("web"))));

@@ -159,7 +159,12 @@ fn pod_of(set: &StatefulSet, spec: &StatefulSetSpec, name: &str, number: i32, re
 }
 
 /// Makes the claims of one Pod. They stay when the Pod goes, and are bound at once: the lab's volumes are folders.
-async fn claim_volumes(world: &World, set: &StatefulSet, spec: &StatefulSetSpec, number: i32) -> kube::Result<()> {
+async fn claim_volumes(
+    world: &World,
+    set: &StatefulSet,
+    spec: &StatefulSetSpec,
+    number: i32,
+) -> kube::Result<()> {
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
     let api: Api<PersistentVolumeClaim> = Api::namespaced(world.client.clone(), namespace);
     for template in spec.volume_claim_templates.iter().flatten() {

@@ -11,7 +11,13 @@ pub(crate) fn now() -> Time {
 
 /// A condition that keeps its times while its status stays, so that writing it again changes nothing.
 /// `held` is the list of conditions that the object has now.
-pub(super) fn condition(held: Option<&impl Serialize>, kind: &str, status: bool, reason: &str, message: &str) -> Value {
+pub(super) fn condition(
+    held: Option<&impl Serialize>,
+    kind: &str,
+    status: bool,
+    reason: &str,
+    message: &str,
+) -> Value {
     let held = held.and_then(|held| serde_json::to_value(held).ok()).unwrap_or(Value::Null);
     let before = held.as_array().into_iter().flatten().find(|condition| condition["type"] == kind);
     let status = if status { "True" } else { "False" };

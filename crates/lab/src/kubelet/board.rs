@@ -67,15 +67,16 @@ pub(super) enum Slot {
 impl Board {
     pub(super) fn new(pod: &Pod) -> Board {
         let spec = pod.spec.clone().unwrap_or_default();
-        let waiting = |containers: Vec<k8s_openapi::api::core::v1::Container>, reason| -> Vec<ContainerState> {
-            let state = |container: k8s_openapi::api::core::v1::Container| ContainerState {
-                name: container.name,
-                image: container.image.unwrap_or_default(),
-                phase: Phase::Waiting { reason, message: String::new() },
-                ..ContainerState::default()
+        let waiting =
+            |containers: Vec<k8s_openapi::api::core::v1::Container>, reason| -> Vec<ContainerState> {
+                let state = |container: k8s_openapi::api::core::v1::Container| ContainerState {
+                    name: container.name,
+                    image: container.image.unwrap_or_default(),
+                    phase: Phase::Waiting { reason, message: String::new() },
+                    ..ContainerState::default()
+                };
+                containers.into_iter().map(state).collect()
             };
-            containers.into_iter().map(state).collect()
-        };
         let init = spec.init_containers.unwrap_or_default();
         let first = if init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
         let state = PodState {

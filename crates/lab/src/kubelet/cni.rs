@@ -105,7 +105,12 @@ impl Network {
     }
 
     /// Tells every plugin which attachments are still there.
-    pub(super) async fn collect(&self, spawner: &Spawner, node: &Node, attachments: &Attachments) -> Result<()> {
+    pub(super) async fn collect(
+        &self,
+        spawner: &Spawner,
+        node: &Node,
+        attachments: &Attachments,
+    ) -> Result<()> {
         if !self.speaks_1_1() || self.disable_gc {
             return Ok(());
         }
@@ -130,7 +135,8 @@ impl Network {
         let mut config = plugin.clone();
         config["name"] = json!(self.name);
         config["cniVersion"] = json!(self.version);
-        if let (Some(declared), Some(given)) = (plugin["capabilities"].as_object(), capabilities.as_object()) {
+        if let (Some(declared), Some(given)) = (plugin["capabilities"].as_object(), capabilities.as_object())
+        {
             for (name, value) in given.iter().filter(|(name, _)| declared.get(*name) == Some(&json!(true))) {
                 config["runtimeConfig"][name] = value.clone();
             }
@@ -170,8 +176,10 @@ impl Attachment {
             let answer = run(spawner, node, &plugin, "ADD", &config, &self.variables()).await?;
             self.result = Some(serde_json::from_slice(&answer).context("CNI ADD: its result is no JSON")?);
         }
-        let ips = self.result.as_ref().and_then(|result| result["ips"].as_array()).cloned().unwrap_or_default();
-        let address = |ip: &Value| -> Option<IpAddr> { ip["address"].as_str()?.split('/').next()?.parse().ok() };
+        let ips =
+            self.result.as_ref().and_then(|result| result["ips"].as_array()).cloned().unwrap_or_default();
+        let address =
+            |ip: &Value| -> Option<IpAddr> { ip["address"].as_str()?.split('/').next()?.parse().ok() };
         let addresses: Vec<IpAddr> = ips.iter().filter_map(address).collect();
         anyhow::ensure!(!addresses.is_empty(), "CNI ADD: its result has no address");
         Ok(addresses)
@@ -207,7 +215,10 @@ async fn run(
     variables: &[(&'static str, String)],
 ) -> Result<Vec<u8>> {
     let kind = plugin["type"].as_str().unwrap_or_default();
-    anyhow::ensure!(!kind.is_empty() && !kind.contains('/'), "CNI: a plugin of type '{kind}' in the configuration");
+    anyhow::ensure!(
+        !kind.is_empty() && !kind.contains('/'),
+        "CNI: a plugin of type '{kind}' in the configuration"
+    );
     let mut command = Command::new(node.cni_bin().join(kind));
     command
         .env_clear()
@@ -225,9 +236,9 @@ async fn run(
         // A plugin that does not read to the end says why in its answer.
         let _ = stdin.write_all(&input).await;
     }
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
-        .await
-        .with_context(|| format!("CNI {verb}: plugin {kind} did not answer within {} s", PATIENCE.as_secs()))??;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.with_context(|| {
+        format!("CNI {verb}: plugin {kind} did not answer within {} s", PATIENCE.as_secs())
+    })??;
     if output.status.success() {
         return Ok(output.stdout);
     }

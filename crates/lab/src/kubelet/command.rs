@@ -15,24 +15,32 @@ const SHELLS: [&str; 4] = ["sh", "bash", "ash", "dash"];
 const INTERPRETERS: [&str; 10] =
     ["sh", "bash", "ash", "dash", "python", "python3", "node", "ruby", "perl", "java"];
 /// Words after which another command begins.
-const KEYWORDS: [&str; 14] =
-    ["if", "then", "else", "elif", "while", "until", "do", "!", "time", "{", "exec", "command", "nohup", "sudo"];
+const KEYWORDS: [&str; 14] = [
+    "if", "then", "else", "elif", "while", "until", "do", "!", "time", "{", "exec", "command", "nohup",
+    "sudo",
+];
 /// Words that begin nothing, or whose piece holds no command.
 const SILENT: [&str; 9] = ["fi", "done", "esac", "}", "for", "case", "in", "select", "function"];
 const BUILTINS: [&str; 29] = [
-    ":", ".", "[", "[[", "alias", "break", "cd", "continue", "echo", "eval", "exit", "export", "false", "getopts",
-    "kill", "local", "printf", "pwd", "read", "return", "set", "shift", "source", "test", "trap", "true", "type",
-    "umask", "unset",
+    ":", ".", "[", "[[", "alias", "break", "cd", "continue", "echo", "eval", "exit", "export", "false",
+    "getopts", "kill", "local", "printf", "pwd", "read", "return", "set", "shift", "source", "test", "trap",
+    "true", "type", "umask", "unset",
 ];
 
 /// Whether the container's own command can run on this machine.
 pub(super) fn is_here(container: &Container) -> bool {
-    let words: Vec<&str> =
-        container.command.iter().flatten().chain(container.args.iter().flatten()).map(String::as_str).collect();
+    let words: Vec<&str> = container
+        .command
+        .iter()
+        .flatten()
+        .chain(container.args.iter().flatten())
+        .map(String::as_str)
+        .collect();
     if container.command.as_ref().is_none_or(Vec::is_empty) {
         return false;
     }
-    let mounted: Vec<&str> = container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
+    let mounted: Vec<&str> =
+        container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
     let folder = container.working_dir.as_deref().unwrap_or("/");
     let has = |path: &str| exists(path, folder, &mounted);
     has(folder) && words_are_here(&words, &has)
@@ -46,7 +54,7 @@ pub(super) fn words_are_here(words: &[&str], has: &dyn Fn(&str) -> bool) -> bool
     }
     let name = program.rsplit('/').next().unwrap_or(program);
     if SHELLS.contains(&name)
-        && let Some(flag) = arguments.iter().position(|word| is_script_flag(word))
+        && let Some(flag) = arguments.iter().position(is_script_flag)
     {
         return arguments.get(flag + 1).is_some_and(|script| script_is_here(script, has));
     }
@@ -82,7 +90,10 @@ fn script_is_here(script: &str, has: &dyn Fn(&str) -> bool) -> bool {
                 }
                 continue;
             }
-            return word.ends_with('$') || word == "\"\"" || BUILTINS.contains(&word) || program_is_here(word, has);
+            return word.ends_with('$')
+                || word == "\"\""
+                || BUILTINS.contains(&word)
+                || program_is_here(word, has);
         }
         true
     })
@@ -122,7 +133,9 @@ fn program_is_here(program: &str, has: &dyn Fn(&str) -> bool) -> bool {
         return has(program);
     }
     let mut folders = PATH.split(':').map(Path::new);
-    folders.any(|folder| fs::metadata(folder.join(program)).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+    folders.any(|folder| {
+        fs::metadata(folder.join(program)).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    })
 }
 
 /// A path that the container will see: of the machine, or below one of its mounts.

@@ -65,9 +65,14 @@ pub(super) enum Role {
 
 /// What runs in place of the container.
 enum Running {
-    Process { child: Child, inside: Inside },
+    Process {
+        child: Box<Child>,
+        inside: Inside,
+    },
     /// The responder; a program that would end does so after a moment.
-    StandIn { ends: bool },
+    StandIn {
+        ends: bool,
+    },
 }
 
 /// How a run ended.
@@ -155,7 +160,8 @@ async fn run_once(
         state.id = format!("weft-lab://{uid}/{}", container.name);
         state.phase = Phase::Running { since: since.clone() };
         state.started = container.startup_probe.is_none();
-        state.ready = role != Role::Init && container.startup_probe.is_none() && container.readiness_probe.is_none();
+        state.ready =
+            role != Role::Init && container.startup_probe.is_none() && container.readiness_probe.is_none();
     });
     let target = Target {
         kubelets: context.kubelets.clone(),
@@ -282,7 +288,11 @@ async fn until(
             }
             Err(error) => {
                 (failures, successes) = (failures + 1, 0);
-                context.kubelets.events.warning(&context.pod, "Unhealthy", &format!("{kind} probe failed: {error:#}"));
+                context.kubelets.events.warning(
+                    &context.pod,
+                    "Unhealthy",
+                    &format!("{kind} probe failed: {error:#}"),
+                );
                 if failures >= rhythm.failures {
                     return false;
                 }
@@ -302,7 +312,11 @@ async fn keep_ready(context: &Surroundings, target: &Target, probe: &Probe, slot
             Ok(()) => (failures, successes) = (0, successes + 1),
             Err(error) => {
                 (failures, successes) = (failures + 1, 0);
-                context.kubelets.events.warning(&context.pod, "Unhealthy", &format!("Readiness probe failed: {error:#}"));
+                context.kubelets.events.warning(
+                    &context.pod,
+                    "Unhealthy",
+                    &format!("Readiness probe failed: {error:#}"),
+                );
             }
         }
         let next = if ready { failures < rhythm.failures } else { successes >= rhythm.successes };
@@ -318,24 +332,37 @@ async fn keep_ready(context: &Surroundings, target: &Target, probe: &Probe, slot
 
 impl Surroundings {
     fn grace(&self) -> Duration {
-        let seconds = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        let seconds =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
         Duration::from_secs(seconds.max(0).unsigned_abs())
     }
 
     async fn start(&self, container: &Container, role: Role, log: &Arc<ContainerLog>) -> Result<Running> {
         if command::is_here(container) {
             let running = self.start_process(container, log).await?;
-            self.kubelets.events.normal(&self.pod, "Started", &format!("Started container {}", container.name));
+            self.kubelets.events.normal(
+                &self.pod,
+                "Started",
+                &format!("Started container {}", container.name),
+            );
             return Ok(running);
         }
         let image = container.image.as_deref().unwrap_or("its image");
         let ends = role == Role::Init || self.stand_in_ends(container);
         if ends {
-            log.write(format!("weft lab: stands in for {image}: this machine does not have its program; ends with success"));
+            log.write(format!(
+                "weft lab: stands in for {image}: this machine does not have its program; ends with success"
+            ));
         } else {
             let ports = lock(&self.ports).add(container)?;
-            let ports = ports.iter().map(|(protocol, port)| format!("{protocol:?}/{port}")).collect::<Vec<_>>().join(", ");
-            log.write(format!("weft lab: stands in for {image}: this machine does not have its program; answers on {ports}"));
+            let ports = ports
+                .iter()
+                .map(|(protocol, port)| format!("{protocol:?}/{port}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            log.write(format!(
+                "weft lab: stands in for {image}: this machine does not have its program; answers on {ports}"
+            ));
         }
         let message = format!("Started a stand-in for container {}", container.name);
         self.kubelets.events.normal(&self.pod, "Started", &message);
@@ -360,8 +387,10 @@ impl Surroundings {
         if layer.exists() {
             std::fs::remove_dir_all(&layer).with_context(|| layer.display().to_string())?;
         }
-        let mut sources =
-            Sources::new(self.kubelets.world.client.clone(), self.pod.metadata.namespace.as_deref().unwrap_or("default"));
+        let mut sources = Sources::new(
+            self.kubelets.world.client.clone(),
+            self.pod.metadata.namespace.as_deref().unwrap_or("default"),
+        );
         let environment = Environment::of(&self.pod, container, &mut sources).await?;
         let mounts = volumes::mounts(&self.kubelets.lab, &self.pod, container, &mut sources).await?;
         let words = container.command.iter().flatten().chain(container.args.iter().flatten());
@@ -392,14 +421,18 @@ impl Surroundings {
         }
         let inside = Inside { folder, cgroup, env: environment.variables, cwd };
         lock(&self.ports).exclude(container);
-        Ok(Running::Process { child, inside })
+        Ok(Running::Process { child: Box::new(child), inside })
     }
 
     fn could_not_start(&self, container: &Container, slot: Slot, error: &anyhow::Error) {
         let config = error.downcast_ref::<SourceError>().is_some();
         let reason = if config { "CreateContainerConfigError" } else { "RunContainerError" };
         let message = format!("{error:#}");
-        self.kubelets.events.warning(&self.pod, "Failed", &format!("container {}: {message}", container.name));
+        self.kubelets.events.warning(
+            &self.pod,
+            "Failed",
+            &format!("container {}: {message}", container.name),
+        );
         self.board.container(slot, |state| {
             state.ready = false;
             state.phase = Phase::Waiting { reason, message };
@@ -433,7 +466,8 @@ impl Running {
         };
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // It may have ended in this moment.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
         }
         let gentle = tokio::time::timeout(grace, child.wait()).await;
         let status = match gentle {
@@ -485,7 +519,8 @@ pub(super) async fn start_inside(
         place: ContainerPlace::Running { pid_file: inside.folder.join("pid") },
     };
     // Probes run side by side; the same command makes the same file, so they may share it.
-    let names: Vec<String> = words.iter().map(|word| word.replace(|c: char| !c.is_ascii_alphanumeric(), "")).collect();
+    let names: Vec<String> =
+        words.iter().map(|word| word.replace(|c: char| !c.is_ascii_alphanumeric(), "")).collect();
     let name: String = names.concat().chars().take(40).collect();
     let file = inside.folder.join(format!("exec-{name}-{}.json", words.concat().len()));
     write_file(&file, &serde_json::to_vec(&spec)?)?;
@@ -530,7 +565,10 @@ pub(super) fn ports_of(container: &Container) -> BTreeSet<crate::responder::Port
         };
         ports.extend(u16::try_from(port.container_port).ok().map(|port| (protocol, port)));
     }
-    for probe in [&container.readiness_probe, &container.liveness_probe, &container.startup_probe].into_iter().flatten() {
+    for probe in [&container.readiness_probe, &container.liveness_probe, &container.startup_probe]
+        .into_iter()
+        .flatten()
+    {
         let http = probe.http_get.as_ref().map(|http| &http.port);
         let named = http.or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
         let number = named.and_then(|port| super::probe::port_number(port, container).ok());

@@ -31,7 +31,12 @@ pub(super) enum SourceError {
 
 impl Sources {
     pub(super) fn new(client: Client, namespace: &str) -> Sources {
-        Sources { client, namespace: namespace.to_owned(), config_maps: HashMap::new(), secrets: HashMap::new() }
+        Sources {
+            client,
+            namespace: namespace.to_owned(),
+            config_maps: HashMap::new(),
+            secrets: HashMap::new(),
+        }
     }
 
     /// The entries of a ConfigMap; none if it is not there and may be missing.
@@ -65,7 +70,8 @@ impl Sources {
         let Some(Some(found)) = self.secrets.get(name) else {
             return missing("secret", name, optional);
         };
-        let plain = found.string_data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+        let plain =
+            found.string_data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
         let data = found.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
         Ok(data.chain(plain).collect())
     }
@@ -77,10 +83,18 @@ fn missing(kind: &'static str, name: &str, optional: bool) -> Result<BTreeMap<St
 
 impl Environment {
     /// Everything that `env` and `envFrom` say, with references resolved and `$(NAME)` expanded.
-    pub(super) async fn of(pod: &Pod, container: &Container, sources: &mut Sources) -> Result<Environment, SourceError> {
+    pub(super) async fn of(
+        pod: &Pod,
+        container: &Container,
+        sources: &mut Sources,
+    ) -> Result<Environment, SourceError> {
         let hostname = hostname(pod);
         let mut environment = Environment {
-            variables: vec![("PATH".into(), super::command::PATH.into()), ("HOSTNAME".into(), hostname), ("HOME".into(), "/root".into())],
+            variables: vec![
+                ("PATH".into(), super::command::PATH.into()),
+                ("HOSTNAME".into(), hostname),
+                ("HOME".into(), "/root".into()),
+            ],
         };
         for from in container.env_from.iter().flatten() {
             let entries = match (&from.config_map_ref, &from.secret_ref) {
@@ -147,8 +161,13 @@ async fn resolve(
     if let Some(resource) = &source.resource_field_ref {
         let (group, name) = resource.resource.split_once('.').unwrap_or(("limits", &resource.resource));
         let resources = container.resources.as_ref();
-        let amounts = resources.and_then(|r| if group == "requests" { r.requests.as_ref() } else { r.limits.as_ref() });
-        return Ok(Some(amounts.and_then(|amounts| amounts.get(name)).map_or_else(|| "0".into(), |amount| amount.0.clone())));
+        let amounts =
+            resources.and_then(|r| if group == "requests" { r.requests.as_ref() } else { r.limits.as_ref() });
+        return Ok(Some(
+            amounts
+                .and_then(|amounts| amounts.get(name))
+                .map_or_else(|| "0".into(), |amount| amount.0.clone()),
+        ));
     }
     let (kind, name, key, optional, entries) = match (&source.config_map_key_ref, &source.secret_key_ref) {
         (Some(map), _) => {
@@ -172,7 +191,9 @@ async fn resolve(
 pub(super) fn field_of(pod: &Pod, path: &str) -> String {
     let (metadata, spec, status) = (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref());
     let plain = |value: Option<String>| value.unwrap_or_default();
-    let keyed = |values: Option<&BTreeMap<String, String>>, key: &str| plain(values.and_then(|all| all.get(key)).cloned());
+    let keyed = |values: Option<&BTreeMap<String, String>>, key: &str| {
+        plain(values.and_then(|all| all.get(key)).cloned())
+    };
     let lines = |values: Option<&BTreeMap<String, String>>| {
         let line = |(key, value): (&String, &String)| format!("{key}={value:?}");
         values.map(|all| all.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap_or_default()
@@ -190,7 +211,11 @@ pub(super) fn field_of(pod: &Pod, path: &str) -> String {
         }
         "status.podIP" => plain(status.and_then(|status| status.pod_ip.clone())),
         "status.podIPs" => {
-            let ips = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|ip| ip.ip.clone());
+            let ips = status
+                .and_then(|status| status.pod_ips.as_ref())
+                .into_iter()
+                .flatten()
+                .map(|ip| ip.ip.clone());
             ips.collect::<Vec<_>>().join(",")
         }
         "status.hostIP" => plain(status.and_then(|status| status.host_ip.clone())),

@@ -15,8 +15,11 @@ const KEPT_LINES: usize = 10_000;
 /// The logs of every container of the lab.
 #[derive(Default)]
 pub(crate) struct Logs {
-    containers: Mutex<HashMap<(String, String), [Option<Arc<ContainerLog>>; 2]>>,
+    containers: Mutex<HashMap<(String, String), Runs>>,
 }
+
+/// The current run of a container and the one before it.
+type Runs = [Option<Arc<ContainerLog>>; 2];
 
 /// One run of one container.
 pub(crate) struct ContainerLog {
@@ -40,7 +43,10 @@ struct Lines {
 impl Logs {
     /// Begins the log of a container's next run; the one before it becomes the previous.
     pub(super) fn begin(&self, uid: &str, container: &str) -> Arc<ContainerLog> {
-        let log = Arc::new(ContainerLog { lines: Mutex::default(), written: watch::Sender::new(Written::default()) });
+        let log = Arc::new(ContainerLog {
+            lines: Mutex::default(),
+            written: watch::Sender::new(Written::default()),
+        });
         let mut containers = lock(&self.containers);
         let runs = containers.entry((uid.to_owned(), container.to_owned())).or_default();
         *runs = [Some(log.clone()), runs[0].take()];

@@ -61,7 +61,8 @@ impl Kubelets {
         for node in &nodes {
             tasks.spawn(node::keep(self.clone(), node.clone()));
         }
-        let nodes: HashMap<String, Arc<Node>> = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+        let nodes: HashMap<String, Arc<Node>> =
+            nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
         let mut running: HashMap<String, watch::Sender<Option<Arc<Pod>>>> = HashMap::new();
         let mut changed = self.world.pods.subscribe();
         loop {

@@ -71,7 +71,10 @@ impl Node {
     }
 
     /// Runs a short task inside the node's namespace.
-    pub(super) async fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (answer, result) = tokio::sync::oneshot::channel();
         let task = Box::new(move || drop(answer.send(task())));
         self.inside.send(task).ok().context("the node's thread has ended")?;
@@ -172,7 +175,8 @@ async fn keep_ready(kubelets: &Kubelets, node: &Node) {
         if state.is_err() {
             next = pause;
         }
-        pause = if next == STEADY { Duration::from_millis(50) } else { (pause * 2).min(Duration::from_secs(2)) };
+        pause =
+            if next == STEADY { Duration::from_millis(50) } else { (pause * 2).min(Duration::from_secs(2)) };
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(next) => {}
@@ -182,7 +186,10 @@ async fn keep_ready(kubelets: &Kubelets, node: &Node) {
 
 async fn usable(kubelets: &Kubelets, node: &Node) -> Result<()> {
     let Some(network) = Network::load(&node.cni_conf())? else {
-        anyhow::bail!("container runtime network not ready: no CNI configuration in {}", node.cni_conf().display());
+        anyhow::bail!(
+            "container runtime network not ready: no CNI configuration in {}",
+            node.cni_conf().display()
+        );
     };
     network.status(&kubelets.spawner, node).await
 }
@@ -223,7 +230,8 @@ async fn watch_folder(node: &Node) -> Result<()> {
     let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
     inotify.add_watch(&folder, events).with_context(|| folder.display().to_string())?;
     node.network.send_modify(|version| *version += 1);
-    let descriptor = AsyncFd::new(inotify.as_fd().try_clone_to_owned()?)?;
+    // SAFETY: the duplicated descriptor is owned by `descriptor` and stays open and the same as long as it lives.
+    let descriptor = unsafe { AsyncFd::register(inotify.as_fd().try_clone_to_owned()?)? };
     loop {
         let mut readable = descriptor.readable().await?;
         match inotify.read_events() {

@@ -179,7 +179,11 @@ fn grace_of(current: &Current, pod: &Pod) -> Duration {
 }
 
 /// Runs the init containers one after the other. True when the others may start.
-async fn initialize(surroundings: &Arc<Surroundings>, current: &mut Current, sidecars: &mut Vec<Started>) -> bool {
+async fn initialize(
+    surroundings: &Arc<Surroundings>,
+    current: &mut Current,
+    sidecars: &mut Vec<Started>,
+) -> bool {
     let spec = surroundings.pod.spec.as_ref();
     let containers = spec.and_then(|spec| spec.init_containers.clone()).unwrap_or_default();
     for (index, container) in containers.into_iter().enumerate() {

@@ -53,7 +53,9 @@ pub(super) struct Rhythm {
 impl Rhythm {
     pub(super) fn of(probe: &Probe) -> Rhythm {
         let seconds = |value: Option<i32>, default: i32, least: i32| {
-            Duration::from_secs(value.filter(|value| *value > 0).unwrap_or(default).max(least).unsigned_abs().into())
+            Duration::from_secs(
+                value.filter(|value| *value > 0).unwrap_or(default).max(least).unsigned_abs().into(),
+            )
         };
         Rhythm {
             delay: seconds(probe.initial_delay_seconds, 0, 0),
@@ -85,7 +87,9 @@ impl Target {
             for header in http.http_headers.iter().flatten() {
                 headers.push_str(&format!("{}: {}\r\n", header.name, header.value));
             }
-            if !headers.to_ascii_lowercase().starts_with("host:") && !headers.to_ascii_lowercase().contains("\nhost:") {
+            if !headers.to_ascii_lowercase().starts_with("host:")
+                && !headers.to_ascii_lowercase().contains("\nhost:")
+            {
                 headers.push_str(&format!("Host: {}\r\n", bracketed(host, port)));
             }
             let request = format!(
@@ -105,7 +109,9 @@ impl Target {
             return self.connect(self.address, u16::try_from(grpc.port)?).await.map(drop);
         }
         match (&probe.exec, &self.inside) {
-            (Some(exec), Some(inside)) => self.execute(exec.command.as_deref().unwrap_or_default(), inside).await,
+            (Some(exec), Some(inside)) => {
+                self.execute(exec.command.as_deref().unwrap_or_default(), inside).await
+            }
             _ => Ok(()),
         }
     }
@@ -153,13 +159,15 @@ pub(super) fn port_number(port: &IntOrString, container: &Container) -> Result<u
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => match name.parse() {
             Ok(number) => number,
-            Err(_) => container
-                .ports
-                .iter()
-                .flatten()
-                .find(|port| port.name.as_ref() == Some(name))
-                .with_context(|| format!("no port of container {} is named {name}", container.name))?
-                .container_port,
+            Err(_) => {
+                container
+                    .ports
+                    .iter()
+                    .flatten()
+                    .find(|port| port.name.as_ref() == Some(name))
+                    .with_context(|| format!("no port of container {} is named {name}", container.name))?
+                    .container_port
+            }
         },
     };
     u16::try_from(number).with_context(|| format!("{number} is no port"))

@@ -122,7 +122,8 @@ fn execute(spec: &ContainerSpec) -> Result<ExitCode> {
     chdir(&spec.cwd).with_context(|| spec.cwd.display().to_string())?;
     let text = |text: &str| CString::new(text).with_context(|| format!("{text:?} holds a zero byte"));
     let argv = spec.argv.iter().map(|word| text(word)).collect::<Result<Vec<_>>>()?;
-    let env = spec.env.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<Vec<_>>>()?;
+    let env =
+        spec.env.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<Vec<_>>>()?;
     let Some(program) = argv.first() else { bail!("no command") };
     // execvpe looks the program up in this process's own PATH, which the lab has set for it.
     let never = execvpe(program, &argv, &env);

@@ -62,9 +62,18 @@ impl Sandbox {
     }
 }
 
-async fn attach(kubelets: &Kubelets, node: &Node, pod: &Pod, spec: &PodSpec, cgroup: Cgroup) -> Result<Sandbox> {
+async fn attach(
+    kubelets: &Kubelets,
+    node: &Node,
+    pod: &Pod,
+    spec: &PodSpec,
+    cgroup: Cgroup,
+) -> Result<Sandbox> {
     let Some(network) = Network::load(&node.cni_conf())? else {
-        bail!("no CNI configuration in {} yet: the node's agent writes it when it can serve", node.cni_conf().display());
+        bail!(
+            "no CNI configuration in {} yet: the node's agent writes it when it can serve",
+            node.cni_conf().display()
+        );
     };
     let name = random_name(&kubelets.lab.netns("pod-"));
     let netns = tokio::task::spawn_blocking(move || -> Result<Netns> {
@@ -80,7 +89,9 @@ async fn attach(kubelets: &Kubelets, node: &Node, pod: &Pod, spec: &PodSpec, cgr
     let netns = netns.await??;
     let mut attachment = Attachment::new(network, netns.path(), arguments(pod), capabilities(pod, spec));
     match attachment.add(&kubelets.spawner, node).await {
-        Ok(addresses) => Ok(Sandbox { netns: Arc::new(netns), cgroup, addresses, attachment: Some(attachment) }),
+        Ok(addresses) => {
+            Ok(Sandbox { netns: Arc::new(netns), cgroup, addresses, attachment: Some(attachment) })
+        }
         Err(error) => {
             Netns::delete(netns.name()).context("after a failed ADD")?;
             Err(error)
@@ -120,7 +131,8 @@ fn capabilities(pod: &Pod, spec: &PodSpec) -> Value {
         if let Some(rate) = rate {
             capabilities["bandwidth"][format!("{direction}Rate")] = json!(rate);
             // What the reference plugin's callers give: as much as a second's worth, at most 2^31-1 bits.
-            capabilities["bandwidth"][format!("{direction}Burst")] = json!(rate.min(i32::MAX.unsigned_abs().into()));
+            capabilities["bandwidth"][format!("{direction}Burst")] =
+                json!(rate.min(i32::MAX.unsigned_abs().into()));
         }
     }
     capabilities

@@ -79,7 +79,9 @@ fn container(state: &ContainerState) -> Value {
         }})
     };
     let now = match &state.phase {
-        Phase::Waiting { reason, message } if message.is_empty() => json!({ "waiting": { "reason": reason } }),
+        Phase::Waiting { reason, message } if message.is_empty() => {
+            json!({ "waiting": { "reason": reason } })
+        }
         Phase::Waiting { reason, message } => json!({ "waiting": { "reason": reason, "message": message } }),
         Phase::Running { since } => json!({ "running": { "startedAt": since } }),
         Phase::Ended(end) => ended(end),

@@ -31,7 +31,11 @@ pub(super) async fn mounts(
         let folder = prepare(lab, pod, volume, sources).await?;
         let source = match wanted.sub_path.as_deref().filter(|path| !path.is_empty()) {
             // A path that leaves its volume would show the lab's own files.
-            Some(path) if Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_))) => {
+            Some(path)
+                if Path::new(path)
+                    .components()
+                    .all(|part| matches!(part, std::path::Component::Normal(_))) =>
+            {
                 folder.join(path)
             }
             _ => folder,
@@ -132,9 +136,14 @@ fn system_files(lab: &LabDir, pod: &Pod) -> Result<Vec<Mount>> {
         hosts.push_str(&format!("{} {name}\n", ip.ip));
     }
     for alias in spec.and_then(|spec| spec.host_aliases.as_ref()).into_iter().flatten() {
-        hosts.push_str(&format!("{} {}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join(" ")));
+        hosts.push_str(&format!(
+            "{} {}\n",
+            alias.ip,
+            alias.hostnames.as_deref().unwrap_or_default().join(" ")
+        ));
     }
-    let mut resolv = format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n");
+    let mut resolv =
+        format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n");
     for address in services.iter().filter_map(|range| range.hosts().nth(9)) {
         resolv.push_str(&format!("nameserver {address}\n"));
     }

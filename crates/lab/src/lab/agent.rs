@@ -52,9 +52,11 @@ impl Agent {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        let ranges = ranges.pods.iter().map(|range| ("--pod-cidr", range)).chain(
-            ranges.services.iter().map(|range| ("--service-cidr", range)),
-        );
+        let ranges = ranges
+            .pods
+            .iter()
+            .map(|range| ("--pod-cidr", range))
+            .chain(ranges.services.iter().map(|range| ("--service-cidr", range)));
         arguments.extend(ranges.flat_map(|(flag, range)| [flag.to_owned(), range.to_string()]));
         Ok(Agent { node, spawner, executable: options.executable.clone(), arguments })
     }
@@ -66,9 +68,15 @@ impl Agent {
             let begun = tokio::time::Instant::now();
             let ended = self.run_once().await;
             match ended {
-                Ok(status) => tracing::warn!(node = self.node.name, %status, "the agent has ended, starting it again"),
+                Ok(status) => {
+                    tracing::warn!(node = self.node.name, %status, "the agent has ended, starting it again")
+                }
                 Err(error) => {
-                    tracing::error!(node = self.node.name, error = format!("{error:#}"), "the agent does not start");
+                    tracing::error!(
+                        node = self.node.name,
+                        error = format!("{error:#}"),
+                        "the agent does not start"
+                    );
                 }
             }
             if begun.elapsed() > Duration::from_secs(10) {
@@ -82,7 +90,8 @@ impl Agent {
     async fn run_once(&self) -> Result<std::process::ExitStatus> {
         let path = self.node.folder.join("agent.log");
         let mut options = File::options();
-        let log = options.create(true).append(true).mode(0o600).open(&path).context("open the agent's log")?;
+        let log =
+            options.create(true).append(true).mode(0o600).open(&path).context("open the agent's log")?;
         let mut command = Command::new(&self.executable);
         command.arg("agent").args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -88,9 +88,9 @@ fn read(log: Arc<ContainerLog>, options: LogOptions) -> BoxStream<'static, Bytes
 }
 
 fn earliest(options: &LogOptions) -> Option<Timestamp> {
-    let ago = options.since_seconds.and_then(|seconds| {
-        Timestamp::now().checked_sub(i64::try_from(seconds).ok()?.seconds()).ok()
-    });
+    let ago = options
+        .since_seconds
+        .and_then(|seconds| Timestamp::now().checked_sub(i64::try_from(seconds).ok()?.seconds()).ok());
     ago.or_else(|| options.since_time.as_ref()?.parse().ok())
 }
 

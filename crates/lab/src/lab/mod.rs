@@ -145,7 +145,8 @@ async fn up(
     tell(Progress::Step(format!("{} on the fabric", plural(nodes.len(), "node"))));
 
     let (server, address) = serve(dir, options, &ranges, &fabric, tasks)?;
-    let client = client_of(&server.kubeconfig(&format!("https://{address}"), &options.name.to_string())).await?;
+    let client =
+        client_of(&server.kubeconfig(&format!("https://{address}"), &options.name.to_string())).await?;
     let mut record = record_of(options, dir, address, &nodes);
     dir.write_record(&record)?;
     for node in &nodes {
@@ -163,7 +164,11 @@ async fn up(
     tasks.spawn(kubelets.run(nodes));
     let applied: Vec<Applied> = apply(&client, manifests).await?;
     if !applied.is_empty() {
-        tell(Progress::Step(format!("{} from {}", plural(applied.len(), "object"), plural(manifests.len(), "manifest"))));
+        tell(Progress::Step(format!(
+            "{} from {}",
+            plural(applied.len(), "object"),
+            plural(manifests.len(), "manifest")
+        )));
     }
 
     let missing = readiness::wait(&world, usize::from(options.nodes), options.timeout, tell).await;
@@ -195,7 +200,8 @@ fn make_nodes(
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mount a BPF file system on {}", bpf.display()))?;
         let plugin = folder.join("cni/bin/weft-cni");
-        std::os::unix::fs::symlink(plugin_of(options), &plugin).with_context(|| plugin.display().to_string())?;
+        std::os::unix::fs::symlink(plugin_of(options), &plugin)
+            .with_context(|| plugin.display().to_string())?;
         nodes.push(Arc::new(Node::new(name, netns, cgroup, folder, ranges.fabric_addresses(host))?));
     }
     Ok((fabric, nodes))

@@ -14,7 +14,12 @@ use crate::{
 
 /// Waits until every node is Ready and every Pod runs and is ready, or has succeeded. Returns what is missing after
 /// `timeout`.
-pub(super) async fn wait(world: &World, nodes: usize, timeout: Duration, tell: &impl Fn(Progress)) -> Vec<String> {
+pub(super) async fn wait(
+    world: &World,
+    nodes: usize,
+    timeout: Duration,
+    tell: &impl Fn(Progress),
+) -> Vec<String> {
     let deadline = Instant::now() + timeout;
     let mut inputs = vec![
         world.nodes.subscribe(),
@@ -64,7 +69,11 @@ impl State {
         let ready_nodes = world.nodes.list().iter().filter(|node| node_is_ready(node)).count();
         let mut missing = Vec::new();
         for node in world.nodes.list().iter().filter(|node| !node_is_ready(node)) {
-            missing.push(format!("node {}: {}", node.metadata.name.as_deref().unwrap_or_default(), node_problem(node)));
+            missing.push(format!(
+                "node {}: {}",
+                node.metadata.name.as_deref().unwrap_or_default(),
+                node_problem(node)
+            ));
         }
         if ready_nodes < nodes && missing.is_empty() {
             missing.push(format!("{} of {nodes} nodes have registered", world.nodes.list().len()));
@@ -75,7 +84,12 @@ impl State {
         for pod in pods.iter().filter(|pod| !fine(pod)) {
             missing.push(format!("Pod {}: {}", name_of(&pod.metadata), pod_problem(pod)));
         }
-        State { ready_nodes, pods: pods.len(), ready_pods: pods.iter().filter(|pod| fine(pod)).count(), missing }
+        State {
+            ready_nodes,
+            pods: pods.len(),
+            ready_pods: pods.iter().filter(|pod| fine(pod)).count(),
+            missing,
+        }
     }
 }
 
@@ -89,11 +103,21 @@ fn workloads(world: &World) -> Vec<String> {
     };
     for one in world.deployments.list() {
         let wanted = one.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        note("Deployment", &one.metadata, one.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0), wanted);
+        note(
+            "Deployment",
+            &one.metadata,
+            one.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
+            wanted,
+        );
     }
     for one in world.stateful_sets.list() {
         let wanted = one.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        note("StatefulSet", &one.metadata, one.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0), wanted);
+        note(
+            "StatefulSet",
+            &one.metadata,
+            one.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
+            wanted,
+        );
     }
     for one in world.daemon_sets.list() {
         let status = one.status.clone().unwrap_or_default();
@@ -136,7 +160,8 @@ fn node_problem(node: &Node) -> String {
 
 fn pod_problem(pod: &Pod) -> String {
     let status = pod.status.clone().unwrap_or_default();
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let containers =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.clone()).next();
     if let Some(waiting) = waiting {
         let reason = waiting.reason.unwrap_or_default();

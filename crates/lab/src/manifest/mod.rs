@@ -101,8 +101,9 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
         let items = match list_items(&value) {
             Some(items) => items.clone(),
             None => {
-                schema::check(&value, document.text)
-                    .map_err(|(line, problem)| malformed(document.start + line.unwrap_or(document.lead()), problem))?;
+                schema::check(&value, document.text).map_err(|(line, problem)| {
+                    malformed(document.start + line.unwrap_or(document.lead()), problem)
+                })?;
                 vec![value]
             }
         };
@@ -209,13 +210,13 @@ fn list_items(value: &Value) -> Option<&Vec<Value>> {
 
 fn identify(object: &Value) -> Result<(), String> {
     if !object.is_object() {
-        return Err("not a Kubernetes object: a mapping with apiVersion, kind and metadata was expected".into());
+        return Err(
+            "not a Kubernetes object: a mapping with apiVersion, kind and metadata was expected".into()
+        );
     }
-    for (pointer, what) in [
-        ("/apiVersion", "apiVersion"),
-        ("/kind", "kind"),
-        ("/metadata/name", "metadata.name"),
-    ] {
+    for (pointer, what) in
+        [("/apiVersion", "apiVersion"), ("/kind", "kind"), ("/metadata/name", "metadata.name")]
+    {
         match object.pointer(pointer) {
             Some(Value::String(text)) if !text.is_empty() => {}
             Some(Value::String(_)) | None => {
@@ -272,7 +273,8 @@ mod tests {
     fn documents_keep_their_lines() {
         let text = "# an application\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\n\n# web\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web, namespace: shop}\ndata:\n  script: |\n    ---\n    echo hello\n---\n";
         let manifests = parse("app.yaml", text).unwrap();
-        let seen: Vec<_> = manifests.iter().map(|m| (m.place.line, m.kind(), m.name(), m.namespace())).collect();
+        let seen: Vec<_> =
+            manifests.iter().map(|m| (m.place.line, m.kind(), m.name(), m.namespace())).collect();
         assert_eq!(seen, [(3, "Namespace", "shop", None), (10, "ConfigMap", "web", Some("shop"))]);
         assert_eq!(manifests[1].object["data"]["script"], "---\necho hello\n");
     }
@@ -323,7 +325,8 @@ mod tests {
 
     #[test]
     fn json_is_read_too() {
-        let text = "{\n \"apiVersion\": \"v1\",\n \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"a\"}\n}\n";
+        let text =
+            "{\n \"apiVersion\": \"v1\",\n \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"a\"}\n}\n";
         assert_eq!(parse("ns.json", text).unwrap()[0].kind(), "Namespace");
     }
 }

@@ -18,7 +18,8 @@ impl Cgroup {
     /// Where cgroup2 is mounted, whatever the distribution's place for it.
     pub fn mount_point() -> Result<PathBuf> {
         let text = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
-        let is_cgroup2 = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup2 "));
+        let is_cgroup2 =
+            |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup2 "));
         match text.lines().find(is_cgroup2).and_then(|line| line.split(' ').nth(4)) {
             Some(path) => Ok(path.into()),
             None => bail!("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup"),
@@ -65,7 +66,8 @@ impl Cgroup {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     let path = self.path.display();
-                    return Err(error).context(format!("{path}: its processes were killed and do not go away"));
+                    return Err(error)
+                        .context(format!("{path}: its processes were killed and do not go away"));
                 }
                 // The kernel tells nobody when the last zombie is gone from a folder.
                 Err(_) => std::thread::sleep(pause),

@@ -37,7 +37,10 @@ pub(super) fn clean_locked() -> Result<()> {
 fn stray() -> Result<Vec<LabName>> {
     let mut names = Vec::new();
     let mut add = |text: &str| {
-        let Some(name) = text.strip_prefix("weft-").and_then(|rest| rest.split('-').next()?.parse().ok()) else { return };
+        let Some(name) = text.strip_prefix("weft-").and_then(|rest| rest.split('-').next()?.parse().ok())
+        else {
+            return;
+        };
         if !LabDir::of(&name).path().exists() && !names.contains(&name) {
             names.push(name);
         }

@@ -235,7 +235,9 @@ impl LabDir {
 
 /// A running lab has the name already.
 #[derive(Debug, thiserror::Error)]
-#[error("a lab named {0} is running already: choose another name with --name, or end it with 'weft lab down --name {0}'")]
+#[error(
+    "a lab named {0} is running already: choose another name with --name, or end it with 'weft lab down --name {0}'"
+)]
 pub struct NameTaken(LabName);
 
 /// Only one command at a time makes or removes labs.
@@ -243,7 +245,9 @@ fn lock_all() -> Result<Flock<File>> {
     make_dir(Path::new(LABS))?;
     let path = Path::new(LABS).join(".lock");
     let file = open_lock(&path, true)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context(format!("lock {}", path.display()))
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .context(format!("lock {}", path.display()))
 }
 
 fn open_lock(path: &Path, create: bool) -> Result<File> {

@@ -15,7 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Identity;
 
 const METHODS: [&[u8]; 10] = [
-    b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"TRACE ", b"CONNECT ",
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"TRACE ",
+    b"CONNECT ",
     // The preface of HTTP/2 without TLS.
     b"PRI * HT",
 ];
@@ -55,9 +63,11 @@ fn answer(
     source: SocketAddr,
     tls: bool,
 ) -> Response<Full<Bytes>> {
-    let text_of = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text_of =
+        |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let wants_json = text_of(header::ACCEPT).contains("application/json");
-    let host = request.uri().authority().map_or_else(|| text_of(header::HOST).to_owned(), ToString::to_string);
+    let host =
+        request.uri().authority().map_or_else(|| text_of(header::HOST).to_owned(), ToString::to_string);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let forwarded = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
     let (kind, body) = if wants_json {
@@ -70,7 +80,8 @@ fn answer(
         ("application/json", format!("{body}\n"))
     } else {
         let tls = if tls { "yes" } else { "no" };
-        let mut more = vec![("method", request.method().as_str()), ("path", path), ("host", &host), ("tls", tls)];
+        let mut more =
+            vec![("method", request.method().as_str()), ("path", path), ("host", &host), ("tls", tls)];
         if let Some(forwarded) = forwarded {
             more.push(("forwarded-for", forwarded));
         }

@@ -52,7 +52,11 @@ pub(crate) struct Responder {
 
 impl Responder {
     /// A responder that answers on no port yet. `log` takes a line for each exchange.
-    pub(crate) fn new(netns: Arc<Netns>, identity: Identity, log: Arc<dyn Fn(&str) + Send + Sync>) -> Responder {
+    pub(crate) fn new(
+        netns: Arc<Netns>,
+        identity: Identity,
+        log: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Responder {
         let identity = Arc::new(identity);
         Responder { netns, identity, log, listening: BTreeMap::new(), failed: BTreeSet::new() }
     }
@@ -62,14 +66,16 @@ impl Responder {
     /// # Errors
     /// The ports of `wanted` that cannot be opened now and could not be reported before, with the reason.
     pub(crate) fn set_ports(&mut self, wanted: &BTreeSet<Port>) -> Vec<(Port, String)> {
-        let surplus: Vec<Port> = self.listening.keys().filter(|port| !wanted.contains(port)).copied().collect();
+        let surplus: Vec<Port> =
+            self.listening.keys().filter(|port| !wanted.contains(port)).copied().collect();
         for port in surplus {
             if let Some(task) = self.listening.remove(&port) {
                 task.abort();
             }
         }
         self.failed.retain(|port| wanted.contains(port));
-        let missing: Vec<Port> = wanted.iter().filter(|port| !self.listening.contains_key(port)).copied().collect();
+        let missing: Vec<Port> =
+            wanted.iter().filter(|port| !self.listening.contains_key(port)).copied().collect();
         if missing.is_empty() {
             return Vec::new();
         }

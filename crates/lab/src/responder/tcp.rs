@@ -38,7 +38,12 @@ pub(super) async fn serve(listener: TcpListener, identity: Arc<Identity>, log: L
     }
 }
 
-async fn connection(stream: TcpStream, source: SocketAddr, identity: Arc<Identity>, log: &Log) -> io::Result<()> {
+async fn connection(
+    stream: TcpStream,
+    source: SocketAddr,
+    identity: Arc<Identity>,
+    log: &Log,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let local = canonical(stream.local_addr()?);
     let mut first = [0; 8];

@@ -8,7 +8,8 @@ use std::{
 };
 
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
+    setsockopt, sockopt,
 };
 use socket2::Socket;
 use tokio::{io::Interest, net::UdpSocket};
@@ -39,7 +40,11 @@ pub(super) async fn serve(socket: UdpSocket, identity: Arc<Identity>, log: Arc<d
     }
 }
 
-async fn exchange(socket: &UdpSocket, buffer: &mut [u8], identity: &Identity) -> io::Result<(u16, SocketAddr)> {
+async fn exchange(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    identity: &Identity,
+) -> io::Result<(u16, SocketAddr)> {
     let received = socket.async_io(Interest::READABLE, || receive(socket, buffer)).await?;
     let source = canonical(received.source);
     let port = socket.local_addr()?.port();
@@ -74,8 +79,12 @@ enum Info {
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo);
     let mut slices = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut space),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let source = message
         .address
         .as_ref()
@@ -85,7 +94,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     for control in message.cmsgs()? {
         match control {
             ControlMessageOwned::Ipv6PacketInfo(mut found) => {
-                let address = SockaddrIn6::from(std::net::SocketAddrV6::new(found.ipi6_addr.s6_addr.into(), 0, 0, 0));
+                let address =
+                    SockaddrIn6::from(std::net::SocketAddrV6::new(found.ipi6_addr.s6_addr.into(), 0, 0, 0));
                 destination = Some(SocketAddr::new(address.ip().into(), 0));
                 // The route decides where the answer leaves, not the interface that the question came by.
                 if !address.ip().is_unicast_link_local() {

@@ -97,7 +97,12 @@ impl<K: Scoped + Serialize> Store<K> {
     }
 
     /// Merges `patch` into an object. One that is gone is no error: the watch will tell.
-    pub(crate) async fn patch(&self, client: &Client, metadata: &ObjectMeta, patch: &Value) -> kube::Result<()> {
+    pub(crate) async fn patch(
+        &self,
+        client: &Client,
+        metadata: &ObjectMeta,
+        patch: &Value,
+    ) -> kube::Result<()> {
         let (namespace, name) = key_of(metadata);
         if self.holds(metadata, patch) {
             return Ok(());
@@ -107,7 +112,12 @@ impl<K: Scoped + Serialize> Store<K> {
     }
 
     /// Merges `status` into an object's status.
-    pub(crate) async fn patch_status(&self, client: &Client, metadata: &ObjectMeta, status: &Value) -> kube::Result<()> {
+    pub(crate) async fn patch_status(
+        &self,
+        client: &Client,
+        metadata: &ObjectMeta,
+        status: &Value,
+    ) -> kube::Result<()> {
         let (namespace, name) = key_of(metadata);
         let patch = serde_json::json!({ "metadata": { "uid": metadata.uid }, "status": status });
         if self.holds(metadata, &patch) {
@@ -138,17 +148,26 @@ impl<K: Scoped + Serialize> Store<K> {
     }
 
     /// Deletes an object, this very one and none that took its name. `grace` in seconds, the object's own if absent.
-    pub(crate) async fn delete(&self, client: &Client, metadata: &ObjectMeta, grace: Option<u32>) -> kube::Result<()> {
+    pub(crate) async fn delete(
+        &self,
+        client: &Client,
+        metadata: &ObjectMeta,
+        grace: Option<u32>,
+    ) -> kube::Result<()> {
         let (namespace, name) = key_of(metadata);
         let preconditions = Preconditions { uid: metadata.uid.clone(), resource_version: None };
         let mut params = DeleteParams::background().preconditions(preconditions);
         params.grace_period_seconds = grace;
         match K::api(client.clone(), &namespace).delete(&name, &params).await {
-            Ok(either::Either::Left(object)) if object.metadata().deletion_timestamp.is_some() && grace != Some(0) => {
+            Ok(either::Either::Left(object))
+                if object.metadata().deletion_timestamp.is_some() && grace != Some(0) =>
+            {
                 self.put(object);
             }
             Ok(_) => self.forget(metadata),
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => self.forget(metadata),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                self.forget(metadata)
+            }
             Err(error) => return Err(error),
         }
         Ok(())

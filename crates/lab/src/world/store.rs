@@ -8,7 +8,8 @@ use std::{
 
 use futures::TryStreamExt;
 use k8s_openapi::{
-    ClusterResourceScope, Metadata, NamespaceResourceScope, Resource, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    ClusterResourceScope, Metadata, NamespaceResourceScope, Resource,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client,
@@ -52,9 +53,17 @@ struct State<K> {
 
 impl<K: Object> Store<K> {
     pub(crate) fn new() -> Arc<Store<K>> {
-        let state =
-            State { objects: BTreeMap::new(), gone: HashSet::new(), unreadable: HashMap::new(), listed: None };
-        Arc::new(Store { state: RwLock::new(state), version: watch::Sender::new(0), synced: watch::Sender::new(false) })
+        let state = State {
+            objects: BTreeMap::new(),
+            gone: HashSet::new(),
+            unreadable: HashMap::new(),
+            listed: None,
+        };
+        Arc::new(Store {
+            state: RwLock::new(state),
+            version: watch::Sender::new(0),
+            synced: watch::Sender::new(false),
+        })
     }
 
     /// Follows the API until the task is dropped. The watch reconnects by itself.
@@ -96,7 +105,8 @@ impl<K: Object> Store<K> {
             watcher::Event::Delete(object) => {
                 let key = key_of(&object.metadata);
                 let mut state = self.write();
-                let same = state.objects.get(&key).is_some_and(|held| held.metadata().uid == object.metadata.uid);
+                let same =
+                    state.objects.get(&key).is_some_and(|held| held.metadata().uid == object.metadata.uid);
                 if same {
                     state.objects.remove(&key);
                 }
@@ -122,7 +132,13 @@ impl<K: Object> Store<K> {
                     listed.insert(key.clone());
                 }
                 if state.unreadable.insert(key.clone(), problem.clone()).as_ref() != Some(&problem) {
-                    tracing::error!(kind = K::KIND, namespace = key.0, name = key.1, problem, "object ignored");
+                    tracing::error!(
+                        kind = K::KIND,
+                        namespace = key.0,
+                        name = key.1,
+                        problem,
+                        "object ignored"
+                    );
                 }
             }
         }
@@ -140,7 +156,8 @@ impl<K: Object> Store<K> {
             return;
         }
         let stale = state.objects.get(&key).is_some_and(|held| {
-            held.metadata().uid == object.metadata().uid && revision(held.metadata()) >= revision(object.metadata())
+            held.metadata().uid == object.metadata().uid
+                && revision(held.metadata()) >= revision(object.metadata())
         });
         if stale {
             return;
@@ -155,7 +172,8 @@ impl<K: Object> Store<K> {
         let key = key_of(object.metadata());
         let mut state = self.write();
         let newer = state.objects.get(&key).is_none_or(|held| {
-            held.metadata().uid != object.metadata().uid || revision(held.metadata()) > revision(object.metadata())
+            held.metadata().uid != object.metadata().uid
+                || revision(held.metadata()) > revision(object.metadata())
         });
         if !newer {
             state.objects.insert(key, Arc::new(object));
@@ -246,7 +264,18 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
-namespaced!(DaemonSet, Deployment, ReplicaSet, StatefulSet, CronJob, Job, Pod, Service, ServiceAccount, EndpointSlice);
+namespaced!(
+    DaemonSet,
+    Deployment,
+    ReplicaSet,
+    StatefulSet,
+    CronJob,
+    Job,
+    Pod,
+    Service,
+    ServiceAccount,
+    EndpointSlice
+);
 cluster_wide!(Namespace, Node);
 
 pub(crate) fn key_of(metadata: &ObjectMeta) -> Key {

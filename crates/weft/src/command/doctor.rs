@@ -20,7 +20,11 @@ impl Doctor {
     pub fn run(self) -> Result<ExitCode> {
         let cgroup = Cgroup::mount_point();
         let checks = [
-            ("BPF type format", Path::new("/sys/kernel/btf/vmlinux").exists(), "a kernel built with CONFIG_DEBUG_INFO_BTF"),
+            (
+                "BPF type format",
+                Path::new("/sys/kernel/btf/vmlinux").exists(),
+                "a kernel built with CONFIG_DEBUG_INFO_BTF",
+            ),
             ("cgroup2", cgroup.is_ok(), "mount -t cgroup2 none /sys/fs/cgroup"),
         ];
         match self.output.output {
@@ -32,7 +36,8 @@ impl Doctor {
                 print_table(["NEEDED", "STATE", "WHAT TO DO"], &rows);
             }
             Format::Json => {
-                let rows = checks.map(|(what, there, lacks)| json!({ "needed": what, "ok": there, "advice": lacks }));
+                let rows = checks
+                    .map(|(what, there, lacks)| json!({ "needed": what, "ok": there, "advice": lacks }));
                 print_json(&rows)?;
             }
         }

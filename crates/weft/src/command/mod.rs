@@ -9,12 +9,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use weft_lab::{BadName, NameTaken, NotRoot, manifest::ManifestError};
 
 /// The Kubernetes network in one binary
 #[derive(Parser, Debug)]
-#[command(name = "weft", version, arg_required_else_help = true, after_help = "\
-Exit codes: 0 fine, 1 the answer is no (or something failed), 2 wrong usage, 3 the machine lacks something.")]
+#[command(
+    name = "weft",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Exit codes: 0 fine, 1 the answer is no (or something failed), 2 wrong usage, 3 the machine lacks something."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,9 +35,24 @@ enum Command {
     Version(version::Version),
 }
 
+impl Command {
+    /// Goes on when the reader of its output, or of a pipe to a child, is gone.
+    fn is_daemon(&self) -> bool {
+        match self {
+            Command::Lab(command) => command.is_daemon(),
+            _ => false,
+        }
+    }
+}
+
 impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<ExitCode> {
+        if !self.command.is_daemon() {
+            // `weft lab status | head` ends quietly, as other commands do.
+            // SAFETY: the default disposition runs no code of this process.
+            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+        }
         match self.command {
             Command::Lab(command) => command.run(),
             Command::Verify(command) => command.run(),
@@ -51,7 +72,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<NotRoot>() {
         return ExitCode::from(3);
     }
-    if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>() {
+    if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>()
+    {
         return ExitCode::from(2);
     }
     ExitCode::FAILURE
@@ -59,7 +81,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// Runs a future on a runtime of its own.
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let result = runtime.block_on(future);
     // A read of a terminal may never return; nothing waits for it.
     runtime.shutdown_background();

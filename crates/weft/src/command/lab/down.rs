@@ -63,7 +63,11 @@ fn open_process(pid: i32) -> Result<Option<OwnedFd>> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
         let error = std::io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error).context("pidfd_open") };
+        return if error.raw_os_error() == Some(libc::ESRCH) {
+            Ok(None)
+        } else {
+            Err(error).context("pidfd_open")
+        };
     }
     // SAFETY: the descriptor is new and nobody else's.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) }))

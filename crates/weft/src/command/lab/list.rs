@@ -24,7 +24,9 @@ impl List {
         let records: Vec<LabRecord> = super::running()?.iter().filter_map(|lab| lab.record().ok()).collect();
         match self.output.output {
             Format::Json => print_json(&records)?,
-            Format::Table if records.is_empty() => eprintln!("no lab is running: start one with 'weft lab up'"),
+            Format::Table if records.is_empty() => {
+                eprintln!("no lab is running: start one with 'weft lab up'")
+            }
             Format::Table => {
                 let rows: Vec<[String; 6]> = records
                     .iter()

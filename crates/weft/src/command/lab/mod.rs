@@ -37,6 +37,10 @@ pub enum Lab {
 }
 
 impl Lab {
+    pub fn is_daemon(&self) -> bool {
+        matches!(self, Lab::Up(_) | Lab::Process(_) | Lab::Container(_))
+    }
+
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Lab::Up(command) => command.run(),
@@ -74,7 +78,10 @@ impl LabArgs {
             },
             (None, [lab]) => Ok(lab.clone()),
             (None, _) => {
-                bail!(Usage(format!("several labs are running ({}): choose one with --name or WEFT_LAB", names())))
+                bail!(Usage(format!(
+                    "several labs are running ({}): choose one with --name or WEFT_LAB",
+                    names()
+                )))
             }
         }
     }

@@ -64,7 +64,8 @@ impl Process {
     pub fn run(self) -> Result<ExitCode> {
         let mut text = String::new();
         io::stdin().read_to_string(&mut text).context("read what to make")?;
-        let order: Order = serde_json::from_str(&text).context("read what to make: 'weft lab up' starts this")?;
+        let order: Order =
+            serde_json::from_str(&text).context("read what to make: 'weft lab up' starts this")?;
         let tell = |message: &Message| {
             if let Ok(line) = serde_json::to_string(message) {
                 // Whoever started this may be gone; the lab goes on.

@@ -55,7 +55,15 @@ fn print(record: &LabRecord, overview: &Overview) {
     let pods: Vec<[String; 5]> = overview
         .pods
         .iter()
-        .map(|pod| [pod.namespace.clone(), pod.name.clone(), pod.state.clone(), join(&pod.addresses), pod.node.clone()])
+        .map(|pod| {
+            [
+                pod.namespace.clone(),
+                pod.name.clone(),
+                pod.state.clone(),
+                join(&pod.addresses),
+                pod.node.clone(),
+            ]
+        })
         .collect();
     print_table(["NAMESPACE", "POD", "STATE", "ADDRESS", "NODE"], &pods);
 }

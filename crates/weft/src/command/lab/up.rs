@@ -68,7 +68,8 @@ impl Up {
         // What is wrong with the manifests is said before anything is made.
         let manifests = manifest::load(&self.files)?;
         super::need_root()?;
-        let order = Order { options: self.options()?, manifests: manifests.into_iter().map(Into::into).collect() };
+        let order =
+            Order { options: self.options()?, manifests: manifests.into_iter().map(Into::into).collect() };
         let mut screen = Screen::new();
         if self.foreground {
             return super::process::foreground(order, move |progress| screen.show(&progress));
@@ -235,7 +236,8 @@ pub fn say_next(record: &LabRecord, foreground: bool) {
     if foreground {
         println!("Ctrl-C takes it down.");
     } else {
-        let name = if record.name.to_string() == "lab" { String::new() } else { format!(" --name {}", record.name) };
+        let name =
+            if record.name.to_string() == "lab" { String::new() } else { format!(" --name {}", record.name) };
         println!("  weft lab down{name}");
     }
 }
