@@ -12,6 +12,7 @@ mod mtu;
 mod nft;
 mod pod;
 pub mod probe;
+pub mod requirements;
 mod route;
 mod sysctl;
 pub mod table;

@@ -1,0 +1,222 @@
+//! What Weft needs of a kernel, found out by using it in a namespace that is thrown away: features, not versions.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    unistd::geteuid,
+};
+use weft_model::{Masquerade, NodeName, NodePlan};
+use weft_netns::{
+    Netlink, Netns,
+    netlink::{Blocks, VethSpec, VxlanSpec},
+    random_name,
+};
+
+use crate::{Datapath, Settings};
+
+/// One thing that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// What.
+    pub name: &'static str,
+    /// What for.
+    pub purpose: &'static str,
+    /// What was found, or what is wrong and what to do.
+    pub state: Result<String, String>,
+}
+
+/// Tries everything. Leaves nothing behind.
+pub fn check() -> Vec<Requirement> {
+    let mut found = vec![root()];
+    if found.iter().any(|requirement| requirement.state.is_err()) {
+        return found;
+    }
+    found.push(btf());
+    found.push(bpffs());
+    match Scratch::new() {
+        Ok(scratch) => {
+            found.extend(scratch.links());
+            found.push(scratch.data_plane());
+        }
+        Err(error) => found.push(Requirement {
+            name: "network namespaces",
+            purpose: "Pods",
+            state: Err(format!("{error}: a kernel with CONFIG_NET_NS is needed")),
+        }),
+    }
+    found
+}
+
+fn root() -> Requirement {
+    let state = if geteuid().is_root() {
+        Ok("yes".to_owned())
+    } else {
+        Err("run this as root: namespaces and kernel programs need it".to_owned())
+    };
+    Requirement { name: "root", purpose: "everything", state }
+}
+
+fn btf() -> Requirement {
+    let there = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let state = if there {
+        Ok("yes".to_owned())
+    } else {
+        Err("use a kernel built with CONFIG_DEBUG_INFO_BTF".to_owned())
+    };
+    Requirement { name: "BPF type format", purpose: "loading kernel programs", state }
+}
+
+fn bpffs() -> Requirement {
+    let state = match Bpffs::mount() {
+        Ok(_) => Ok("can be mounted".to_owned()),
+        Err(error) => {
+            Err(format!("a bpffs cannot be mounted ({error}): a kernel with CONFIG_BPF_SYSCALL is needed"))
+        }
+    };
+    Requirement { name: "BPF file system", purpose: "a data plane that outlives the agent", state }
+}
+
+/// A namespace with an uplink that leads nowhere.
+struct Scratch {
+    netns: Netns,
+}
+
+const UPLINK: &str = "uplink";
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+impl Scratch {
+    fn new() -> Result<Scratch, weft_netns::NetnsError> {
+        Ok(Scratch { netns: Netns::create(&random_name("weft-doc"))? })
+    }
+
+    fn links(&self) -> Vec<Requirement> {
+        let mut netlink = match Netlink::open_in(&self.netns) {
+            Ok(netlink) => netlink,
+            Err(error) => {
+                let state = Err(format!("{error}"));
+                return vec![Requirement { name: "netlink", purpose: "links and routes", state }];
+            }
+        };
+        let mut found = Vec::new();
+        let mut try_it = |name, purpose, result: Result<(), weft_netns::NetlinkError>, option: &str| {
+            let state = result.map(|()| "yes".to_owned());
+            let state = state.map_err(|error| format!("{error}: a kernel with {option} is needed"));
+            found.push(Requirement { name, purpose, state });
+        };
+        let pair = VethSpec {
+            name: UPLINK,
+            peer_name: "other",
+            peer_netns: None,
+            mac: None,
+            peer_mac: None,
+            mtu: None,
+        };
+        try_it("veth", "Pods' interfaces", netlink.add_veth(&pair), "CONFIG_VETH");
+        let vxlan = VxlanSpec { name: "vxlan", port: 8472, mac: weft_abi::NODE_MAC, mtu: 1450 };
+        let made = netlink.add_vxlan(&vxlan);
+        try_it("VXLAN in metadata mode", "the overlay", made, "CONFIG_VXLAN");
+        let bound = netlink
+            .link("other")
+            .and_then(|link| netlink.bind_blocks(link.index, Blocks { ingress: 1, egress: 2 }));
+        try_it("clsact with shared blocks", "programs on Pods' interfaces", bound, "CONFIG_NET_SCH_INGRESS");
+        // Only one device of a namespace can listen on the port, and the data plane wants it next.
+        if let Ok(link) = netlink.link("vxlan") {
+            let _ = netlink.delete_link(link.index);
+        }
+        found
+    }
+
+    /// The data plane itself, whole.
+    fn data_plane(&self) -> Requirement {
+        let state = self.open().map(|()| "loads, attaches, routes and masquerades".to_owned());
+        Requirement {
+            name: "the data plane",
+            purpose: "all of it",
+            state: state.map_err(|error| format!("{error:#}")),
+        }
+    }
+
+    fn open(&self) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let bpffs = Bpffs::mount().map_err(|error| text(&error))?;
+        let mut netlink = Netlink::open_in(&self.netns).map_err(|error| text(&error))?;
+        let uplink = netlink.link(UPLINK).map_err(|error| text(&error))?;
+        netlink.set_up(uplink.index).map_err(|error| text(&error))?;
+        netlink.add_address(uplink.index, ADDRESS, 24).map_err(|error| text(&error))?;
+        let range: IpNet = "198.18.0.0/24".parse().map_err(|error| text(&error))?;
+        let node = NodeName::new("doctor");
+        let settings = Settings {
+            node: node.clone(),
+            bpffs: bpffs.0.join("weft"),
+            uplink: Some(UPLINK.to_owned()),
+            vxlan_port: 8472,
+            pod_ranges: vec![range],
+            node_addresses: vec![ADDRESS],
+        };
+        let plan = NodePlan {
+            node,
+            pod_ranges: vec![range],
+            peers: Vec::new(),
+            refused: Vec::new(),
+            masquerade: Masquerade { sources: vec![range], exempt: Vec::new() },
+        };
+        let opened = self.netns.run(|| {
+            let mut datapath = Datapath::open(&settings)?;
+            datapath.apply(&plan, &std::collections::BTreeMap::new())
+        });
+        opened.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = Netns::delete(self.netns.name()) {
+            tracing::warn!(%error, "a throw-away namespace is left");
+        }
+    }
+}
+
+/// A bpffs of its own, which goes with the value.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount() -> std::io::Result<Bpffs> {
+        let folder = std::env::temp_dir().join(random_name("weft-bpf"));
+        fs::create_dir(&folder)?;
+        let bpffs = Bpffs(folder);
+        mount(Some("bpf"), &bpffs.0, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+        Ok(bpffs)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // Not mounted when the mount is what failed.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "a throw-away folder is left");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_everything_and_nothing_is_left() {
+        let found = check();
+        assert!(found.iter().all(|requirement| requirement.state.is_ok()), "{found:#?}");
+        assert!(found.iter().any(|requirement| requirement.name == "the data plane"));
+        let left: Vec<String> =
+            Netns::list().unwrap().into_iter().filter(|name| name.starts_with("weft-do")).collect();
+        assert_eq!(left, Vec::<String>::new());
+    }
+}
