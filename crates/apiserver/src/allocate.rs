@@ -58,7 +58,7 @@ impl Services {
     pub(crate) fn new(ranges: Vec<IpNet>, node_ports: RangeInclusive<u16>) -> Services {
         let taken = Taken {
             // The first addresses are left to those who ask for them: kubernetes, DNS.
-            next_address: ranges.iter().map(|range| (size(range) / 16).clamp(1, 256)).collect(),
+            next_address: ranges.iter().map(|range| (size(range) / 16).clamp(0, 256) + 1).collect(),
             next_port: *node_ports.start(),
             ..Taken::default()
         };

@@ -22,6 +22,7 @@ mod meta;
 mod openapi;
 mod patch;
 mod resources;
+mod schema;
 mod selector;
 mod server;
 mod store;

@@ -19,7 +19,7 @@ use crate::auth::User;
 use crate::error::{ApiError, Result};
 use crate::resources::{ResourceType, Types};
 use crate::view::{Form, View};
-use crate::{discovery, openapi, verbs, watch};
+use crate::{discovery, openapi, patch, schema, verbs, watch};
 use answer::Answer;
 use path::{Path, Target};
 use query::Query;
@@ -47,10 +47,13 @@ pub(crate) struct Call {
 impl Call {
     /// The body as JSON.
     pub(crate) fn json(&self) -> Result<Value> {
-        if self.content_type.starts_with("application/vnd.kubernetes.protobuf") {
-            return Err(ApiError::unsupported_media_type("this server reads JSON, not protobuf"));
+        match self.content_type.split(';').next().unwrap_or_default().trim() {
+            "application/vnd.kubernetes.protobuf" => {
+                schema::decode(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
+            }
+            "application/yaml" => patch::apply_body(&self.body),
+            _ => parse_json(&self.body),
         }
-        parse_json(&self.body)
     }
 
     /// Who is noted as the manager of the fields that this call sets.

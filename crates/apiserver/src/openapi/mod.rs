@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{ApiError, Result};
 use crate::http::answer::{self, Answer};
 use crate::resources::{ResourceType, Types};
+use crate::schema::{self, Shape, Type};
 
 /// `/openapi/v2`.
 pub(crate) fn v2(_types: &Types, accept: &str) -> Result<Answer> {
@@ -54,7 +55,19 @@ pub(crate) fn v3(types: &Types, group: &str, version: &str) -> Result<Value> {
             paths.insert(format!("{collection}/{{name}}"), item(resource));
         }
         paths.insert(collection, json!({"post": operation(resource, "post")}));
-        schemas.insert(schema_name(resource), schema(resource));
+        match schema::name_of(resource) {
+            Some(name) => {
+                for part in schema::closure(name) {
+                    schemas.entry(model_name(part)).or_insert_with(|| model(part));
+                }
+                if let Some(own) = schemas.get_mut(&model_name(name)) {
+                    add_type(own, resource);
+                }
+            }
+            None => {
+                schemas.insert(custom_name(resource), custom(resource));
+            }
+        }
     }
     Ok(json!({
         "openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": schemas},
@@ -92,32 +105,60 @@ fn gvk(resource: &ResourceType) -> Value {
     json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
 }
 
-fn schema_name(resource: &ResourceType) -> String {
-    let group = if resource.group.is_empty() { "core" } else { &resource.group };
-    let reversed: Vec<&str> = group.split('.').rev().collect();
-    format!("io.k8s.api.{}.{}.{}", reversed.join("."), resource.version, resource.kind)
+/// Every object has these beside what its message says.
+fn add_type(schema: &mut Value, resource: &ResourceType) {
+    schema["properties"]["apiVersion"] = json!({"type": "string"});
+    schema["properties"]["kind"] = json!({"type": "string"});
+    schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
 }
 
-fn schema(resource: &ResourceType) -> Value {
-    if let Some(custom) = &resource.custom
-        && custom.schema.is_object()
-    {
-        let mut schema = custom.schema.clone();
-        schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
-        return schema;
+/// `apps/v1.Deployment` as Kubernetes names it.
+fn model_name(name: &str) -> String {
+    let dotted = name.replace('/', ".");
+    match name.split_once('/') {
+        Some(("meta", rest)) => format!("io.k8s.apimachinery.pkg.apis.meta.{rest}"),
+        _ => format!("io.k8s.api.{dotted}"),
     }
-    let open = |text: &str| json!({"type": "object", "description": text, "x-kubernetes-preserve-unknown-fields": true});
-    json!({
-        "type": "object",
-        "description": format!("{} of {}", resource.kind, resource.api_version()),
-        "properties": {
-            "apiVersion": {"type": "string", "description": "The version of the schema of this object."},
-            "kind": {"type": "string", "description": "The type of this object."},
-            "metadata": open("Standard object metadata."),
-            "spec": open("What is wanted."),
-            "status": open("What was last seen."),
-        },
-        "x-kubernetes-preserve-unknown-fields": true,
-        "x-kubernetes-group-version-kind": [gvk(resource)],
-    })
+}
+
+fn model(name: &'static str) -> Value {
+    let mut properties = Map::new();
+    for field in schema::message(name).into_iter().flat_map(schema::Message::json_fields) {
+        properties.insert(field.name.to_owned(), property(field));
+    }
+    json!({"type": "object", "description": name, "properties": properties})
+}
+
+fn property(field: &schema::Field) -> Value {
+    let one = match field.kind {
+        Type::String | Type::Bytes | Type::Duration | Type::Quantity => json!({"type": "string"}),
+        Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
+        Type::Bool => json!({"type": "boolean"}),
+        Type::Integer => json!({"type": "integer"}),
+        Type::Number => json!({"type": "number"}),
+        Type::IntOrString => json!({"type": "string", "format": "int-or-string"}),
+        Type::Raw => json!({"type": "object"}),
+        Type::Message(name) => {
+            json!({"allOf": [{"$ref": format!("#/components/schemas/{}", model_name(name))}]})
+        }
+    };
+    match field.shape {
+        Shape::One | Shape::Inline => one,
+        Shape::List => json!({"type": "array", "items": one}),
+        Shape::Map => json!({"type": "object", "additionalProperties": one}),
+    }
+}
+
+fn custom_name(resource: &ResourceType) -> String {
+    let reversed: Vec<&str> = resource.group.split('.').rev().collect();
+    format!("{}.{}.{}", reversed.join("."), resource.version, resource.kind)
+}
+
+fn custom(resource: &ResourceType) -> Value {
+    let given = resource.custom.as_ref().map(|custom| &custom.schema).filter(|schema| schema.is_object());
+    let mut schema = given
+        .cloned()
+        .unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
+    schema
 }

@@ -8,15 +8,15 @@ use super::{existing, show};
 use crate::api::Api;
 use crate::collect::{self, Deletion, Policy};
 use crate::error::{ApiError, Result};
+use crate::http::Call;
 use crate::http::answer::{self, Answer};
-use crate::http::{Call, parse_json};
 use crate::meta;
 use crate::selector::Selector;
 use crate::store::Key;
 
 /// The options of a delete request: from the body, else from the query.
 pub(crate) fn options(call: &Call) -> Result<Deletion> {
-    let body = if call.body.is_empty() { Value::Null } else { parse_json(&call.body)? };
+    let body = if call.body.is_empty() { Value::Null } else { call.json()? };
     let grace =
         match body.get("gracePeriodSeconds").filter(|value| !value.is_null()) {
             Some(value) => Some(value.as_i64().ok_or_else(|| {

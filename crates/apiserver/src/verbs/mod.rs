@@ -15,7 +15,7 @@ pub(crate) use bootstrap::bootstrap;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use list::list;
 pub(crate) use patch::patch;
-pub(crate) use subresource::subresource;
+pub(crate) use subresource::{selector_text, subresource};
 
 use crate::admission::{Attempt, Write};
 use crate::api::Api;
@@ -25,6 +25,7 @@ use crate::error::{ApiError, Result};
 use crate::http::Call;
 use crate::http::answer::{self, Answer};
 use crate::meta;
+use crate::schema;
 use crate::store::{Key, Object};
 
 /// How often a write without a version is tried again because another came in between.
@@ -120,17 +121,7 @@ pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
             )));
         }
     }
-    for part in ["metadata", "spec", "status"] {
-        if let Some(value) = object.get(part).filter(|value| !value.is_object() && !value.is_null()) {
-            // Only the shape that every later step relies on.
-            if part == "metadata" || resource.custom.is_none() {
-                return Err(ApiError::bad_request(format!(
-                    "{} in version {:?} cannot be handled: {part} is not an object: {value}",
-                    resource.kind, resource.version
-                )));
-            }
-        }
-    }
+    check_shape(call, object)?;
     meta::map_of(object).insert("kind".to_owned(), resource.kind.clone().into());
     convert::to_stored(resource, object);
     let metadata = meta::metadata(object);
@@ -155,6 +146,31 @@ pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
         }
     } else {
         metadata.remove("namespace");
+    }
+    Ok(())
+}
+
+/// Fields of the wrong type, and, when the client asks for strictness, fields that the type does not have.
+fn check_shape(call: &Call, object: &Value) -> Result<()> {
+    let resource = &call.resource;
+    let refuse = |why: String| {
+        Err(ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {why}",
+            resource.kind, resource.version, resource.kind
+        )))
+    };
+    if let Some(value) = object.get("metadata").filter(|value| !value.is_object() && !value.is_null()) {
+        return refuse(format!("metadata is not an object: {value}"));
+    }
+    let Some(name) = schema::name_of(resource) else { return Ok(()) };
+    let findings = schema::check(name, object);
+    if let Some((_, what)) = findings.wrong.first() {
+        return refuse(format!("json: {what}"));
+    }
+    if !findings.unknown.is_empty() && call.query.get("fieldValidation") == "Strict" {
+        let list: Vec<String> =
+            findings.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+        return refuse(format!("strict decoding error: {}", list.join(", ")));
     }
     Ok(())
 }

@@ -269,7 +269,7 @@ fn evict(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     existing(api, call)?;
     let inner = body["deleteOptions"].to_string();
     let body = if body["deleteOptions"].is_object() { inner.into() } else { bytes::Bytes::new() };
-    let request = Call { body, ..shallow(call) };
+    let request = Call { body, content_type: "application/json".to_owned(), ..shallow(call) };
     let options = delete::options(&request)?;
     let key = Key::new(call.namespace.as_str(), call.name.as_str());
     collect::delete(api, &call.resource, &key, &options)?;

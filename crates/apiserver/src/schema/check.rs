@@ -1,0 +1,130 @@
+//! Objects against the shape of their types.
+
+use serde_json::Value;
+
+use super::{Field, Shape, Type, message};
+
+/// What does not fit.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Paths of fields that the type does not have.
+    pub(crate) unknown: Vec<String>,
+    /// Fields of the wrong type: the path, and what was wanted and found.
+    pub(crate) wrong: Vec<(String, String)>,
+}
+
+/// Walks an object of the message `name`.
+pub(crate) fn check(name: &'static str, object: &Value) -> Findings {
+    let mut findings = Findings::default();
+    fields(name, object, "", &mut findings);
+    findings
+}
+
+fn fields(name: &'static str, object: &Value, at: &str, findings: &mut Findings) {
+    let (Some(message), Some(map)) = (message(name), object.as_object()) else { return };
+    for (key, value) in map {
+        if at.is_empty() && matches!(key.as_str(), "apiVersion" | "kind") {
+            continue;
+        }
+        let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+        match message.by_name(key) {
+            None => {
+                // Objects may say what they are wherever they stand: claims in StatefulSets do.
+                if !matches!(key.as_str(), "apiVersion" | "kind") {
+                    findings.unknown.push(path);
+                }
+            }
+            Some(field) => whole(field, value, &path, findings),
+        }
+    }
+}
+
+fn whole(field: &Field, value: &Value, at: &str, findings: &mut Findings) {
+    match (field.shape, value) {
+        (_, Value::Null) => {}
+        (Shape::One | Shape::Inline, value) => one(field.kind, value, at, findings),
+        (Shape::List, Value::Array(items)) => {
+            for (place, item) in items.iter().enumerate() {
+                one(field.kind, item, &format!("{at}[{place}]"), findings);
+            }
+        }
+        (Shape::Map, Value::Object(map)) => {
+            for (key, item) in map {
+                one(field.kind, item, &format!("{at}.{key}"), findings);
+            }
+        }
+        (Shape::List, value) => wrong("list", value, at, findings),
+        (Shape::Map, value) => wrong("map", value, at, findings),
+    }
+}
+
+fn one(kind: Type, value: &Value, at: &str, findings: &mut Findings) {
+    let (sound, wanted) = match kind {
+        _ if value.is_null() => (true, ""),
+        Type::Raw => (true, ""),
+        Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => {
+            (value.is_string(), "string")
+        }
+        Type::Bool => (value.is_boolean(), "bool"),
+        Type::Integer => (value.is_i64() || value.is_u64(), "int"),
+        Type::Number => (value.is_number(), "number"),
+        Type::Quantity => (value.is_string() || value.is_number(), "quantity"),
+        Type::IntOrString => (value.is_string() || value.is_i64(), "int or string"),
+        // Lists of words that have a message of their own on the wire.
+        Type::Message(name) if is_list(name) => (value.is_array(), "list"),
+        Type::Message(name) => {
+            if value.is_object() {
+                fields(name, value, at, findings);
+            }
+            (value.is_object(), "object")
+        }
+    };
+    if !sound {
+        wrong(wanted, value, at, findings);
+    }
+}
+
+/// Messages that are plain lists in JSON.
+pub(super) fn is_list(name: &str) -> bool {
+    matches!(name.rsplit('.').next(), Some("ExtraValue" | "Verbs"))
+}
+
+fn wrong(wanted: &str, value: &Value, at: &str, findings: &mut Findings) {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    findings
+        .wrong
+        .push((at.to_owned(), format!("cannot unmarshal {found} into field {at} of type {wanted}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::check;
+
+    #[test]
+    fn unknown_and_mistyped_fields_are_found() {
+        let findings = check(
+            "apps/v1.Deployment",
+            &json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "labels": {"x": 1}},
+                "spec": {"replicas": "3", "replcas": 3, "template": {"spec": {"containers": [
+                    {"name": "a", "imagee": "b", "ports": {"containerPort": 1}},
+                ], "volumes": [{"name": "v", "emptyDir": {}}]}}},
+            }),
+        );
+        let mut unknown = findings.unknown;
+        unknown.sort();
+        assert_eq!(unknown, ["spec.replcas", "spec.template.spec.containers[0].imagee"]);
+        let mut wrong: Vec<String> = findings.wrong.into_iter().map(|(path, _)| path).collect();
+        wrong.sort();
+        assert_eq!(wrong, ["metadata.labels.x", "spec.replicas", "spec.template.spec.containers[0].ports"]);
+    }
+}
