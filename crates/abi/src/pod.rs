@@ -11,8 +11,13 @@ pub const MAX_PODS: u32 = 8192;
 pub struct Pod {
     /// Index of the Pod's host-side interface, host byte order.
     pub ifindex: u32,
-    /// No meaning yet; zero.
-    pub reserved: u32,
+    /// [`Pod::SHAPED`] and flags to come; host byte order.
+    pub flags: u32,
+}
+
+impl Pod {
+    /// What the Pod receives is shaped by a queue of its host-side interface, which delivery must not bypass.
+    pub const SHAPED: u32 = 1;
 }
 
 const _: () = assert!(size_of::<Pod>() == 8);

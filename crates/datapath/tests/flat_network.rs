@@ -4,10 +4,15 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpListener, TcpStream},
+    time::Instant,
+};
 
 use support::{Fabric, tcp, udp};
 use weft_datapath::{Counter, Path};
+use weft_model::Bandwidth;
 
 fn both_ways(path: Path) {
     let fabric = Fabric::new();
@@ -123,5 +128,32 @@ fn a_packet_too_large_for_the_overlay_gets_the_icmp_error_that_path_mtu_discover
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "the Pod learnt the path's MTU: {error}");
         assert_eq!(udp(pa, pc, c.addresses[family], 1450 - headers).unwrap(), a.addresses[family]);
         assert_eq!(tcp(pa, pc, c.addresses[family]).unwrap(), a.addresses[family]);
+    }
+}
+
+#[test]
+fn a_pods_rate_limits_hold_for_what_it_sends_and_for_what_it_receives() {
+    /// A megabyte a second, and what the bucket lets through at once.
+    const RATE: u64 = 8_000_000;
+    const BURST: u64 = 65_536;
+    const SENT: usize = 400_000;
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    let free = node.pod();
+    let limits = Bandwidth { ingress_rate: RATE, ingress_burst: 0, egress_rate: RATE, egress_burst: 0 };
+    let limited = node.pod_with(Some(limits));
+    for (from, to) in [(&free, &limited), (&limited, &free)] {
+        let listener = to.netns.0.run(|| TcpListener::bind((to.v4(), 0)).unwrap()).unwrap();
+        let target = listener.local_addr().unwrap();
+        let client =
+            from.netns.0.run(|| TcpStream::connect_timeout(&target, support::DEADLINE).unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let start = Instant::now();
+        let sender = std::thread::spawn(move || (&client).write_all(&vec![7; SENT]));
+        let mut received = vec![0; SENT];
+        server.read_exact(&mut received).unwrap();
+        sender.join().unwrap().unwrap();
+        let rate = (SENT as f64 - 2.0 * BURST as f64) * 8.0 / start.elapsed().as_secs_f64();
+        assert!(rate <= RATE as f64 * 1.05, "{rate} bits a second");
     }
 }

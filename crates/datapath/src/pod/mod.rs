@@ -92,6 +92,25 @@ pub fn host_interface(container_id: &str, interface: &str) -> String {
     name
 }
 
+/// Sets the rate limits of a Pod: what it receives by a queue of the host's side, what it sends by one of its own. Returns the
+/// Pod's flags.
+fn shape(spec: &PodSpec, host: &mut Netlink, index: u32, inside: &mut Netlink) -> Result<u32, AddPodError> {
+    /// The least that lets a full packet through at once, with some to spare, bytes.
+    const LEAST_BURST: u64 = 65_536;
+    let Some(limits) = spec.bandwidth else { return Ok(0) };
+    let bytes = |bits: u64| bits / 8;
+    let burst = |bits: u64| u32::try_from(bytes(bits).max(LEAST_BURST)).unwrap_or(u32::MAX);
+    if limits.egress_rate > 0 {
+        let link = inside.link(&spec.interface)?;
+        inside.set_token_bucket(link.index, bytes(limits.egress_rate), burst(limits.egress_burst))?;
+    }
+    if limits.ingress_rate == 0 {
+        return Ok(0);
+    }
+    host.set_token_bucket(index, bytes(limits.ingress_rate), burst(limits.ingress_burst))?;
+    Ok(Pod::SHAPED)
+}
+
 impl Datapath {
     /// Makes a Pod's interface: all of it or nothing. The programs run and the Pod is in the table before the link is
     /// up.
@@ -144,8 +163,9 @@ impl Datapath {
         if sysctl::has_ipv6() {
             sysctl::no_autoconfiguration(host)?;
         }
+        let flags = shape(spec, &mut self.netlink, link.index, inside)?;
         for address in &spec.addresses {
-            self.pods.set(Address::from(*address), Pod { ifindex: link.index, reserved: 0 });
+            self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags });
         }
         self.pods.flush()?;
         self.programs.bind_pod(&mut self.netlink, link.index)?;

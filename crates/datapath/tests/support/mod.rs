@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use weft_datapath::{Applied, Datapath, Path, PodSpec, Settings, host_interface};
-use weft_model::{Masquerade, NodeName, NodePlan, Peer};
+use weft_model::{Bandwidth, Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{
     Netlink, Netns,
     netlink::{RouteSpec, VethSpec},
@@ -212,6 +212,10 @@ impl Node {
     }
 
     pub fn pod(&mut self) -> Pod {
+        self.pod_with(None)
+    }
+
+    pub fn pod_with(&mut self, bandwidth: Option<Bandwidth>) -> Pod {
         let netns = Scratch::new("t-pod-");
         let number = self.next;
         self.next += 1;
@@ -233,7 +237,7 @@ impl Node {
             host_interface: host_interface(netns.0.name(), "eth0"),
             addresses: addresses.clone(),
             mtu: self.with(|datapath| datapath.mtu().pod),
-            bandwidth: None,
+            bandwidth,
             port_mappings: Vec::new(),
         };
         self.with(|datapath| datapath.add_pod(&spec).unwrap());

@@ -31,10 +31,16 @@ pub fn route(address: &Address) -> Option<&'static Route> {
     ROUTES.get(Key::new(128, *address))
 }
 
-/// Hands a packet to a Pod of this node, without the host's stack in between. Only from an ingress hook.
+/// Hands a packet to a Pod of this node, without the host's stack in between: straight into the Pod's namespace, or through
+/// the queue of its host-side interface if what it receives is shaped. Only from an ingress hook.
 #[inline(always)]
 pub fn to_local_pod(pod: &Pod, way: Counter) -> Verdict {
     count::packet(way);
+    if pod.flags & Pod::SHAPED != 0 {
+        // By way of the neighbour, because on this way the Pod looks at the frame's hardware address.
+        // SAFETY: without parameters the helper reads none.
+        return Verdict(unsafe { bpf_redirect_neigh(pod.ifindex, core::ptr::null_mut(), 0, 0) } as i32);
+    }
     // SAFETY: a helper without pointers.
     Verdict(unsafe { bpf_redirect_peer(pod.ifindex, 0) } as i32)
 }

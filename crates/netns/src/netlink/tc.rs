@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Nla};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
@@ -44,6 +44,36 @@ impl Netlink {
         ];
         let what = || format!("bind interface {index} to its programs");
         self.change(&what, RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Limits what an interface sends, by a token bucket (tbf) as its root queue: `rate` in bytes a second, `burst` in bytes.
+    /// Packets wait for up to 50 ms, then are dropped.
+    pub fn set_token_bucket(&mut self, index: u32, rate: u64, burst: u32) -> Result<(), NetlinkError> {
+        const PARAMETERS: u16 = 1;
+        const RATE64: u16 = 4;
+        const BURST: u16 = 6;
+        /// `TC_LINKLAYER_ETHERNET`.
+        const ETHERNET: u8 = 1;
+        let queued = u32::try_from(rate / 20).unwrap_or(u32::MAX);
+        // struct tc_tbf_qopt: two tc_ratespec of 12 bytes (the second, the peak rate, is not used), limit, buffer, mtu.
+        let mut parameters = Vec::with_capacity(36);
+        parameters.extend([0, ETHERNET, 0, 0, 0, 0, 0, 0]);
+        parameters.extend(u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes());
+        parameters.extend([0; 12]);
+        parameters.extend(burst.saturating_add(queued).to_ne_bytes());
+        parameters.extend([0; 8]);
+        let mut options = vec![
+            TcOption::Other(DefaultNla::new(PARAMETERS, parameters)),
+            TcOption::Other(DefaultNla::new(BURST, burst.to_ne_bytes().to_vec())),
+        ];
+        if rate > u64::from(u32::MAX) {
+            options.push(TcOption::Other(DefaultNla::new(RATE64, rate.to_ne_bytes().to_vec())));
+        }
+        let mut message = TcMessage::with_index(index as i32);
+        message.header.parent = TcHandle::ROOT;
+        message.attributes = vec![TcAttribute::Kind("tbf".to_owned()), TcAttribute::Options(options)];
+        let what = || format!("limit the rate of interface {index}");
+        self.change(&what, RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     /// The blocks of every interface that is bound to some.
