@@ -1,5 +1,6 @@
 //! Benchmarks, always as a ratio to a floor or a peer measured in the same run: `cargo xtask bench [NAME…]`.
 
+mod binaries;
 mod cni;
 mod lab;
 mod pod;

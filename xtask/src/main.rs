@@ -1,6 +1,7 @@
 //! Development tasks, run as `cargo xtask TASK`. `demo` and `test` are the README's two commands; both set the machine
 //! up first.
 
+mod bench;
 mod command;
 mod demo;
 mod setup;
@@ -25,6 +26,11 @@ enum Task {
     Setup,
     /// Bring up a three-node cluster with a real application on this machine, and prove its network.
     Demo,
+    /// Measure, and compare with floors and peers.
+    Bench {
+        /// Which benchmarks; all of them if none is named.
+        names: Vec<String>,
+    },
     /// Check the format, the lints and the rules of the repository, and run every test.
     Test,
     /// Check the rules of the repository: allowed imports, file names, licences.
@@ -35,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Demo => demo::run(),
+        Task::Bench { names } => bench::run(&names),
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
     };

@@ -1,0 +1,109 @@
+//! `weft status`: is the network fine, and what does it look like.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use anyhow::Result;
+use clap::Args;
+use weft_agent::admin::{PeerStatus, Status};
+
+use super::agents::{Agent, AgentArgs};
+use crate::output::{Format, OutputArgs, print_json};
+
+/// Show the nodes, their Pods and the paths between them, and whether all is fine
+#[derive(Args, Debug)]
+pub struct StatusCommand {
+    #[command(flatten)]
+    agents: AgentArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl StatusCommand {
+    pub fn run(self) -> Result<ExitCode> {
+        let agents = self.agents.ask()?;
+        let statuses: Vec<&Status> = agents.iter().map(|agent| &agent.status).collect();
+        let problems: Vec<String> = statuses.iter().flat_map(|status| problems(status)).collect();
+        match self.output.output {
+            Format::Json => print_json(&serde_json::json!({ "nodes": statuses, "problems": problems }))?,
+            Format::Table => {
+                print!("{}", picture(&agents));
+                println!();
+                match problems.as_slice() {
+                    [] => println!("all is fine"),
+                    problems => problems.iter().for_each(|problem| println!("problem: {problem}")),
+                }
+            }
+        }
+        Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// What is not fine on a node.
+fn problems(status: &Status) -> Vec<String> {
+    let node = &status.node;
+    let mut problems: Vec<String> = status.conflicts.iter().map(|conflict| format!("{node}: {conflict}")).collect();
+    if let Some(why) = status.why_not.as_ref().filter(|_| !status.ready) {
+        problems.push(format!("{node} cannot attach Pods: {why}"));
+    }
+    if let Some(error) = status.api.as_ref().and_then(|api| api.error.as_ref()) {
+        problems.push(format!("{node} does not follow the API server: {error}"));
+    }
+    for peer in &status.peers {
+        if peer.reachable == Some(false) {
+            problems.push(format!("{node} does not reach {} over the {} path", peer.name, peer.path));
+        }
+        if let Some(bytes) = peer.mtu_mismatch {
+            problems.push(format!("packets of {bytes} bytes do not pass from {node} to {}", peer.name));
+        }
+    }
+    problems
+}
+
+/// Nodes as boxes, Pods inside, the paths to the others below.
+fn picture(agents: &[Agent]) -> String {
+    let mut text = String::new();
+    for agent in agents {
+        let (title, lines) = node(&agent.status);
+        let width = lines.iter().chain([&title]).map(|line| line.chars().count()).max().unwrap_or(0);
+        let _ = writeln!(text, "┌─ {title} {}┐", "─".repeat(width - title.chars().count() + 1));
+        for line in &lines {
+            let _ = writeln!(text, "│  {line:<width$}  │");
+        }
+        let _ = writeln!(text, "└{}┘", "─".repeat(width + 4));
+        for peer in &agent.status.peers {
+            let _ = writeln!(text, "   └─ {}", path(peer));
+        }
+    }
+    text
+}
+
+fn node(status: &Status) -> (String, Vec<String>) {
+    let list = |items: Vec<String>| items.join(", ");
+    let addresses = list(status.node_addresses.iter().map(ToString::to_string).collect());
+    let ranges = list(status.pod_ranges.iter().map(|range| range.range.to_string()).collect());
+    let mtu = status.mtu.map(|mtu| format!(", MTU {}", mtu.pod)).unwrap_or_default();
+    let mut lines = vec![format!("Pods {ranges}{mtu}"), String::new()];
+    let name = |pod: &weft_agent::admin::PodStatus| {
+        pod.pod.as_ref().map_or_else(|| pod.container_id.clone(), ToString::to_string)
+    };
+    let mut pods: Vec<(String, String)> = (status.pods.iter())
+        .map(|pod| (name(pod), list(pod.addresses.iter().map(ToString::to_string).collect())))
+        .collect();
+    pods.sort();
+    let width = pods.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    lines.extend(pods.iter().map(|(name, addresses)| format!("▪ {name:<width$}  {addresses}")));
+    if pods.is_empty() {
+        lines.push("no Pods".to_owned());
+    }
+    (format!("{}  {addresses}", status.node), lines)
+}
+
+fn path(peer: &PeerStatus) -> String {
+    let mtu = match (peer.proved_mtu, peer.mtu_mismatch) {
+        (Some(bytes), _) => format!(", {bytes} bytes proved"),
+        (None, Some(bytes)) => format!(", {bytes} bytes do NOT pass"),
+        (None, None) => String::new(),
+    };
+    let reachable = if peer.reachable == Some(false) { ", NOT reachable" } else { "" };
+    format!("to {}: {} ({}){mtu}{reachable}", peer.name, peer.path, peer.why)
+}

@@ -1,0 +1,100 @@
+//! `weft verify`: the network model, proved pair by pair.
+//!
+//! The agents open listeners inside Pods' and nodes' namespaces and connect between them, so that what is proved does not
+//! depend on what the Pods' own programs listen on. It needs an agent on both sides: all of a lab's, or those named.
+
+mod matrix;
+mod pairs;
+mod ranges;
+
+use std::{process::ExitCode, time::Instant};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::agents::AgentArgs;
+use crate::output::{Format, OutputArgs, print_json};
+use pairs::{Endpoint, Failure, Proof};
+
+/// Pairs up to which every one is tried; beyond, a sample that covers every pair of nodes.
+const MOST_PAIRS: usize = 4000;
+
+/// Prove the network model: every pair reachable, no NAT, full MTU, addresses unique, ranges disjoint
+#[derive(Args, Debug)]
+pub struct Verify {
+    #[command(flatten)]
+    agents: AgentArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What was proved.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Everything holds.
+    holds: bool,
+    /// Nodes that took part.
+    nodes: Vec<String>,
+    /// Pods and nodes that took part.
+    endpoints: Vec<Endpoint>,
+    /// Not every pair was tried, but every pair of nodes.
+    sampled: bool,
+    /// Pairs that were tried, for every address family.
+    pairs: usize,
+    /// Pairs of which something failed.
+    failed: Vec<Failure>,
+    /// What is wrong with addresses and ranges.
+    ranges: Vec<String>,
+    /// Seconds that it took.
+    seconds: f64,
+}
+
+impl Verify {
+    pub fn run(self) -> Result<ExitCode> {
+        let start = Instant::now();
+        let agents = self.agents.ask()?;
+        let (endpoints, sampled) = pairs::endpoints(&agents, MOST_PAIRS);
+        if self.output.output == Format::Table {
+            eprintln!("asking {} agents to prove {} pairs", agents.len(), endpoints.len() * (endpoints.len() - 1));
+        }
+        let proofs = pairs::prove(&agents, &endpoints)?;
+        let ranges = ranges::check(&agents);
+        let failed: Vec<Failure> = proofs.iter().flat_map(|proof| proof.failures(&endpoints)).collect();
+        let report = Report {
+            holds: failed.is_empty() && ranges.is_empty(),
+            nodes: agents.iter().map(|agent| agent.status.node.to_string()).collect(),
+            sampled,
+            pairs: proofs.len(),
+            failed,
+            ranges,
+            seconds: start.elapsed().as_secs_f64(),
+            endpoints,
+        };
+        match self.output.output {
+            Format::Json => print_json(&report)?,
+            Format::Table => print(&report, &proofs),
+        }
+        Ok(if report.holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn print(report: &Report, proofs: &[Proof]) {
+    matrix::print(&report.endpoints, proofs);
+    println!();
+    let verdict = |holds: bool| if holds { "yes" } else { "NO" };
+    let what = if report.sampled { "a sample that covers every pair of nodes" } else { "every pair" };
+    println!("{:<58} {}", format!("reachable without NAT, TCP, UDP and full MTU ({what})"), verdict(report.failed.is_empty()));
+    println!("{:<58} {}", "addresses unique, ranges disjoint", verdict(report.ranges.is_empty()));
+    for wrong in &report.ranges {
+        println!("  {wrong}");
+    }
+    for failure in report.failed.iter().take(20) {
+        println!("  {} -> {} ({}): {}", failure.from, failure.to, failure.address, failure.problems.join("; "));
+    }
+    if report.failed.len() > 20 {
+        println!("  … and {} more pairs: -o json lists them all", report.failed.len() - 20);
+    }
+    let outcome = if report.holds { "the network model holds" } else { "the network model does NOT hold" };
+    println!("\n{outcome}: {} pairs in {:.1} s", report.pairs, report.seconds);
+}
