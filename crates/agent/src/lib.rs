@@ -1,1 +1,122 @@
-//! To be written.
+//! The node agent: wires watch, plan, data plane and CNI. It decides nothing by itself.
+//!
+//! ```text
+//! API server ──▶ cluster ──▶ node's thread ──▶ data plane ──▶ kernel
+//!                   ▲            ▲   ▲
+//!      conditions ──┘    probes ─┘   └── socket ◀── weft-cni, weft status
+//! ```
+//!
+//! What the kernel holds outlives the process: an agent that ends, however, leaves the data plane in place, and the next
+//! one adopts it.
+
+pub mod admin;
+mod attachment;
+mod cluster;
+mod drain;
+mod http;
+mod install;
+mod metrics;
+pub mod node;
+mod options;
+mod socket;
+pub mod store;
+
+use std::{future::Future, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use weft_kube::Client;
+use weft_model::{NodeName, plan};
+
+pub use options::{Metrics, Options, Routing};
+
+use cluster::Cluster;
+use socket::Server;
+use store::Store;
+
+/// Runs the agent until `shutdown` resolves: then answers the calls that it has taken in, and returns. The data plane
+/// stays as it is.
+///
+/// # Errors
+/// When something that it cannot do without is missing or taken, or a part of it fails.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    let name = NodeName::new(options.node_name.as_str());
+    let client = Client::new(options.kubeconfig.as_deref()).await?;
+    let store = Store::open(&options.state_dir)?;
+    let listener = socket::bind(&options.socket)?;
+    let http = match options.metrics.0 {
+        Some(address) => Some(http::bind(address).await?),
+        None => None,
+    };
+    let config = config(&options, &name);
+    let (handle, node_ended) =
+        tokio::task::spawn_blocking(move || node::thread::start(config, store)).await.context("node")??;
+    tracing::info!(node = %name, api = client.server(), version = env!("CARGO_PKG_VERSION"), "agent starts");
+
+    let (begin, drain) = drain::drain();
+    let (cluster, api) = Cluster::watch(&client, &name);
+    let server = Server {
+        node: handle.clone(),
+        metrics: Arc::new(metrics::Metrics::new()),
+        listeners: Arc::default(),
+        api: api.clone(),
+    };
+    let mut parts = JoinSet::new();
+    parts.spawn(socket::serve(listener, server.clone(), drain.clone()));
+    if let Some(http) = http {
+        parts.spawn(http::serve(http, server, drain.clone()));
+    }
+    parts.spawn(install::run(options, handle.readiness(), drain.clone()));
+    parts.spawn(cluster.run(client, name, handle.clone(), api, drain));
+
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        _ = node_ended => Err(anyhow::anyhow!("the node's thread ended; what the kernel holds goes on working")),
+        Some(part) = parts.join_next() => match part {
+            Ok(Ok(())) => Err(anyhow::anyhow!("a part of the agent ended by itself")),
+            Ok(Err(error)) => Err(error),
+            Err(panic) => Err(panic.into()),
+        },
+    };
+    tracing::info!("agent ends; the data plane stays");
+    begin.begin();
+    while let Some(part) = parts.join_next().await {
+        if let Err(error) = part.context("a part of the agent panicked").and_then(|ended| ended) {
+            tracing::error!("{error:#}");
+        }
+    }
+    // Last: the socket's clients were waiting for it.
+    handle.end();
+    outcome
+}
+
+/// Resolves when this process is asked to end: SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn config(options: &Options, name: &NodeName) -> node::Config {
+    node::Config {
+        name: name.clone(),
+        bpffs: options.bpffs.clone(),
+        uplink: options.uplink.clone(),
+        vxlan_port: options.vxlan_port,
+        routing: options.routing.into(),
+        plan: plan::Settings {
+            pod_ranges: options.pod_cidrs.clone(),
+            service_ranges: options.service_cidrs.clone(),
+            non_masquerade: options.non_masquerade_cidrs.clone(),
+        },
+        queue_dir: options.queue_dir(),
+    }
+}

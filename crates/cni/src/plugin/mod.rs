@@ -49,7 +49,8 @@ pub fn run(
     let (output, exit) = match serve(&environment, stdin, &mut version) {
         Ok(output) => {
             // The agent answers with what is to be printed: an error is told by its code.
-            let failed = scan::top_level(&output, &["code"]).is_ok_and(|found| found[0].is_some());
+            let failed =
+                scan::top_level(&output, &["code"]).is_ok_and(|found| found.iter().any(Option::is_some));
             (output, if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Err(failure) => (failure.to_json(version), ExitCode::FAILURE),

@@ -10,9 +10,6 @@ use std::{
 
 use weft_netns::{Netlink, NetlinkError, netlink::or_gone};
 
-/// The interface group of what is about to be removed.
-const GROUP: u32 = 0x7765_0001;
-
 /// The thread that removes interfaces. Dropping it waits until all are gone.
 #[derive(Debug)]
 pub(crate) struct Removal {
@@ -35,18 +32,12 @@ impl Removal {
         let pending = Arc::new(Pending::default());
         let work = Arc::clone(&pending);
         let run = move || {
-            while let Ok(first) = indexes.recv() {
-                // What came in while the last ones went goes together.
-                let batch: Vec<u32> = std::iter::once(first).chain(indexes.try_iter()).collect();
-                // What fails is found again by whoever compares what is there with what should be.
-                if let Err(error) = remove(&mut netlink, &batch) {
-                    tracing::warn!(?batch, %error, "Pods' interfaces were not removed");
+            for index in indexes {
+                // One that fails is found again by whoever compares what is there with what should be.
+                if let Err(error) = or_gone(netlink.delete_link(index)) {
+                    tracing::warn!(index, %error, "a Pod's interface was not removed");
                 }
-                let mut pending = work.lock();
-                batch.iter().for_each(|index| {
-                    pending.remove(index);
-                });
-                drop(pending);
+                work.lock().remove(&index);
                 work.less.notify_all();
             }
         };
@@ -78,17 +69,6 @@ impl Removal {
             indexes = self.pending.less.wait(indexes).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-/// Removes interfaces in one go: the kernel waits for its readers once for all of them.
-fn remove(netlink: &mut Netlink, batch: &[u32]) -> Result<(), NetlinkError> {
-    if let [single] = batch {
-        return or_gone(netlink.delete_link(*single));
-    }
-    for index in batch {
-        or_gone(netlink.set_group(*index, GROUP))?;
-    }
-    or_gone(netlink.delete_group(GROUP))
 }
 
 impl Pending {

@@ -28,6 +28,8 @@ pub struct Health {
     pub path: Path,
     /// Why it is that one.
     pub why: &'static str,
+    /// Whether it was set or proved to be the one, not only assumed until a probe comes back or is lost.
+    pub proved: bool,
     /// Whether probes over the path in use come back; absent before anything is known.
     pub reachable: Option<bool>,
     /// Whether packets as large as the path should take do get through.
@@ -203,7 +205,8 @@ impl Peer {
             (Routing::Auto, Some(false)) => "the underlay does not carry Pod addresses",
             (Routing::Auto, None) => "not proved yet",
         };
-        Health { path: self.path, why, reachable: self.works(Probe::Path), mtu }
+        let proved = self.routing != Routing::Auto || self.works(Probe::Plain).is_some();
+        Health { path: self.path, why, proved, reachable: self.works(Probe::Path), mtu }
     }
 
     /// Whether a kind of probe works: over every family.

@@ -203,23 +203,6 @@ impl Netlink {
         self.change(&|| format!("remove interface {index}"), RouteNetlinkMessage::DelLink(message), 0)
     }
 
-    /// Removes every interface of a group at once, which takes the kernel hardly longer than one. Group 0, where every
-    /// interface begins, is refused.
-    pub fn delete_group(&mut self, group: u32) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::Group(group));
-        self.change(
-            &|| format!("remove interfaces of group {group}"),
-            RouteNetlinkMessage::DelLink(message),
-            0,
-        )
-    }
-
-    /// Puts an interface into a group.
-    pub fn set_group(&mut self, index: u32, group: u32) -> Result<(), NetlinkError> {
-        self.set_attribute(index, "set group", LinkAttribute::Group(group))
-    }
-
     /// Sets an interface up.
     pub fn set_up(&mut self, index: u32) -> Result<(), NetlinkError> {
         self.set_flags(index, LinkFlags::Up, LinkFlags::Up)

@@ -36,7 +36,9 @@ impl AgentArgs {
         }
         match self.lab.choose() {
             Ok(lab) => Ok(lab.record()?.nodes.into_iter().map(|node| node.socket).collect()),
-            Err(_) if self.lab.name.is_none() && Path::new(CONVENTIONAL).exists() => Ok(vec![CONVENTIONAL.into()]),
+            Err(_) if self.lab.name.is_none() && Path::new(CONVENTIONAL).exists() => {
+                Ok(vec![CONVENTIONAL.into()])
+            }
             Err(error) => Err(error),
         }
     }
@@ -48,7 +50,9 @@ impl AgentArgs {
             let threads: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| ask(socket))).collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("asking an agent panicked"))))
+                .map(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("asking an agent panicked")))
+                })
                 .collect()
         });
         asked.into_iter().collect()

@@ -1,7 +1,10 @@
 //! The commands, a file each.
 
+mod agent;
+mod agents;
 mod doctor;
 mod lab;
+mod status;
 mod verify;
 mod version;
 
@@ -31,7 +34,9 @@ enum Command {
     #[command(subcommand)]
     Lab(lab::Lab),
     Verify(verify::Verify),
+    Status(status::StatusCommand),
     Doctor(doctor::Doctor),
+    Agent(agent::Agent),
     Version(version::Version),
 }
 
@@ -40,6 +45,7 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Lab(command) => command.is_daemon(),
+            Command::Agent(_) => true,
             _ => false,
         }
     }
@@ -56,7 +62,9 @@ impl Cli {
         match self.command {
             Command::Lab(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Status(command) => command.run(),
             Command::Doctor(command) => command.run(),
+            Command::Agent(command) => command.run(),
             Command::Version(command) => command.run(),
         }
     }

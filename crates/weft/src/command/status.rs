@@ -41,7 +41,8 @@ impl StatusCommand {
 /// What is not fine on a node.
 fn problems(status: &Status) -> Vec<String> {
     let node = &status.node;
-    let mut problems: Vec<String> = status.conflicts.iter().map(|conflict| format!("{node}: {conflict}")).collect();
+    let mut problems: Vec<String> =
+        status.conflicts.iter().map(|conflict| format!("{node}: {conflict}")).collect();
     if let Some(why) = status.why_not.as_ref().filter(|_| !status.ready) {
         problems.push(format!("{node} cannot attach Pods: {why}"));
     }

@@ -24,7 +24,8 @@ fn by_endpoint(endpoints: &[Endpoint], tried: &BTreeSet<(usize, usize)>, failed:
         if endpoint.host { format!("{} (node, host network)", endpoint.name) } else { endpoint.name.clone() }
     };
     let width = endpoints.iter().map(|endpoint| label(endpoint).chars().count()).max().unwrap_or(0);
-    let address = |endpoint: &Endpoint| endpoint.addresses.first().map(ToString::to_string).unwrap_or_default();
+    let address =
+        |endpoint: &Endpoint| endpoint.addresses.first().map(ToString::to_string).unwrap_or_default();
     let address_width = endpoints.iter().map(|endpoint| address(endpoint).len()).max().unwrap_or(0);
     let numbers: String = (1..=endpoints.len()).map(|number| format!("{number:>3}")).collect();
     println!("{:>3}  {:<width$}  {:<address_width$}  {numbers}", "", "from \\ to", "");
@@ -36,7 +37,12 @@ fn by_endpoint(endpoints: &[Endpoint], tried: &BTreeSet<(usize, usize)>, failed:
                 () => "  ·",
             })
             .collect();
-        println!("{:>3}  {:<width$}  {:<address_width$}  {cells}", from + 1, label(endpoint), address(endpoint));
+        println!(
+            "{:>3}  {:<width$}  {:<address_width$}  {cells}",
+            from + 1,
+            label(endpoint),
+            address(endpoint)
+        );
     }
 }
 

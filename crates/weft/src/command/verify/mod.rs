@@ -56,7 +56,11 @@ impl Verify {
         let agents = self.agents.ask()?;
         let (endpoints, sampled) = pairs::endpoints(&agents, MOST_PAIRS);
         if self.output.output == Format::Table {
-            eprintln!("asking {} agents to prove {} pairs", agents.len(), endpoints.len() * (endpoints.len() - 1));
+            eprintln!(
+                "asking {} agents to prove {} pairs",
+                agents.len(),
+                endpoints.len() * (endpoints.len() - 1)
+            );
         }
         let proofs = pairs::prove(&agents, &endpoints)?;
         let ranges = ranges::check(&agents);
@@ -84,13 +88,23 @@ fn print(report: &Report, proofs: &[Proof]) {
     println!();
     let verdict = |holds: bool| if holds { "yes" } else { "NO" };
     let what = if report.sampled { "a sample that covers every pair of nodes" } else { "every pair" };
-    println!("{:<58} {}", format!("reachable without NAT, TCP, UDP and full MTU ({what})"), verdict(report.failed.is_empty()));
+    println!(
+        "{:<58} {}",
+        format!("reachable without NAT, TCP, UDP and full MTU ({what})"),
+        verdict(report.failed.is_empty())
+    );
     println!("{:<58} {}", "addresses unique, ranges disjoint", verdict(report.ranges.is_empty()));
     for wrong in &report.ranges {
         println!("  {wrong}");
     }
     for failure in report.failed.iter().take(20) {
-        println!("  {} -> {} ({}): {}", failure.from, failure.to, failure.address, failure.problems.join("; "));
+        println!(
+            "  {} -> {} ({}): {}",
+            failure.from,
+            failure.to,
+            failure.address,
+            failure.problems.join("; ")
+        );
     }
     if report.failed.len() > 20 {
         println!("  … and {} more pairs: -o json lists them all", report.failed.len() - 20);

@@ -57,12 +57,15 @@ impl Proof {
     /// What failed, if anything did.
     pub fn failures(&self, endpoints: &[Endpoint]) -> Option<Failure> {
         let (from, to) = (endpoints.get(self.from)?, endpoints.get(self.to)?);
-        let probes = [("TCP", &self.outcome.tcp), ("UDP", &self.outcome.udp), ("full MTU", &self.outcome.full_size)];
+        let probes =
+            [("TCP", &self.outcome.tcp), ("UDP", &self.outcome.udp), ("full MTU", &self.outcome.full_size)];
         let problems: Vec<String> = probes
             .into_iter()
             .filter_map(|(what, reply)| match reply {
                 Reply::Seen(source) if from.addresses.contains(source) => None,
-                Reply::Seen(source) => Some(format!("{what}: seen as {source}, which is not the sender's address (NAT)")),
+                Reply::Seen(source) => {
+                    Some(format!("{what}: seen as {source}, which is not the sender's address (NAT)"))
+                }
                 Reply::Failed(why) => match self.outcome.mtu.filter(|_| what == "full MTU") {
                     Some(mtu) => Some(format!("{what} ({mtu} bytes): {why}")),
                     None => Some(format!("{what}: {why}")),
@@ -81,7 +84,8 @@ impl Proof {
 
 /// Every node and Pod, or as many of each node's as keep the pairs below `most`. Says whether some were left out.
 pub fn endpoints(agents: &[Agent], most: usize) -> (Vec<Endpoint>, bool) {
-    let mut per_agent: Vec<Vec<Endpoint>> = agents.iter().enumerate().map(|(index, agent)| of(index, agent)).collect();
+    let mut per_agent: Vec<Vec<Endpoint>> =
+        agents.iter().enumerate().map(|(index, agent)| of(index, agent)).collect();
     let total: usize = per_agent.iter().map(Vec::len).sum();
     let sampled = total * total.saturating_sub(1) > most;
     if sampled {
@@ -122,7 +126,8 @@ pub fn prove(agents: &[Agent], endpoints: &[Endpoint]) -> Result<Vec<Proof>> {
     let listening = side_by_side(endpoints.iter().collect(), |endpoint| listen(agents, endpoint))?;
     let sources = side_by_side((0..endpoints.len()).collect(), |from| {
         let endpoint = endpoints.get(from).context("an endpoint")?;
-        let families = |address: &IpAddr| endpoint.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
+        let families =
+            |address: &IpAddr| endpoint.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
         let targets: Vec<(usize, Target)> = listening
             .iter()
             .enumerate()
@@ -134,7 +139,8 @@ pub fn prove(agents: &[Agent], endpoints: &[Endpoint]) -> Result<Vec<Proof>> {
     });
     for (endpoint, (id, _)) in endpoints.iter().zip(&listening) {
         // They close by themselves as well.
-        let _ = client(agents, endpoint).and_then(|mut client| Ok(client.ask(&Request::ProbeClose { id: *id })?));
+        let _ =
+            client(agents, endpoint).and_then(|mut client| Ok(client.ask(&Request::ProbeClose { id: *id })?));
     }
     Ok(sources?.into_iter().flatten().collect())
 }
@@ -147,7 +153,12 @@ fn listen(agents: &[Agent], endpoint: &Endpoint) -> Result<(u64, Vec<Target>)> {
     }
 }
 
-fn probe(agents: &[Agent], endpoint: &Endpoint, from: usize, targets: &[(usize, Target)]) -> Result<Vec<Proof>> {
+fn probe(
+    agents: &[Agent],
+    endpoint: &Endpoint,
+    from: usize,
+    targets: &[(usize, Target)],
+) -> Result<Vec<Proof>> {
     let to = targets.iter().map(|(_, target)| *target).collect();
     let request = Request::Probe { from: endpoint.place.clone(), to };
     match client(agents, endpoint)?.ask(&request).with_context(|| format!("probe from {}", endpoint.name))? {

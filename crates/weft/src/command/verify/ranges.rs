@@ -8,7 +8,8 @@ use crate::command::agents::Agent;
 
 /// What is wrong, a line each.
 pub fn check(agents: &[Agent]) -> Vec<String> {
-    let mut wrong: Vec<String> = agents.iter().flat_map(|agent| agent.status.conflicts.iter().cloned()).collect();
+    let mut wrong: Vec<String> =
+        agents.iter().flat_map(|agent| agent.status.conflicts.iter().cloned()).collect();
     let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
     for agent in agents {
         let node = &agent.status.node;
@@ -43,7 +44,10 @@ pub fn check(agents: &[Agent]) -> Vec<String> {
         }
         for agent in agents {
             for address in agent.status.node_addresses.iter().filter(|address| range.contains(*address)) {
-                wrong.push(format!("address {address} of {} lies in Pod range {range} of {node}", agent.status.node));
+                wrong.push(format!(
+                    "address {address} of {} lies in Pod range {range} of {node}",
+                    agent.status.node
+                ));
             }
         }
     }

@@ -1,0 +1,103 @@
+//! Asks an agent, synchronously.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+use weft_cni::plugin::frame;
+
+use super::{Request, Response, Status};
+
+/// An agent answers a probe of many targets within less.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A connection to an agent.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    stream: UnixStream,
+}
+
+/// An agent could not be asked, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there, or not for this user.
+    #[error("agent at {socket}: {source}; is `weft agent` running there, and is this user root?")]
+    Connection {
+        /// The agent's socket.
+        socket: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// It answered what this version does not understand.
+    #[error("agent at {socket}: its answer does not read: {source}; is it of another version?")]
+    Answer {
+        /// The agent's socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It said no.
+    #[error("agent at {socket}: {message}")]
+    Refused {
+        /// The agent's socket.
+        socket: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    kind: &'static str,
+    #[serde(flatten)]
+    request: &'a Request,
+}
+
+impl Client {
+    /// Connects to the agent at `socket`.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let at = |source| ClientError::Connection { socket: socket.to_owned(), source };
+        let stream = UnixStream::connect(socket).map_err(at)?;
+        stream.set_read_timeout(Some(DEADLINE)).map_err(at)?;
+        stream.set_write_timeout(Some(DEADLINE)).map_err(at)?;
+        Ok(Self { socket: socket.to_owned(), stream })
+    }
+
+    /// Asks, and waits for the answer; never [`Response::Error`].
+    ///
+    /// # Errors
+    /// When the connection breaks or the agent says no.
+    pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
+        let unreadable = |source| ClientError::Answer { socket: self.socket.clone(), source };
+        let broken = |source| ClientError::Connection { socket: self.socket.clone(), source };
+        let body = serde_json::to_vec(&Envelope { kind: "admin", request }).map_err(unreadable)?;
+        frame::write(&mut self.stream, &body).map_err(broken)?;
+        let answer = frame::read(&mut self.stream).map_err(broken)?;
+        match serde_json::from_slice(&answer).map_err(unreadable)? {
+            Response::Error { message } => Err(ClientError::Refused { socket: self.socket.clone(), message }),
+            response => Ok(response),
+        }
+    }
+
+    /// The agent's status.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        match self.ask(&Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(ClientError::Refused {
+                socket: self.socket.clone(),
+                message: format!("not a status: {other:?}"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What `weft status` and `weft verify` ask an agent, over the same socket as the CNI plugin.
+
+mod client;
+mod listen;
+mod place;
+mod probe;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_model::{NodeName, PodKey};
+
+pub use client::{Client, ClientError};
+pub(crate) use listen::Listeners;
+pub(crate) use place::find as find_place;
+pub(crate) use probe::probe;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Everything that the agent says of itself: [`Response::Status`].
+    Status,
+    /// Opens listeners on each address of a place: [`Response::Listening`]. They close by themselves after a minute.
+    ProbeListen {
+        /// Where.
+        at: Place,
+    },
+    /// Closes them: [`Response::Done`].
+    ProbeClose {
+        /// As [`Response::Listening`] told.
+        id: u64,
+    },
+    /// Connects from a place to listeners elsewhere, all at once: [`Response::Probed`].
+    Probe {
+        /// Where from.
+        from: Place,
+        /// Where to.
+        to: Vec<Target>,
+    },
+}
+
+/// A network namespace on the agent's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// The node's own, which host-network Pods share.
+    Host,
+    /// A Pod's.
+    Pod(PodKey),
+}
+
+/// Listeners at one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The address.
+    pub address: IpAddr,
+    /// Its TCP port.
+    pub tcp_port: u16,
+    /// Its UDP port.
+    pub udp_port: u16,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::ProbeListen`].
+    Listening {
+        /// To be named when they are to be closed.
+        id: u64,
+        /// One an address.
+        listeners: Vec<Target>,
+    },
+    /// To [`Request::Probe`], in the order of the targets.
+    Probed {
+        /// One a target.
+        outcomes: Vec<Outcome>,
+    },
+    /// It was done.
+    Done,
+    /// It was not done.
+    Error {
+        /// Why not.
+        message: String,
+    },
+}
+
+/// What came of the probes of one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The target.
+    pub target: Target,
+    /// Over TCP.
+    pub tcp: Reply,
+    /// Over UDP, a small packet.
+    pub udp: Reply,
+    /// Over UDP, a packet of full size that must not be fragmented.
+    pub full_size: Reply,
+    /// The size of that packet, IP header included, in bytes.
+    pub mtu: Option<u32>,
+}
+
+/// What the far side answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// It saw the probe come from this address.
+    Seen(IpAddr),
+    /// There was no answer, or no sense in it.
+    Failed(String),
+}
+
+/// The state of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Weft's version.
+    pub version: String,
+    /// The agent's node.
+    pub node: NodeName,
+    /// Pods can be attached.
+    pub ready: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+    /// The API server.
+    pub api: Option<ApiStatus>,
+    /// The node's addresses.
+    pub node_addresses: Vec<IpAddr>,
+    /// The interface towards the other nodes.
+    pub uplink: Option<String>,
+    /// Largest packets.
+    pub mtu: Option<MtuStatus>,
+    /// The node's Pod ranges.
+    pub pod_ranges: Vec<RangeStatus>,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+    /// Ranges of this cluster that are refused, and why.
+    pub conflicts: Vec<String>,
+    /// The containers on this node.
+    pub pods: Vec<PodStatus>,
+    /// What the kernel programs counted.
+    pub counters: Vec<CounterStatus>,
+    /// How often something was put back that somebody else had removed.
+    pub repairs: u64,
+}
+
+/// How the agent and the API server stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiStatus {
+    /// The server's URL.
+    pub server: String,
+    /// Nodes and Pods have been listed since the agent started.
+    pub synced: bool,
+    /// Why the watches do not follow; `None` when they do.
+    pub error: Option<String>,
+    /// How often a watch has failed.
+    pub failures: u64,
+    /// Pods that the API has bound to this node, those of the host network included.
+    pub pods: u64,
+}
+
+/// Largest packets, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MtuStatus {
+    /// Of the uplink.
+    pub uplink: u32,
+    /// Of the overlay.
+    pub overlay: u32,
+    /// Of new Pods.
+    pub pod: u32,
+}
+
+/// A Pod range of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeStatus {
+    /// The range.
+    pub range: IpNet,
+    /// How many Pods it has room for.
+    pub capacity: u64,
+    /// How many of them are free.
+    pub free: u64,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its Pod ranges.
+    pub pod_ranges: Vec<IpNet>,
+    /// `overlay` or `native`.
+    pub path: String,
+    /// Why that one.
+    pub why: String,
+    /// Probes over the path in use come back; `None` before anything is known.
+    pub reachable: Option<bool>,
+    /// Packets of this size pass.
+    pub proved_mtu: Option<u32>,
+    /// Packets of this size should pass and do not.
+    pub mtu_mismatch: Option<u32>,
+}
+
+/// A container on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// The Pod, when the runtime named it.
+    pub pod: Option<PodKey>,
+    /// The runtime's name of it.
+    pub container_id: String,
+    /// Its interface.
+    pub interface: String,
+    /// The same on the node's side.
+    pub host_interface: String,
+    /// The file of its network namespace.
+    pub netns: PathBuf,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its MTU.
+    pub mtu: u32,
+}
+
+/// A counter of the kernel programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// Its name.
+    pub name: String,
+    /// It counts dropped packets.
+    pub drop: bool,
+    /// Packets since the programs were first loaded.
+    pub packets: u64,
+}

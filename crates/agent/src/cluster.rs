@@ -1,0 +1,116 @@
+//! The agent and the API server: what is watched goes to the node, what the node reports goes to its object.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+use weft_kube::{Client, Mirror, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods};
+use weft_model::{Node, NodeName};
+
+use crate::{
+    drain::Drain,
+    node::{Readiness, thread::Handle},
+    socket::Api,
+};
+
+/// Between two attempts to publish what the API server did not take.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Follows the API server and reports to it until the drain begins.
+pub(crate) struct Cluster {
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    /// Starts to watch; returns what is seen.
+    pub(crate) fn watch(client: &Client, name: &NodeName) -> (Self, Api) {
+        let (nodes, nodes_seen) = watch::channel(Mirror::default());
+        let (pods, pods_seen) = watch::channel(Mirror::default());
+        let (nodes_health, nodes_follow) = watch::channel(WatchHealth::default());
+        let (pods_health, pods_follow) = watch::channel(WatchHealth::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_nodes(client.clone(), nodes, nodes_health));
+        tasks.spawn(watch_pods(client.clone(), name.clone(), pods, pods_health));
+        let api = Api {
+            server: client.server().to_owned(),
+            nodes: nodes_seen,
+            pods: pods_seen,
+            health: [nodes_follow, pods_follow],
+        };
+        (Self { tasks }, api)
+    }
+
+    /// Passes on what is seen and what is to be told, until the drain begins.
+    pub(crate) async fn run(
+        mut self,
+        client: Client,
+        name: NodeName,
+        node: Handle,
+        api: Api,
+        mut drain: Drain,
+    ) -> anyhow::Result<()> {
+        let readiness = node.readiness();
+        let (conditions, wanted) = watch::channel(Vec::new());
+        self.tasks.spawn(pass_nodes(api.nodes, node));
+        self.tasks.spawn(keep_conditions(client.clone(), name, wanted));
+        self.tasks.spawn(pass_conditions(readiness.clone(), conditions));
+        self.tasks.spawn(publish(client, readiness));
+        drain.begun().await;
+        self.tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+async fn pass_nodes(mut nodes: watch::Receiver<Mirror<NodeName, Node>>, node: Handle) {
+    loop {
+        let known = {
+            let mirror = nodes.borrow_and_update();
+            mirror.is_synced().then(|| mirror.objects().values().cloned().collect())
+        };
+        if known.is_some_and(|known| node.set_nodes(known).is_err()) || nodes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pass_conditions(
+    mut readiness: watch::Receiver<Readiness>,
+    conditions: watch::Sender<Vec<weft_kube::Condition>>,
+) {
+    loop {
+        let wanted = readiness.borrow_and_update().conditions.clone();
+        conditions.send_if_modified(|last| {
+            let news = !wanted.is_empty() && *last != wanted;
+            if news {
+                last.clone_from(&wanted);
+            }
+            news
+        });
+        if readiness.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Publishes each conflict once; again when it went away and came back.
+async fn publish(client: Client, mut readiness: watch::Receiver<Readiness>) {
+    let mut told: HashSet<(NodeName, String)> = HashSet::new();
+    let name = |event: &WarningEvent| (event.about.name.clone(), event.message.clone());
+    loop {
+        let events = readiness.borrow_and_update().events.clone();
+        told.retain(|one| events.iter().any(|event| name(event) == *one));
+        let mut failed = false;
+        for event in events.iter().filter(|event| !told.contains(&name(event))).collect::<Vec<_>>() {
+            match client.publish(event).await {
+                Ok(()) => drop(told.insert(name(event))),
+                Err(error) => {
+                    tracing::warn!("Event about Node {} cannot be published: {error}", event.about.name);
+                    failed = true;
+                }
+            }
+        }
+        tokio::select! {
+            () = sleep(AGAIN), if failed => {}
+            changed = readiness.changed() => if changed.is_err() { return },
+        }
+    }
+}

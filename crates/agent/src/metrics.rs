@@ -1,0 +1,148 @@
+//! Metrics in the text format of Prometheus (OpenMetrics 1.0).
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use weft_cni::Verb;
+
+use crate::admin::Status;
+
+/// What is counted from the start of the process on. All else is read when it is asked for.
+pub(crate) struct Metrics {
+    registry: Registry,
+    cni: Family<CniLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CniLabels {
+    verb: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Way {
+    path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Range {
+    range: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabel {
+    node: String,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("weft");
+        // From a quarter of a millisecond to eight seconds.
+        let cni = Family::<CniLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+        });
+        registry.register("cni_duration_seconds", "How long CNI calls took in the agent", cni.clone());
+        Self { registry, cni }
+    }
+
+    /// A call of the plugin was answered.
+    pub(crate) fn cni(&self, verb: Verb, success: bool, took: Duration) {
+        let result = if success { "success" } else { "error" };
+        self.cni.get_or_create(&CniLabels { verb: verb.as_str(), result }).observe(took.as_secs_f64());
+    }
+
+    /// Everything, as text.
+    ///
+    /// # Errors
+    /// None that a String has.
+    pub(crate) fn encode(&self, status: &Status) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &of(status))?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// What a status says, as metrics.
+fn of(status: &Status) -> Registry {
+    let mut registry = Registry::with_prefix("weft");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    gauge("ready", "1 when Pods can be attached", status.ready.into());
+    gauge("pods", "Containers attached on this node", status.pods.len() as u64);
+    gauge("range_conflicts", "Pod ranges of the cluster that are refused", status.conflicts.len() as u64);
+    if let Some(api) = &status.api {
+        gauge("api_synced", "1 when Nodes and Pods have been listed since the start", api.synced.into());
+        gauge("api_following", "1 when the watches follow the API server", api.error.is_none().into());
+        registry.register("api_failures", "How often a watch failed", ConstCounter::new(api.failures));
+    }
+    registry.register("repairs", "What others removed and was put back", ConstCounter::new(status.repairs));
+    let (drops, packets) = (Family::<Reason, Counter>::default(), Family::<Way, Counter>::default());
+    for counter in &status.counters {
+        if counter.drop {
+            drops.get_or_create(&Reason { reason: counter.name.clone() }).inc_by(counter.packets);
+        } else {
+            packets.get_or_create(&Way { path: counter.name.clone() }).inc_by(counter.packets);
+        }
+    }
+    registry.register("drops", "Packets that the kernel programs dropped, by reason", drops);
+    registry.register("packets", "Packets that the kernel programs passed on, by way", packets);
+    let (free, capacity) = (Family::<Range, Gauge>::default(), Family::<Range, Gauge>::default());
+    for range in &status.pod_ranges {
+        let label = Range { range: range.range.to_string() };
+        let figure = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        free.get_or_create(&label).set(figure(range.free));
+        capacity.get_or_create(&label).set(figure(range.capacity));
+    }
+    registry.register("addresses_free", "Pod addresses left, by range", free);
+    registry.register("addresses_capacity", "Pod addresses in all, by range", capacity);
+    let peers = Family::<Way, Gauge>::default();
+    for way in ["native", "overlay"] {
+        let there = status.peers.iter().filter(|peer| peer.path == way).count();
+        peers.get_or_create(&Way { path: way.to_owned() }).set(i64::try_from(there).unwrap_or(i64::MAX));
+    }
+    registry.register("peers", "Other nodes, by the path that Pods' packets take", peers);
+    let (unreachable, mismatch) =
+        (Family::<PeerLabel, Gauge>::default(), Family::<PeerLabel, Gauge>::default());
+    for peer in &status.peers {
+        let label = PeerLabel { node: peer.name.to_string() };
+        unreachable.get_or_create(&label).set((peer.reachable == Some(false)).into());
+        mismatch.get_or_create(&label).set(peer.mtu_mismatch.is_some().into());
+    }
+    registry.register("peer_unreachable", "1 when probes to a node do not come back", unreachable);
+    registry.register("peer_mtu_mismatch", "1 when packets of full size to a node are lost", mismatch);
+    if let Some(mtu) = &status.mtu {
+        let family = Family::<Kind, Gauge>::default();
+        for (kind, bytes) in [("uplink", mtu.uplink), ("overlay", mtu.overlay), ("pod", mtu.pod)] {
+            family.get_or_create(&Kind { kind: kind.to_owned() }).set(bytes.into());
+        }
+        registry.register("mtu_bytes", "Largest packets", family);
+    }
+    registry
+}

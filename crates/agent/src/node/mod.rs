@@ -1,0 +1,134 @@
+//! One node: its plan, its data plane, its attachments. Synchronous, and owned by one [thread].
+//!
+//! Nothing is decided here that the model does not decide: this keeps what the API says, what the probes found and what
+//! was handed out, and brings the data plane in line with it.
+
+mod attach;
+mod cni;
+mod plan;
+mod status;
+pub mod thread;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use weft_datapath::{Datapath, Path, Settings, probe};
+use weft_model::{Ipam, NodeName, NodePlan, RangeConflict, plan as model_plan};
+
+use crate::{
+    attachment::{Key, Record},
+    store::{Store, StoreError},
+};
+
+pub use status::Readiness;
+
+/// What a node is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub name: NodeName,
+    /// Its bpffs folder.
+    pub bpffs: PathBuf,
+    /// Its uplink, when it is named.
+    pub uplink: Option<String>,
+    /// UDP port of the overlay.
+    pub vxlan_port: u16,
+    /// Which paths may be used.
+    pub routing: probe::Routing,
+    /// What the cluster's administrator has set.
+    pub plan: model_plan::Settings,
+    /// Where queued DEL calls wait.
+    pub queue_dir: PathBuf,
+}
+
+/// New Pods' MTU follows the paths that are proved: wait this long for proof before the first Pod.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The state of one node.
+pub struct Node {
+    config: Config,
+    store: Store,
+    attachments: BTreeMap<Key, Record>,
+    /// Host interfaces that the kernel has and no record tells of, with their addresses: the state directory was lost.
+    orphans: BTreeMap<String, Vec<IpAddr>>,
+    ipam: Option<Ipam>,
+    /// Nodes as the API last told them, or as they were saved.
+    nodes: Vec<weft_model::Node>,
+    synced: bool,
+    plan: Option<NodePlan>,
+    refused: Vec<RangeConflict>,
+    datapath: Option<Open>,
+    health: BTreeMap<NodeName, probe::Health>,
+    /// The verdicts in force; kept over a restart, so that it changes no path before it knows better.
+    paths: BTreeMap<NodeName, Path>,
+    /// Why no Pod can be attached, as far as plan and data plane are concerned.
+    blocked: Option<String>,
+    /// Somebody broke what cannot be put back at once.
+    unrepaired: Option<String>,
+    settled_by: Option<Instant>,
+    repairs: u64,
+    report: Report,
+}
+
+/// Takes what the probes found, from their thread.
+pub type Report = Arc<dyn Fn(BTreeMap<NodeName, probe::Health>) + Send + Sync>;
+
+/// A data plane and what it was opened for.
+struct Open {
+    plane: Datapath,
+    pod_ranges: Vec<IpNet>,
+    node_addresses: Vec<IpAddr>,
+    /// `None` when the probes' sockets could not be made.
+    prober: Option<probe::Prober>,
+}
+
+impl Node {
+    /// A node as its state directory has it. `report` is given what probes find, from another thread, to be passed to
+    /// [`Node::set_health`].
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub fn open(config: Config, store: Store, report: Report) -> Result<Self, StoreError> {
+        let attachments = store.records()?.into_iter().map(|record| (record.key(), record)).collect();
+        let mut node = Self {
+            nodes: store.load(plan::NODES).unwrap_or_default(),
+            paths: plan::load_paths(&store),
+            config,
+            store,
+            attachments,
+            orphans: BTreeMap::new(),
+            ipam: None,
+            synced: false,
+            plan: None,
+            refused: Vec::new(),
+            datapath: None,
+            health: BTreeMap::new(),
+            blocked: None,
+            unrepaired: None,
+            settled_by: None,
+            repairs: 0,
+            report,
+        };
+        if !node.nodes.is_empty() {
+            node.converge();
+        }
+        Ok(node)
+    }
+
+    fn settings(&self, pod_ranges: &[IpNet], node_addresses: &[IpAddr]) -> Settings {
+        Settings {
+            node: self.config.name.clone(),
+            bpffs: self.config.bpffs.clone(),
+            uplink: self.config.uplink.clone(),
+            vxlan_port: self.config.vxlan_port,
+            pod_ranges: pod_ranges.to_vec(),
+            node_addresses: node_addresses.to_vec(),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What the API says and what the probes found, brought into the data plane.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+
+use ipnet::IpNet;
+use weft_datapath::{
+    Datapath, Path,
+    probe::{self, Prober},
+};
+use weft_model::{NodeName, NodePlan, plan::node_plan};
+
+use super::{Node, Open, SETTLE};
+use crate::store::Store;
+
+/// State file: the nodes as the API last told them.
+pub(super) const NODES: &str = "nodes.json";
+/// State file: the names of the nodes that are reached natively.
+const NATIVE: &str = "native-paths.json";
+
+/// The paths as an earlier process left them.
+pub(super) fn load_paths(store: &Store) -> BTreeMap<NodeName, Path> {
+    let native: Vec<NodeName> = store.load(NATIVE).unwrap_or_default();
+    native.into_iter().map(|name| (name, Path::Native)).collect()
+}
+
+impl Node {
+    /// These are the cluster's nodes now.
+    pub fn set_nodes(&mut self, nodes: Vec<weft_model::Node>) {
+        let first = !std::mem::replace(&mut self.synced, true);
+        if !first && nodes == self.nodes && self.blocked.is_none() {
+            return;
+        }
+        let news = nodes != self.nodes;
+        self.nodes = nodes;
+        self.converge();
+        if news && let Err(error) = self.store.save(NODES, &self.nodes) {
+            tracing::warn!("a restart without the API server will not know the nodes: {error}");
+        }
+    }
+
+    /// This is what the probes found.
+    pub fn set_health(&mut self, health: BTreeMap<NodeName, probe::Health>) {
+        self.health = health;
+        if self.wanted_paths() != self.paths {
+            self.converge();
+        }
+    }
+
+    /// What did not work is tried again; what somebody else removed is put back.
+    pub fn repair(&mut self) {
+        if self.blocked.is_some() && !self.nodes.is_empty() {
+            self.converge();
+        }
+        let Some(open) = &mut self.datapath else { return };
+        match open.plane.repair() {
+            Ok(done) => {
+                self.unrepaired = None;
+                for what in &done {
+                    tracing::warn!("put back: {what}");
+                }
+                self.repairs += done.len() as u64;
+            }
+            Err(error) => {
+                let error = format!("what was removed cannot be put back: {error}");
+                if self.unrepaired.as_ref() != Some(&error) {
+                    tracing::error!("{error}");
+                }
+                self.unrepaired = Some(error);
+            }
+        }
+    }
+
+    /// Brings the data plane in line with the nodes and paths as they are known.
+    pub(super) fn converge(&mut self) {
+        let blocked = self.try_converge().err();
+        if let Some(why) = blocked.as_ref().filter(|why| self.blocked.as_ref() != Some(*why)) {
+            tracing::error!("no Pod can be attached: {why}");
+        }
+        self.blocked = blocked;
+    }
+
+    fn try_converge(&mut self) -> Result<(), String> {
+        let mut plan = node_plan(&self.config.name, &self.nodes, &self.config.plan);
+        for conflict in plan.refused.iter().filter(|conflict| !self.refused.contains(conflict)) {
+            tracing::error!("{conflict}");
+        }
+        self.refused.clone_from(&plan.refused);
+        let usable = self.usable(&plan);
+        match (&usable, &self.datapath) {
+            (Ok(addresses), _) => self.open_for(&plan.pod_ranges.clone(), &addresses.clone())?,
+            // Pods that run go on running, and follow the other nodes.
+            (Err(_), Some(open)) => {
+                plan.pod_ranges.clone_from(&open.pod_ranges);
+                plan.masquerade.sources.clone_from(&open.pod_ranges);
+            }
+            (Err(_), None) => {}
+        }
+        self.apply(plan)?;
+        usable.map(drop)
+    }
+
+    /// This node's addresses, when its ranges are fit to be handed out.
+    fn usable(&self, plan: &NodePlan) -> Result<Vec<IpAddr>, String> {
+        let name = &self.config.name;
+        let this = self.nodes.iter().find(|node| node.name == *name).ok_or_else(|| {
+            format!("the API has no Node {name}: is --node-name right, and has the node joined the cluster?")
+        })?;
+        let own = plan.refused.iter().filter(|conflict| conflict.node == *name);
+        let conflicts: Vec<String> = own.map(ToString::to_string).collect();
+        if !conflicts.is_empty() {
+            return Err(conflicts.join("; "));
+        }
+        if this.pod_ranges.is_empty() {
+            return Err(format!(
+                "Node {name} has no Pod range (spec.podCIDRs): is the cluster set to allocate them \
+                 (kube-controller-manager --allocate-node-cidrs --cluster-cidr)?"
+            ));
+        }
+        if this.addresses.is_empty() {
+            return Err(format!("Node {name} has no address of type InternalIP (status.addresses)"));
+        }
+        Ok(this.addresses.clone())
+    }
+
+    /// Opens the data plane for these ranges and addresses, unless it is.
+    fn open_for(&mut self, pod_ranges: &[IpNet], node_addresses: &[IpAddr]) -> Result<(), String> {
+        let fits = |open: &&Open| open.pod_ranges == pod_ranges && open.node_addresses == node_addresses;
+        if self.datapath.as_ref().filter(fits).is_some() {
+            return Ok(());
+        }
+        // Prober and programs of the old ranges first: the new ones take the same names.
+        self.datapath = None;
+        let settings = self.settings(pod_ranges, node_addresses);
+        let mut plane =
+            Datapath::open(&settings).map_err(|error| format!("the data plane does not open: {error}"))?;
+        self.adopt(&mut plane, pod_ranges)?;
+        let report = Arc::clone(&self.report);
+        let prober = Prober::start(pod_ranges, self.config.routing, move |health| report(health.clone()))
+            // Without proof everything takes the overlay, which works.
+            .inspect_err(|error| tracing::error!("paths between nodes cannot be probed: {error}"));
+        let (pod_ranges, node_addresses) = (pod_ranges.to_vec(), node_addresses.to_vec());
+        self.datapath = Some(Open { plane, pod_ranges, node_addresses, prober: prober.ok() });
+        Ok(())
+    }
+
+    fn apply(&mut self, plan: NodePlan) -> Result<(), String> {
+        self.plan = Some(plan);
+        let paths = self.wanted_paths();
+        let (Some(open), Some(plan)) = (&mut self.datapath, &self.plan) else { return Ok(()) };
+        let applied =
+            open.plane.apply(plan, &paths).map_err(|error| format!("the plan is not in force: {error}"))?;
+        if !applied.is_nothing() {
+            tracing::info!(peers = plan.peers.len(), ?applied, "plan in force");
+        }
+        if let Some(prober) = &open.prober {
+            prober.set_peers(plan, open.plane.mtu());
+        }
+        self.settled_by.get_or_insert_with(|| Instant::now() + SETTLE);
+        if paths != self.paths {
+            let native: Vec<&NodeName> =
+                paths.iter().filter(|(_, path)| **path == Path::Native).map(|(name, _)| name).collect();
+            for (name, path) in paths.iter().filter(|(name, path)| self.paths.get(*name) != Some(*path)) {
+                let why = self.health.get(name).map_or("not probed yet", |health| health.why);
+                tracing::info!("Pods' packets to node {name} go by the {path:?} path: {why}");
+            }
+            if let Err(error) = self.store.save(NATIVE, &native) {
+                tracing::warn!("a restart will have to find the paths anew: {error}");
+            }
+            self.paths = paths;
+        }
+        Ok(())
+    }
+
+    /// The path to each peer: as it is proved, else as it was before, else the one that needs no proof.
+    fn wanted_paths(&self) -> BTreeMap<NodeName, Path> {
+        let peers = self.plan.iter().flat_map(|plan| &plan.peers);
+        peers
+            .map(|peer| {
+                let proved =
+                    self.health.get(&peer.name).filter(|health| health.proved).map(|health| health.path);
+                let path = match self.config.routing {
+                    probe::Routing::Overlay => Path::Overlay,
+                    probe::Routing::Native => Path::Native,
+                    probe::Routing::Auto => {
+                        proved.or(self.paths.get(&peer.name).copied()).unwrap_or(Path::Overlay)
+                    }
+                };
+                (peer.name.clone(), path)
+            })
+            .collect()
+    }
+
+    /// The path to every peer is proved, or was given its time.
+    pub(super) fn is_settled(&self) -> bool {
+        let proved =
+            |peer: &weft_model::Peer| self.health.get(&peer.name).is_some_and(|health| health.proved);
+        let all = self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved));
+        all || self.settled_by.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}

@@ -1,0 +1,104 @@
+//! The command line of `weft agent`.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use weft_datapath::probe;
+
+/// What the agent is told. The defaults are the conventional places of a node.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// How to reach the API server; without it, as a Pod of the cluster does
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The name of this node's Node object
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: String,
+    /// Where container runtimes look for network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Where container runtimes look for CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// What is handed out is recorded here; a reboot must empty it
+    #[arg(long, value_name = "DIR", default_value = "/run/weft")]
+    pub state_dir: PathBuf,
+    /// Where kernel programs and maps are pinned, on a bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weft")]
+    pub bpffs: PathBuf,
+    /// The cgroup2 folder whose processes are this node's; without it, the cgroup2 mount
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// The socket for the CNI plugin and for `weft status`
+    #[arg(long, value_name = "FILE", default_value = "/run/weft/agent.sock")]
+    pub socket: PathBuf,
+    /// The interface towards the other nodes; without it, the one that has this node's address
+    #[arg(long, value_name = "DEV")]
+    pub uplink: Option<String>,
+    /// How Pods' packets go to other nodes
+    #[arg(long, value_enum, default_value_t)]
+    pub routing: Routing,
+    /// A range that nodes' Pod ranges are cut from; its addresses are reached without masquerading
+    #[arg(long = "pod-cidr", value_name = "CIDR")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// A range of Service addresses; no Pod range may overlap it
+    #[arg(long = "service-cidr", value_name = "CIDR")]
+    pub service_cidrs: Vec<IpNet>,
+    /// A range outside the cluster that Pods reach with their own address
+    #[arg(long = "non-masquerade-cidr", value_name = "CIDR")]
+    pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Where readiness, liveness and metrics are served, or `off`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
+    pub metrics: Metrics,
+    /// UDP port of the overlay
+    #[arg(long, value_name = "PORT", default_value_t = 8472)]
+    pub vxlan_port: u16,
+}
+
+/// How Pods' packets go to other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Routing {
+    /// Natively where that is proved to work, else through the overlay
+    #[default]
+    Auto,
+    /// Always through the overlay
+    Overlay,
+    /// Always natively
+    Native,
+}
+
+/// Where metrics are served, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics(pub Option<SocketAddr>);
+
+// === impl Options ===
+
+impl Options {
+    /// Where DEL calls wait that came while the agent was away.
+    pub(crate) fn queue_dir(&self) -> PathBuf {
+        self.state_dir.join("cni-queue")
+    }
+}
+
+// === impl Routing ===
+
+impl From<Routing> for probe::Routing {
+    fn from(routing: Routing) -> Self {
+        match routing {
+            Routing::Auto => Self::Auto,
+            Routing::Overlay => Self::Overlay,
+            Routing::Native => Self::Native,
+        }
+    }
+}
+
+// === impl Metrics ===
+
+impl FromStr for Metrics {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+    }
+}
