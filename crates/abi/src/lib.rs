@@ -14,11 +14,11 @@ mod route;
 pub use address::Address;
 pub use config::Config;
 pub use counter::Counter;
-pub use pod::{MAX_PODS, Pod};
+pub use pod::{MAX_POD_PORTS, MAX_PODS, Pod, PodPort};
 pub use route::{MAX_ROUTES, Path, Route};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// VXLAN network identifier (RFC 7348) of the overlay.
 pub const OVERLAY_VNI: u32 = 1;
@@ -38,6 +38,8 @@ pub mod maps {
     pub const PODS: &str = "PODS";
     /// Longest prefix of [`crate::Address`] → [`crate::Route`]: where other nodes and their Pods are.
     pub const ROUTES: &str = "ROUTES";
+    /// [`crate::PodPort`] → 1: what ports of this node lead to.
+    pub const POD_PORTS: &str = "POD_PORTS";
     /// One [`crate::Config`].
     pub const CONFIG: &str = "CONFIG";
     /// [`crate::Counter`] → packets, per CPU.

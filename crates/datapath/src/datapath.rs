@@ -7,7 +7,7 @@ use std::{
 
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
-use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, Route, maps, programs};
+use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, PodPort, Route, maps, programs};
 use weft_model::{NodeName, NodePlan, Peer, PodRange};
 use weft_netns::{
     Netlink, NetlinkError,
@@ -19,7 +19,7 @@ use crate::{
     encode,
     load::{Direction, LoadError, Origin, Programs},
     mtu::Mtu,
-    nft::{Masquerade, NftError},
+    nft::{HostPort, HostPorts, Masquerade, NftError, PodTarget},
     pod::{Removal, is_pod_interface},
     route::{KernelRoutes, RouteTo},
     sysctl::{self, SysctlError},
@@ -97,6 +97,8 @@ pub struct Datapath {
     peers: Table<(Address, u32), Route, BpfLpm<Route>>,
     pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
     masquerade: Masquerade,
+    pub(crate) host_ports: Table<HostPort, PodTarget, HostPorts>,
+    pub(crate) pod_ports: Table<PodPort, u32, BpfHash<PodPort, u32>>,
     pub(crate) removal: Removal,
     plan: Option<NodePlan>,
     paths: BTreeMap<NodeName, Path>,
@@ -111,6 +113,7 @@ impl Datapath {
         let programs = Programs::open(&settings.bpffs)?;
         let config = programs.config()?;
         let pods = Table::adopt(BpfHash::new(maps::PODS, programs.map(maps::PODS)?)?)?;
+        let pod_ports = Table::adopt(BpfHash::new(maps::POD_PORTS, programs.map(maps::POD_PORTS)?)?)?;
         let peers = Table::adopt(BpfLpm::new(maps::ROUTES, programs.map(maps::ROUTES)?)?)?;
         let routes = Table::adopt(KernelRoutes::open()?)?;
         let masquerade = Masquerade::open()?;
@@ -126,6 +129,8 @@ impl Datapath {
             peers,
             routes,
             masquerade,
+            host_ports: Table::adopt(HostPorts::open()?)?,
+            pod_ports,
             removal: Removal::start()?,
             plan: None,
             paths: BTreeMap::new(),
@@ -181,10 +186,15 @@ impl Datapath {
         self.drop_routes_of_dead_pods()?;
         // The overlay device or the uplink may be another one now.
         self.want_plan();
+        if self.host_ports.store().make_rules()? {
+            done.push("rules of host ports put back".to_owned());
+        }
         let tables = [
             ("routes of the host", self.routes.resync()?),
             ("entries of the table of nodes", self.peers.resync()?),
             ("entries of the table of Pods", self.pods.resync()?),
+            ("mapped ports of the node", self.host_ports.resync()?),
+            ("entries of the table of mapped ports", self.pod_ports.resync()?),
         ];
         for (what, written) in tables {
             if written.upserted > 0 {

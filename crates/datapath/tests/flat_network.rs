@@ -12,7 +12,7 @@ use std::{
 
 use support::{Fabric, tcp, udp};
 use weft_datapath::{Counter, Path};
-use weft_model::Bandwidth;
+use weft_model::{Bandwidth, PortMapping, Protocol};
 
 fn both_ways(path: Path) {
     let fabric = Fabric::new();
@@ -141,7 +141,7 @@ fn a_pods_rate_limits_hold_for_what_it_sends_and_for_what_it_receives() {
     let mut node = fabric.node(2);
     let free = node.pod();
     let limits = Bandwidth { ingress_rate: RATE, ingress_burst: 0, egress_rate: RATE, egress_burst: 0 };
-    let limited = node.pod_with(Some(limits));
+    let limited = node.pod_like(|spec| spec.bandwidth = Some(limits));
     for (from, to) in [(&free, &limited), (&limited, &free)] {
         let listener = to.netns.0.run(|| TcpListener::bind((to.v4(), 0)).unwrap()).unwrap();
         let target = listener.local_addr().unwrap();
@@ -156,4 +156,60 @@ fn a_pods_rate_limits_hold_for_what_it_sends_and_for_what_it_receives() {
         let rate = (SENT as f64 - 2.0 * BURST as f64) * 8.0 / start.elapsed().as_secs_f64();
         assert!(rate <= RATE as f64 * 1.05, "{rate} bits a second");
     }
+}
+
+#[test]
+fn ports_of_the_node_lead_to_a_pod_and_its_answers_come_from_there() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    one.join(&[&two], Path::Native);
+    two.join(&[&one], Path::Native);
+    let (near, far) = (one.pod(), two.pod());
+    let mapping = |host_ip: Option<IpAddr>, host_port| PortMapping {
+        host_ip,
+        host_port,
+        container_port: 8080,
+        protocol: Protocol::Tcp,
+    };
+    let own = one.addresses.clone();
+    let mappings = vec![mapping(None, 80), mapping(Some(own[0]), 81), mapping(Some(own[1]), 82)];
+    let server = one.pod_like(|spec| spec.port_mappings = mappings);
+    let serve = |address: IpAddr| server.netns.0.run(|| TcpListener::bind((address, 8080)).unwrap()).unwrap();
+    let listeners = [serve(server.v4()), serve(server.v6())];
+    let fabric_address: [IpAddr; 2] = ["192.168.1.1".parse().unwrap(), "fd00:192:168:1::1".parse().unwrap()];
+    for (family, port) in [(0, 80), (0, 81), (1, 80), (1, 82)] {
+        for (client, address) in [
+            (&fabric.netns.0, fabric_address[family]),
+            (&near.netns.0, near.addresses[family]),
+            (&far.netns.0, far.addresses[family]),
+            (&two.netns.0, two.addresses[family]),
+            (&one.netns.0, one.addresses[family]),
+        ] {
+            let target = (own[family], port).into();
+            let stream = client.run(|| TcpStream::connect_timeout(&target, support::DEADLINE)).unwrap();
+            let mut stream = stream.unwrap_or_else(|error| panic!("{address} to {target}: {error}"));
+            let (mut accepted, peer) = listeners[family].accept().unwrap();
+            assert_eq!(peer.ip(), address, "the client's address is kept");
+            accepted.write_all(b"weft").unwrap();
+            let mut greeting = [0; 4];
+            stream.read_exact(&mut greeting).unwrap();
+        }
+    }
+    // Directly as well, with the Pod's own address and port.
+    assert!(
+        far.netns
+            .0
+            .run(|| TcpStream::connect_timeout(&(server.v4(), 8080).into(), support::DEADLINE))
+            .unwrap()
+            .is_ok()
+    );
+    let host_interface = server.spec.host_interface.clone();
+    assert_eq!(one.with(|datapath| datapath.repair().unwrap()), Vec::<String>::new());
+    one.stop();
+    one.start();
+    assert_eq!(one.with(|datapath| datapath.repair().unwrap()), Vec::<String>::new(), "mappings are adopted");
+    one.with(|datapath| datapath.remove_pod(&host_interface).unwrap());
+    let refused =
+        fabric.netns.0.run(|| TcpStream::connect_timeout(&(own[0], 80).into(), support::DEADLINE)).unwrap();
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }

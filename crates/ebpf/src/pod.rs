@@ -1,12 +1,15 @@
 //! Both directions of a Pod's host-side interface.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Address, Counter};
+use weft_abi::{Address, Counter, Pod, PodPort};
 
-use crate::steps::{
-    Verdict, count,
-    deliver::{local_pod, route, to_local_pod, to_other_node},
-    parse::{self, Packet, skb, stays_on_link},
+use crate::{
+    maps::POD_PORTS,
+    steps::{
+        Verdict, count,
+        deliver::{local_pod, route, to_local_pod, to_other_node},
+        parse::{self, Packet, skb, stays_on_link},
+    },
 };
 
 /// What a Pod sends.
@@ -25,12 +28,16 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 fn from_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip { source, destination } => {
-            if !is_own(ctx, &source) {
+            let Some(own) = own(ctx, &source) else {
                 // Neighbour discovery and the like: between the Pod and its gateway only.
                 if stays_on_link(&source) && stays_on_link(&destination) || is_unspecified(&source) {
                     return Verdict::NEXT;
                 }
                 return Verdict::drop(Counter::SourceAddress);
+            };
+            if own.flags & Pod::HAS_HOST_PORTS != 0 && is_host_port(ctx, source) {
+                count::packet(Counter::ToHost);
+                return Verdict::NEXT;
             }
             if let Some(pod) = local_pod(&destination) {
                 return to_local_pod(pod, Counter::SameNode);
@@ -42,7 +49,7 @@ fn from_pod(ctx: &TcContext) -> Verdict {
             Verdict::NEXT
         }
         // A Pod may ask, and tell of itself alone.
-        Packet::Arp { sender } if is_own(ctx, &sender) => Verdict::NEXT,
+        Packet::Arp { sender } if own(ctx, &sender).is_some() => Verdict::NEXT,
         Packet::Arp { .. } => Verdict::drop(Counter::SourceAddress),
         Packet::Malformed => Verdict::drop(Counter::Malformed),
         Packet::Other => Verdict::drop(Counter::Protocol),
@@ -52,7 +59,9 @@ fn from_pod(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn to_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
-        Packet::Ip { destination, .. } if !is_own(ctx, &destination) && !stays_on_link(&destination) => {
+        Packet::Ip { destination, .. }
+            if own(ctx, &destination).is_none() && !stays_on_link(&destination) =>
+        {
             Verdict::drop(Counter::NotThisPod)
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
@@ -63,12 +72,22 @@ fn to_pod(ctx: &TcContext) -> Verdict {
     }
 }
 
-/// Whether the address belongs to the Pod behind this interface.
+/// The Pod behind this interface, if the address is its own.
 #[inline(always)]
-fn is_own(ctx: &TcContext, address: &Address) -> bool {
+fn own(ctx: &TcContext, address: &Address) -> Option<&'static Pod> {
     // SAFETY: the context pointer is valid while the program runs.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    local_pod(address).is_some_and(|pod| pod.ifindex == ifindex)
+    local_pod(address).filter(|pod| pod.ifindex == ifindex)
+}
+
+/// Whether the packet may be an answer to one that came by a port of the node. Fragments are taken for one: translation back
+/// needs all of them.
+#[inline(always)]
+fn is_host_port(ctx: &TcContext, address: Address) -> bool {
+    let Some((protocol, port_be)) = parse::source_port(ctx) else { return true };
+    let key = PodPort { address, port_be, protocol, reserved: 0 };
+    // SAFETY: only whether there is an entry is asked.
+    unsafe { POD_PORTS.get(&key) }.is_some()
 }
 
 /// `::`, the source of duplicate address detection (RFC 4862); the stack never forwards it.

@@ -3,10 +3,12 @@
 //! One nftables table, `inet weft`, rewritten whole in one transaction. Its user data carries a fingerprint of what it
 //! was made from, so that a restart finds out that there is nothing to do.
 
+mod host_ports;
 mod message;
 
 use std::net::IpAddr;
 
+pub(crate) use host_ports::{HostPort, HostPorts, PodTarget, protocol_number};
 use ipnet::IpNet;
 use message::{Attributes, Message, batch};
 use netlink_packet_core::NLM_F_DUMP;
@@ -34,7 +36,7 @@ const ELEMENTS_A_MESSAGE: usize = 512;
 
 /// nf_tables refused.
 #[derive(Debug, thiserror::Error)]
-#[error("nftables table inet {TABLE}: {0}")]
+#[error("nftables: {0}")]
 pub struct NftError(#[from] NetlinkError);
 
 /// The masquerade rules of one network namespace.

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
 pub(crate) use removal::Removal;
-use weft_abi::{Address, GATEWAY_MAC, Pod};
+use weft_abi::{Address, GATEWAY_MAC, Pod, PodPort};
 use weft_netns::{
     Netlink, NetlinkError, Netns, NetnsError,
     netlink::{NeighbourSpec, VethSpec},
@@ -17,6 +17,7 @@ use crate::{
     config::PodSpec,
     datapath::Datapath,
     load::LoadError,
+    nft::{HostPort, NftError, protocol_number},
     route::RouteTo,
     sysctl::{self, SysctlError},
     table::BpfTableError,
@@ -68,6 +69,9 @@ pub enum AddPodError {
     /// The table of Pods.
     #[error(transparent)]
     Table(#[from] BpfTableError),
+    /// Ports of the node.
+    #[error(transparent)]
+    Nft(#[from] NftError),
 }
 
 /// What is wrong with a Pod's interface.
@@ -163,7 +167,10 @@ impl Datapath {
         if sysctl::has_ipv6() {
             sysctl::no_autoconfiguration(host)?;
         }
-        let flags = shape(spec, &mut self.netlink, link.index, inside)?;
+        let mut flags = shape(spec, &mut self.netlink, link.index, inside)?;
+        if !spec.port_mappings.is_empty() {
+            flags |= Pod::HAS_HOST_PORTS;
+        }
         for address in &spec.addresses {
             self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags });
         }
@@ -183,7 +190,50 @@ impl Datapath {
             );
         }
         self.routes.flush()?;
+        self.map_ports(spec)?;
         Ok(PodLinks { host_interface: host.to_owned(), host_mac: GATEWAY_MAC, pod_mac, mtu: spec.mtu })
+    }
+
+    /// Leads ports of the node to the Pod. What it answers from is known before the first packet can arrive.
+    fn map_ports(&mut self, spec: &PodSpec) -> Result<(), AddPodError> {
+        for (mapping, address) in spec
+            .port_mappings
+            .iter()
+            .flat_map(|mapping| spec.addresses.iter().map(move |address| (mapping, *address)))
+        {
+            let Some((port, target)) = HostPort::of(mapping, address) else { continue };
+            let pod_port = PodPort {
+                address: address.into(),
+                port_be: mapping.container_port.to_be(),
+                protocol: protocol_number(mapping.protocol),
+                reserved: 0,
+            };
+            self.pod_ports.set(pod_port, 1);
+            self.host_ports.set(port, target);
+        }
+        self.pod_ports.flush()?;
+        self.host_ports.flush()?;
+        Ok(())
+    }
+
+    /// Leads no port of the node to these addresses any more.
+    fn unmap_ports(&mut self, addresses: &[Address]) -> Result<(), AddPodError> {
+        let ports: Vec<HostPort> = (self.host_ports.desired().iter())
+            .filter(|(_, (target, _))| addresses.contains(&Address::from(*target)))
+            .map(|(port, _)| *port)
+            .collect();
+        let pod_ports: Vec<PodPort> = self
+            .pod_ports
+            .desired()
+            .keys()
+            .filter(|port| addresses.contains(&port.address))
+            .copied()
+            .collect();
+        ports.iter().for_each(|port| self.host_ports.unset(port));
+        pod_ports.iter().for_each(|port| self.pod_ports.unset(port));
+        self.host_ports.flush()?;
+        self.pod_ports.flush()?;
+        Ok(())
     }
 
     /// Cuts a Pod off and removes everything that belongs to its interface; the interface itself goes a moment later. What
@@ -198,6 +248,7 @@ impl Datapath {
             .filter(|(_, pod)| pod.ifindex == index)
             .map(|(address, _)| *address)
             .collect();
+        self.unmap_ports(&addresses)?;
         for address in addresses {
             self.pods.unset(&address);
             self.routes.unset(&IpNet::from(IpAddr::from(address)));

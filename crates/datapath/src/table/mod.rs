@@ -92,6 +92,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone, S: Store<K, V>> Table<K, V, S> {
         }
     }
 
+    /// Where the entries are written to.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
+    }
+
     /// The wanted entries.
     pub fn desired(&self) -> &BTreeMap<K, V> {
         &self.desired

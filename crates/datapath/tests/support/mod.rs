@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use weft_datapath::{Applied, Datapath, Path, PodSpec, Settings, host_interface};
-use weft_model::{Bandwidth, Masquerade, NodeName, NodePlan, Peer};
+use weft_model::{Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{
     Netlink, Netns,
     netlink::{RouteSpec, VethSpec},
@@ -212,10 +212,10 @@ impl Node {
     }
 
     pub fn pod(&mut self) -> Pod {
-        self.pod_with(None)
+        self.pod_like(|_| {})
     }
 
-    pub fn pod_with(&mut self, bandwidth: Option<Bandwidth>) -> Pod {
+    pub fn pod_like(&mut self, change: impl FnOnce(&mut PodSpec)) -> Pod {
         let netns = Scratch::new("t-pod-");
         let number = self.next;
         self.next += 1;
@@ -231,15 +231,16 @@ impl Node {
                 }
             })
             .collect();
-        let spec = PodSpec {
+        let mut spec = PodSpec {
             netns: netns.0.path().to_owned(),
             interface: "eth0".to_owned(),
             host_interface: host_interface(netns.0.name(), "eth0"),
             addresses: addresses.clone(),
             mtu: self.with(|datapath| datapath.mtu().pod),
-            bandwidth,
+            bandwidth: None,
             port_mappings: Vec::new(),
         };
+        change(&mut spec);
         self.with(|datapath| datapath.add_pod(&spec).unwrap());
         Pod { netns, addresses, spec }
     }
