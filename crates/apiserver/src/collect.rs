@@ -1,10 +1,11 @@
 //! Deleting: grace, finalizers, dependents, namespaces; and what else follows from a change.
 //!
-//! There is no collector task. Whatever a deletion leads to is done before its request is answered, from indexes
-//! by owner and by namespace: the cost is that of what is deleted.
+//! There is no collector that looks at everything. Whatever a deletion leads to is done before its request is answered
+//! (but for the contents of namespaces), from indexes by owner and by namespace: the cost is that of what is deleted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -18,6 +19,9 @@ use crate::verbs::ATTEMPTS;
 
 const FOREGROUND: &str = "foregroundDeletion";
 const INSTANCES: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// How long a namespace that is deleted keeps its contents.
+const NAMESPACE_DELAY: Duration = Duration::from_millis(500);
 
 /// What becomes of the objects that name the deleted one as their owner.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -155,17 +159,17 @@ impl<'a> Sweep<'a> {
 
     /// What a mark leads to.
     fn follow(&mut self, resource: &ResourceType, key: &Key, object: &Object, options: &Deletion) {
-        let namespace = resource.is("", "namespaces");
-        let contents = if namespace {
-            self.api.store.index().in_namespace(&key.name)
-        } else if meta::has_finalizer(&object.value, INSTANCES) {
+        if resource.is("", "namespaces") {
+            return empty_soon(self.api, reference(resource, key));
+        }
+        let contents = if meta::has_finalizer(&object.value, INSTANCES) {
             instances(self.api, &object.value)
         } else if meta::has_finalizer(&object.value, FOREGROUND) {
             self.api.store.index().dependents(meta::uid(&object.value))
         } else {
             Vec::new()
         };
-        let policy = if namespace { Policy::Background } else { options.policy };
+        let policy = options.policy;
         self.queue.extend(contents.into_iter().map(|reference| Step::Delete(reference, policy)));
         self.queue.push_back(Step::Release(reference(resource, key)));
     }
@@ -242,6 +246,30 @@ impl<'a> Sweep<'a> {
                 return;
             }
         }
+    }
+}
+
+/// Deletes what is in a namespace, and then the namespace. Not at once: clients delete a namespace and the objects in
+/// it by one manifest, and expect to find both.
+fn empty_soon(api: &Arc<Api>, namespace: Reference) {
+    let work = {
+        let api = api.clone();
+        move || {
+            let contents = api.store.index().in_namespace(&namespace.key.name);
+            let mut sweep = Sweep::new(&api);
+            sweep.queue.extend(contents.into_iter().map(|found| Step::Delete(found, Policy::Background)));
+            sweep.queue.push_back(Step::Release(namespace));
+            sweep.run();
+        }
+    };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => {
+            runtime.spawn(async move {
+                tokio::time::sleep(NAMESPACE_DELAY).await;
+                work();
+            });
+        }
+        Err(_) => work(),
     }
 }
 

@@ -128,13 +128,15 @@ pub(crate) fn updated(
     object: &mut Value,
 ) {
     let lists = Lists::of(resource);
-    // A client may empty the list, to start anew.
-    let reset = object["metadata"]["managedFields"]
-        .as_array()
-        .is_some_and(|entries| entries.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty)));
+    // A client may empty the list, to start anew, or write it, to hand fields over.
+    let sent = object["metadata"]["managedFields"].as_array();
+    let reset =
+        sent.is_some_and(|list| list.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty)));
     let mut entries = match before {
-        Some(before) if !reset => read(before),
-        _ => Vec::new(),
+        Some(_) if reset => Vec::new(),
+        Some(_) if sent.is_some() => read(object),
+        Some(before) => read(before),
+        None => Vec::new(),
     };
     let old = before.map(walk::managed_part).unwrap_or_default();
     let difference = walk::compare(&lists, &old, &walk::managed_part(object), &mut Vec::new());
@@ -211,13 +213,40 @@ pub(crate) fn applied(
         .map(|entry| (entry, entry.set.intersection(&changed)))
         .filter(|(_, set)| !set.is_empty())
         .collect();
-    if !conflicts.is_empty() && !force {
-        return Err(conflict(&conflicts));
+    if !force {
+        let known = if manager.name == "kubectl" {
+            said_by_annotation(resource, manager, live)
+        } else {
+            Set::default()
+        };
+        let conflicts: Vec<(&Entry, Set)> = conflicts
+            .into_iter()
+            .map(|(entry, set)| (entry, set.difference(&known)))
+            .filter(|(_, set)| !set.is_empty())
+            .collect();
+        if !conflicts.is_empty() {
+            return Err(conflict(&conflicts));
+        }
     }
     take(&mut entries, manager, &changed.union(&difference.removed));
     let mut object = walk::with_part(live, merged);
     write(&mut object, entries);
     Ok(object)
+}
+
+/// Fields that kubectl's client-side apply said last and that are still so. When kubectl goes over to server-side
+/// apply, it has these from itself.
+fn said_by_annotation(resource: &ResourceType, manager: &Manager, live: &Value) -> Set {
+    let annotations = &live["metadata"]["annotations"];
+    let text = annotations["kubectl.kubernetes.io/last-applied-configuration"].as_str().unwrap_or_default();
+    let Ok(config) = serde_json::from_str::<Value>(text) else { return Set::default() };
+    let lists = Lists::of(resource);
+    let part = config_part(resource, manager, &config);
+    let old = walk::managed_part(live);
+    let mut merged = old.clone();
+    walk::merge(&lists, &mut merged, &part, &mut Vec::new());
+    let difference = walk::compare(&lists, &old, &merged, &mut Vec::new());
+    walk::fields(&lists, &part, &mut Vec::new()).difference(&difference.added.union(&difference.modified))
 }
 
 fn conflict(conflicts: &[(&Entry, Set)]) -> Box<ApiError> {

@@ -1,7 +1,16 @@
-//! Real clients against the server.
+//! Real clients against the server: kubectl, and plain HTTP where the protocol itself is the claim.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its support as well")]
 
-#[allow(dead_code, reason = "shared by all claims; not every one needs everything")]
 mod support;
 
+mod access;
+mod apply;
 mod basics;
+mod custom;
+mod deletion;
+mod logs;
+mod patches;
+mod printing;
+mod services;
+mod validation;
+mod watches;

@@ -1,5 +1,7 @@
 //! A server on a loopback port, and kubectl pointed to it.
 
+pub mod http;
+
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Output, Stdio};

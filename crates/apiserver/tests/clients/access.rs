@@ -1,0 +1,158 @@
+//! Who may ask, what is found where, and requests that make no sense.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::Cluster;
+use crate::support::http::Client;
+
+#[tokio::test]
+async fn without_a_token_nothing_is_answered() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    for token in ["", "wrong", "Bearer"] {
+        for path in ["/api", "/apis", "/version", "/api/v1/pods", "/openapi/v3", "/nonsense"] {
+            let (code, status) = client.with_token(token).get(path).await;
+            assert_eq!((code, status["reason"].as_str()), (401, Some("Unauthorized")), "{token:?} {path}");
+        }
+    }
+    let token = cluster.kubectl(&["create", "token", "default"]);
+    assert_eq!(client.with_token(token.trim()).get("/api/v1/pods").await.0, 200);
+    let who = cluster.kubectl(&["auth", "whoami", "--token", token.trim()]);
+    assert!(
+        who.contains("kubernetes-admin") || who.contains("system:serviceaccount:default:default"),
+        "{who}"
+    );
+}
+
+#[test]
+fn kubectl_finds_resources_and_rights() {
+    let cluster = Cluster::start();
+    let resources = cluster.kubectl(&["api-resources", "-o", "name"]);
+    for name in
+        ["pods", "deployments.apps", "ingressclasses.networking.k8s.io", "endpointslices.discovery.k8s.io"]
+    {
+        assert!(resources.lines().any(|line| line == name), "{name} in {resources}");
+    }
+    assert!(cluster.kubectl(&["api-versions"]).lines().any(|line| line == "networking.k8s.io/v1"));
+    assert_eq!(cluster.kubectl(&["auth", "can-i", "delete", "pods"]).trim(), "yes");
+    assert!(cluster.kubectl(&["auth", "whoami"]).contains("kubernetes-admin"));
+    assert!(cluster.kubectl(&["explain", "deployment.spec.template.spec.containers"]).contains("image"));
+    assert!(cluster.kubectl(&["version"]).contains("Server Version: v1."));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let cases = [
+        ("/apis/nosuch.example.com/v1/things", 404),
+        ("/apis/nosuch.example.com", 404),
+        ("/apis/apps/v9", 404),
+        ("/api/v1/namespaces/default/things", 404),
+        ("/api/v1/namespaces/default/pods/none", 404),
+        ("/api/v1/namespaces/default/pods/none/nosub", 404),
+        ("/api/v1/namespaces/default/nodes", 404),
+        ("/api/v1/pods/none", 404),
+        ("/openapi/v3/apis/nosuch/v1", 404),
+        ("/nonsense", 404),
+    ];
+    for (path, wanted) in cases {
+        let (code, status) = client.get(path).await;
+        assert_eq!((code, status["kind"].as_str()), (wanted, Some("Status")), "{path}");
+    }
+    let (_, status) = client.get("/apis/apps/v1/namespaces/default/deployments/none").await;
+    assert_eq!(status["message"], "deployments.apps \"none\" not found");
+    assert_eq!(status["details"], json!({"name": "none", "group": "apps", "kind": "deployments"}));
+}
+
+#[tokio::test]
+async fn bodies_that_make_no_sense_are_refused() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let raw = |body: &str, kind: &str| client.request(Method::POST, MAPS, kind, body.to_owned());
+    let deep = format!("{{\"data\":{}1{}}}", "[".repeat(4000), "]".repeat(4000));
+    for body in
+        ["", "{", "[]", "null", "3", "\"x\"", "{\"metadata\":[]}", "{\"metadata\":{\"name\":3}}", &deep]
+    {
+        let response = client.send(raw(body, "application/json")).await.expect("an answer");
+        assert_eq!(response.status(), 400, "{}", body.get(..40).unwrap_or(body));
+    }
+    let response =
+        client.send(raw("k8s\0garbage", "application/vnd.kubernetes.protobuf")).await.expect("an answer");
+    assert_eq!(response.status(), 400);
+    let large = format!("{{\"data\":{{\"x\":\"{}\"}}}}", "x".repeat(4 * 1024 * 1024));
+    let code = client.send(raw(&large, "application/json")).await.map(|response| response.status().as_u16());
+    assert!(code.is_err() || code.as_ref().is_ok_and(|code| *code == 413), "{code:?}");
+    let wrong = [
+        json!({"apiVersion": "v2", "metadata": {"name": "a"}}),
+        json!({"kind": "Secret", "metadata": {"name": "a"}}),
+        json!({"metadata": {"name": "a", "namespace": "other"}}),
+        json!({"metadata": {"name": "a"}, "data": {"x": 1}}),
+    ];
+    for body in wrong {
+        let (code, status) = client.call(Method::POST, MAPS, "application/json", &body).await;
+        assert_eq!(code, 400, "{status}");
+    }
+    let (code, status) =
+        client.call(Method::PATCH, &format!("{MAPS}/kube-root-ca.crt"), "text/plain", &json!({})).await;
+    assert_eq!((code, status["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    let (code, _) = client.call(Method::PUT, MAPS, "application/json", &json!({})).await;
+    assert_eq!(code, 405);
+    for query in ["labelSelector=a%3D%3D%3Db", "fieldSelector=spec.x%3Db", "limit=x", "resourceVersion=x"] {
+        let (code, status) = client.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!((code, status["kind"].as_str()), (400, Some("Status")), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn discovery_says_the_same_in_both_forms() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let mut request = client.request(Method::GET, "/apis", "", String::new());
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    request.headers_mut().insert("accept", accept.parse().expect("a header"));
+    let response = client.send(request).await.expect("an answer");
+    let kind = response.headers()["content-type"].to_str().expect("text").to_owned();
+    assert_eq!(kind, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
+    let aggregated: Value = serde_json::from_slice(&body).expect("JSON");
+    let names = |list: &Value, path: &str| -> Vec<String> {
+        let list = list.as_array().expect("a list").iter();
+        list.map(|item| item.pointer(path).expect("a name").as_str().expect("text").to_owned()).collect()
+    };
+    let (_, groups) = client.get("/apis").await;
+    assert_eq!(names(&aggregated["items"], "/metadata/name"), names(&groups["groups"], "/name"));
+    let (_, apps) = client.get("/apis/apps/v1").await;
+    let plain: Vec<String> =
+        names(&apps["resources"], "/name").into_iter().filter(|name| !name.contains('/')).collect();
+    let group = aggregated["items"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .find(|group| group["metadata"]["name"] == "apps");
+    assert_eq!(names(&group.expect("apps")["versions"][0]["resources"], "/resource"), plain);
+}
+
+#[tokio::test]
+async fn one_listener_drains_while_another_serves() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("an address");
+    let (stop, drain) = tokio::sync::watch::channel(false);
+    let server = cluster.server.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, drain).await });
+    let mut watch = client.watch("/api/v1/pods?watch=true").await;
+    stop.send_replace(true);
+    serving.await.expect("no panic").expect("a clean end");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the drained listener is closed");
+    client
+        .create(
+            "/api/v1/namespaces/default/pods",
+            &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        )
+        .await;
+    assert_eq!(watch.step().await, ("ADDED".to_owned(), "p".to_owned()));
+}

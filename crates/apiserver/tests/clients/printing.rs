@@ -1,0 +1,164 @@
+//! What people see: get, get -o wide, get -w, describe.
+
+use std::io::{BufRead, BufReader};
+
+use serde_json::json;
+
+use crate::support::{Cluster, wait_for};
+
+fn header(cluster: &Cluster, args: &[&str]) -> String {
+    let text = cluster.kubectl(&[&["get"], args].concat());
+    text.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn with_everything() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.apply(include_str!("everything.yaml"));
+    cluster
+}
+
+#[test]
+fn every_table_has_the_columns_that_people_know() {
+    let cluster = with_everything();
+    let cases: &[(&[&str], &str)] = &[
+        (&["pods"], "NAME READY STATUS RESTARTS AGE"),
+        (&["pods", "-o", "wide"], "NAME READY STATUS RESTARTS AGE IP NODE NOMINATED NODE READINESS GATES"),
+        (&["nodes"], "NAME STATUS ROLES AGE VERSION"),
+        (&["services"], "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE"),
+        (&["services", "-o", "wide"], "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE SELECTOR"),
+        (&["deployments"], "NAME READY UP-TO-DATE AVAILABLE AGE"),
+        (&["deployments", "-o", "wide"], "NAME READY UP-TO-DATE AVAILABLE AGE CONTAINERS IMAGES SELECTOR"),
+        (&["replicasets"], "NAME DESIRED CURRENT READY AGE"),
+        (&["statefulsets"], "NAME READY AGE"),
+        (&["daemonsets"], "NAME DESIRED CURRENT READY UP-TO-DATE AVAILABLE NODE SELECTOR AGE"),
+        (&["jobs"], "NAME STATUS COMPLETIONS DURATION AGE"),
+        (&["cronjobs"], "NAME SCHEDULE TIMEZONE SUSPEND ACTIVE LAST SCHEDULE AGE"),
+        (&["ingresses"], "NAME CLASS HOSTS ADDRESS PORTS AGE"),
+        (&["configmaps"], "NAME DATA AGE"),
+        (&["secrets"], "NAME TYPE DATA AGE"),
+        (&["namespaces"], "NAME STATUS AGE"),
+        (&["events"], "LAST SEEN TYPE REASON OBJECT MESSAGE"),
+        (&["endpointslices"], "NAME ADDRESSTYPE PORTS ENDPOINTS AGE"),
+        (&["networkpolicies"], "NAME POD-SELECTOR AGE"),
+        (&["pvc"], "NAME STATUS VOLUME CAPACITY ACCESS MODES STORAGECLASS VOLUMEATTRIBUTESCLASS AGE"),
+        (&["serviceaccounts"], "NAME SECRETS AGE"),
+        (&["roles"], "NAME CREATED AT"),
+        (&["leases"], "NAME HOLDER AGE"),
+        (&["pods", "-A"], "NAMESPACE NAME READY STATUS RESTARTS AGE"),
+    ];
+    for (args, wanted) in cases {
+        assert_eq!(header(&cluster, args), *wanted, "{args:?}");
+    }
+}
+
+#[test]
+fn a_running_pod_reads_as_running() {
+    let cluster = with_everything();
+    let row = |cluster: &Cluster| {
+        let text = cluster.kubectl(&["get", "pod", "front", "-o", "wide", "--no-headers"]);
+        text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&cluster)[1..3], ["0/1", "Pending"]);
+    let status = json!({"status": {
+        "phase": "Running", "podIP": "10.244.0.7", "podIPs": [{"ip": "10.244.0.7"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "c", "ready": true, "restartCount": 2, "state": {"running": {}}}],
+    }});
+    let patch = status.to_string();
+    cluster.kubectl(&["patch", "pod", "front", "--subresource=status", "--type=merge", "-p", &patch]);
+    let found = row(&cluster);
+    assert_eq!(
+        (found[1..4].join(" "), found[5..7].join(" ")),
+        ("1/1 Running 2".into(), "10.244.0.7 node-1".into())
+    );
+    let crash = json!({"status": {"containerStatuses": [{
+        "name": "c", "ready": false, "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    }]}});
+    let patch = crash.to_string();
+    cluster.kubectl(&["patch", "pod", "front", "--subresource=status", "--type=merge", "-p", &patch]);
+    assert_eq!(row(&cluster)[1..3], ["0/1", "CrashLoopBackOff"]);
+    cluster.kubectl(&["delete", "pod", "front", "--wait=false"]);
+    assert_eq!(row(&cluster)[2], "Terminating");
+}
+
+#[test]
+fn describe_works_on_what_people_describe() {
+    let cluster = with_everything();
+    let cases = [
+        ("pod/front", "Node:"),
+        ("node/node-1", "Addresses:"),
+        ("service/web", "Endpoints:"),
+        ("deployment/web", "StrategyType:"),
+        ("replicaset/old", "Pods Status:"),
+        ("statefulset/db", "Update Strategy:"),
+        ("daemonset/agent", "Node-Selector:"),
+        ("job/once", "Parallelism:"),
+        ("cronjob/nightly", "Schedule:"),
+        ("ingress/door", "Rules:"),
+        ("configmap/config", "Data"),
+        ("secret/hidden", "Type:"),
+        ("namespace/default", "Status:"),
+        ("networkpolicy/deny", "PodSelector:"),
+        ("endpointslice/web-1", "AddressType:"),
+        ("serviceaccount/robot", "Tokens:"),
+        ("pvc/data", "Access Modes:"),
+    ];
+    // Events are found by the uid of what they are about.
+    let uid = cluster.get(&["pod", "front"])["metadata"]["uid"].clone();
+    let patch = json!({"involvedObject": {"uid": uid}}).to_string();
+    cluster.kubectl(&["patch", "event", "front.1", "--type=merge", "-p", &patch]);
+    for (object, wanted) in cases {
+        let text = cluster.kubectl(&["describe", object]);
+        assert!(text.contains(wanted), "describe {object}: {text}");
+    }
+    let text = cluster.kubectl(&["describe", "pod", "front"]);
+    assert!(text.contains("went well"), "events are found by what they are about: {text}");
+    let text = cluster.kubectl(&["describe", "service", "web"]);
+    assert!(text.contains("10.244.0.7:8080"), "{text}");
+}
+
+#[test]
+fn get_watch_prints_changes_as_they_happen() {
+    let cluster = with_everything();
+    let mut child = cluster.command(&["get", "pods", "-w"]).spawn().expect("kubectl");
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let reading = std::thread::spawn(move || {
+        for line in reader.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let expect = |what: &str, start: &str, contains: &str| {
+        wait_for(what, || {
+            lines.try_recv().ok().filter(|line| line.starts_with(start) && line.contains(contains))
+        })
+    };
+    expect("the header", "NAME", "STATUS");
+    expect("the Pod that is there", "front", "Pending");
+    cluster.kubectl(&["run", "second", "--image=a"]);
+    expect("the new Pod", "second", "Pending");
+    cluster.kubectl(&[
+        "patch",
+        "pod",
+        "second",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        r#"{"status": {"phase": "Failed"}}"#,
+    ]);
+    expect("its end", "second", "Failed");
+    child.kill().expect("end kubectl");
+    child.wait().expect("end kubectl");
+    reading.join().expect("no panic");
+}
+
+#[test]
+fn events_are_one_thing_in_two_groups() {
+    let cluster = with_everything();
+    let new = cluster.get(&["events.v1.events.k8s.io", "front.1"]);
+    assert_eq!((new["note"].as_str(), new["regarding"]["name"].as_str()), (Some("went well"), Some("front")));
+    assert!(cluster.kubectl(&["events", "--for", "pod/front"]).contains("went well"));
+    assert!(cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=other"]).is_empty());
+}

@@ -1,0 +1,93 @@
+//! Objects that Kubernetes refuses, and that the refusal names the field.
+
+use crate::support::Cluster;
+
+#[test]
+fn refusals_name_the_field() {
+    let cluster = Cluster::start();
+    let pod = |spec: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {spec}\n");
+    let service =
+        |spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}\n");
+    let deployment = |selector: &str, labels: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec: {{selector: {selector}, template: \
+             {{metadata: {{labels: {labels}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}\n"
+        )
+    };
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: rule}}\nspec: {spec}\n"
+        )
+    };
+    let cases = [
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}\n".to_owned(), "metadata.name"),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {'b c': d}}\n".to_owned(), "metadata.labels"),
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: a.b}\n".to_owned(), "metadata.name"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: 1st}\nspec: {ports: [{port: 80}]}\n".to_owned(), "metadata.name"),
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {x: '***'}\n".to_owned(), "data[x]"),
+        (pod("{containers: []}"), "spec.containers: Required value"),
+        (pod("{containers: [{name: c}]}"), "spec.containers[0].image: Required value"),
+        (pod("{containers: [{image: i}]}"), "spec.containers[0].name: Required value"),
+        (pod("{containers: [{name: c, image: i}, {name: c, image: i}]}"), "spec.containers[1].name: Duplicate value"),
+        (pod("{containers: [{name: c, image: i, ports: [{containerPort: 70000}]}]}"), "ports[0].containerPort"),
+        (pod("{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /x}]}]}"), "volumeMounts[0].name: Not found"),
+        (pod("{restartPolicy: Sometimes, containers: [{name: c, image: i}]}"), "spec.restartPolicy: Unsupported value"),
+        (service("{selector: {a: b}}"), "spec.ports: Required value"),
+        (service("{ports: [{port: 80}, {port: 81}]}"), "spec.ports[0].name: Required value"),
+        (service("{ports: [{port: 0}]}"), "spec.ports[0].port"),
+        (service("{type: Magic, ports: [{port: 80}]}"), "spec.type: Unsupported value"),
+        (service("{type: ExternalName}"), "spec.externalName: Required value"),
+        (deployment("{matchLabels: {a: b}}", "{a: c}"), "`selector` does not match template `labels`"),
+        (deployment("{}", "{a: c}"), "spec.selector"),
+        (policy("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: nonsense}}]}]}"), "from[0].ipBlock.cidr"),
+        (policy("{podSelector: {}, ingress: [{from: [{}]}]}"), "from[0]: Required value"),
+        (policy("{podSelector: {}, ingress: [{ports: [{port: 80, endPort: 70}]}]}"), "ports[0].endPort"),
+        ("apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {template: {spec: {restartPolicy: Always, containers: [{name: c, image: i}]}}}\n".to_owned(), "restartPolicy"),
+        ("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i}\nspec: {rules: [{http: {paths: [{path: /, backend: {service: {name: a, port: {number: 80}}}}]}}]}\n".to_owned(), "paths[0].pathType: Required value"),
+        ("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: e}\naddressType: IPv4\nendpoints: [{addresses: ['::1']}]\n".to_owned(), "endpoints[0].addresses[0]"),
+    ];
+    for (manifest, wanted) in &cases {
+        let refused = cluster.refused(&["create", "-f", "-"], manifest);
+        assert!(
+            refused.contains(wanted) && refused.contains("is invalid"),
+            "{wanted}:\n{manifest}\n{refused}"
+        );
+    }
+}
+
+#[test]
+fn misspelt_and_mistyped_fields_are_refused_with_no_flags() {
+    let cluster = Cluster::start();
+    let cases = [
+        ("spec: {replcas: 3}", "unknown field \"spec.replcas\""),
+        ("spec: {replicas: '3'}", "spec.replicas"),
+        ("spec: {template: {spec: {containers: [{name: c, image: i, prots: []}]}}}", "containers[0].prots"),
+    ];
+    for (spec, wanted) in cases {
+        let manifest = format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\n{spec}\n");
+        let refused = cluster.refused(&["apply", "-f", "-"], &manifest);
+        assert!(refused.contains(wanted), "{wanted}: {refused}");
+    }
+    let kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nfuture: {x: 1}\n";
+    cluster.kubectl_with(&["apply", "--validate=false", "-f", "-"], kept);
+}
+
+#[test]
+fn what_is_immutable_stays() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["create", "deployment", "web", "--image=a"]);
+    let patch = r#"{"spec": {"selector": {"matchLabels": {"app": "b"}}, "template": {"metadata": {"labels": {"app": "b"}}}}}"#;
+    let refused = cluster.refused(&["patch", "deployment", "web", "-p", patch], "");
+    assert!(refused.contains("spec.selector") && refused.contains("field is immutable"), "{refused}");
+    let locked = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nimmutable: true\ndata: {x: '1'}\n";
+    cluster.apply(locked);
+    let refused = cluster.refused(&["patch", "configmap", "a", "-p", r#"{"data": {"x": "2"}}"#], "");
+    assert!(refused.contains("field is immutable"), "{refused}");
+    cluster.apply("apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\nspec: {podCIDR: 10.0.0.0/24}\n");
+    let patch = r#"{"spec": {"podCIDR": "10.0.1.0/24", "podCIDRs": ["10.0.1.0/24"]}}"#;
+    assert!(
+        cluster
+            .refused(&["patch", "node", "node-1", "--type=merge", "-p", patch], "")
+            .contains("spec.podCIDRs")
+    );
+}
