@@ -29,6 +29,7 @@ use weft_kube::Client;
 use weft_model::{NodeName, plan};
 
 pub use options::{Metrics, Options, Routing};
+pub use weft_datapath::requirements;
 
 use cluster::Cluster;
 use socket::Server;

@@ -1,15 +1,16 @@
 //! `weft doctor`: what this machine has and lacks for Weft.
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use weft_agent::requirements::{Requirement, check};
 use weft_lab::Cgroup;
 
 use crate::output::{Format, OutputArgs, print_json, print_table};
 
-/// Tell what this machine has and lacks for Weft
+/// Tell what this machine has and lacks for Weft, by trying it
 #[derive(Args, Debug)]
 pub struct Doctor {
     #[command(flatten)]
@@ -18,29 +19,44 @@ pub struct Doctor {
 
 impl Doctor {
     pub fn run(self) -> Result<ExitCode> {
-        let cgroup = Cgroup::mount_point();
-        let checks = [
-            (
-                "BPF type format",
-                Path::new("/sys/kernel/btf/vmlinux").exists(),
-                "a kernel built with CONFIG_DEBUG_INFO_BTF",
-            ),
-            ("cgroup2", cgroup.is_ok(), "mount -t cgroup2 none /sys/fs/cgroup"),
-        ];
+        let mut found = check();
+        found.push(Requirement {
+            name: "cgroup2",
+            purpose: "the lab's nodes",
+            state: match Cgroup::mount_point() {
+                Ok(path) => Ok(path.display().to_string()),
+                Err(error) => Err(format!("{error:#}: mount -t cgroup2 none /sys/fs/cgroup")),
+            },
+        });
         match self.output.output {
             Format::Table => {
-                let rows = checks.map(|(what, there, lacks)| {
-                    let (state, advice) = if there { ("ok", "") } else { ("missing", lacks) };
-                    [what.to_owned(), state.to_owned(), advice.to_owned()]
-                });
-                print_table(["NEEDED", "STATE", "WHAT TO DO"], &rows);
+                let rows: Vec<[String; 4]> = found
+                    .iter()
+                    .map(|requirement| {
+                        let (state, text) = match &requirement.state {
+                            Ok(text) => ("ok", text),
+                            Err(text) => ("MISSING", text),
+                        };
+                        [requirement.name.into(), requirement.purpose.into(), state.into(), text.clone()]
+                    })
+                    .collect();
+                print_table(["NEEDED", "FOR", "STATE", "FOUND"], &rows);
             }
             Format::Json => {
-                let rows = checks
-                    .map(|(what, there, lacks)| json!({ "needed": what, "ok": there, "advice": lacks }));
+                let rows: Vec<serde_json::Value> = found
+                    .iter()
+                    .map(|requirement| {
+                        let (ok, text) = match &requirement.state {
+                            Ok(text) => (true, text),
+                            Err(text) => (false, text),
+                        };
+                        json!({ "name": requirement.name, "purpose": requirement.purpose, "ok": ok, "found": text })
+                    })
+                    .collect();
                 print_json(&rows)?;
             }
         }
-        Ok(if checks.iter().all(|(_, there, _)| *there) { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        let all = found.iter().all(|requirement| requirement.state.is_ok());
+        Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(3) })
     }
 }
