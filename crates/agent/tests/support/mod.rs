@@ -1,0 +1,253 @@
+//! A node in throw-away namespaces: real kernel, real data plane, and nothing left behind.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_agent::{
+    node::{Config, Node},
+    store::Store,
+};
+use weft_cni::{Call, Verb};
+use weft_datapath::probe::Routing;
+use weft_model::plan::Settings;
+use weft_netns::{
+    Netlink, Netns,
+    netlink::{RouteSpec, VethSpec},
+    random_name,
+};
+
+pub const NODE: &str = "node-1";
+
+/// A namespace that goes with the value.
+pub struct Scratch(pub Netns);
+
+impl Scratch {
+    pub fn new(prefix: &str) -> Self {
+        Self(Netns::create(&random_name(prefix)).expect("namespaces need root"))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn addresses(&self, interface: &str) -> Vec<IpAddr> {
+        let mut inside = Netlink::open_in(&self.0).unwrap();
+        let index = inside.link(interface).unwrap().index;
+        let mut addresses: Vec<IpAddr> = inside
+            .addresses(Some(index))
+            .unwrap()
+            .into_iter()
+            .filter(|found| found.global)
+            .map(|found| found.address)
+            .collect();
+        addresses.sort();
+        addresses
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = Netns::delete(self.0.name());
+    }
+}
+
+/// A bpffs of its own; unmounting it drops every pin.
+pub struct Bpffs(PathBuf);
+
+impl Bpffs {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(random_name("t-bpf-"));
+        fs::create_dir(&path).unwrap();
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.0.join("weft")
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// The machine that an agent runs on.
+pub struct Machine {
+    pub netns: Scratch,
+    pub bpffs: Bpffs,
+    pub state: TempDir,
+    fabric: Scratch,
+}
+
+impl Machine {
+    /// A node with an uplink that leads to an empty fabric.
+    pub fn new() -> Self {
+        let (netns, fabric) = (Scratch::new("t-node-"), Scratch::new("t-fab-"));
+        let mut outside = Netlink::open_in(&fabric.0).unwrap();
+        outside
+            .add_veth(&VethSpec {
+                name: "node",
+                peer_name: "eth0",
+                peer_netns: Some(&netns.0),
+                mac: None,
+                peer_mac: None,
+                mtu: None,
+            })
+            .unwrap();
+        let far = outside.link("node").unwrap().index;
+        outside.set_up(far).unwrap();
+        let mut netlink = Netlink::open_in(&netns.0).unwrap();
+        for name in ["lo", "eth0"] {
+            let index = netlink.link(name).unwrap().index;
+            netlink.set_up(index).unwrap();
+        }
+        let uplink = netlink.link("eth0").unwrap().index;
+        netlink.add_address(uplink, "192.168.1.2".parse().unwrap(), 24).unwrap();
+        netlink.add_address(uplink, "fd00:192:168:1::2".parse().unwrap(), 64).unwrap();
+        netlink.set_route(&RouteSpec::default_via("192.168.1.1".parse().unwrap(), uplink)).unwrap();
+        Self { netns, fabric, bpffs: Bpffs::new(), state: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            name: NODE.into(),
+            bpffs: self.bpffs.path(),
+            uplink: Some("eth0".to_owned()),
+            vxlan_port: 8472,
+            routing: Routing::Overlay,
+            plan: Settings { service_ranges: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() },
+            queue_dir: self.state.path().join("cni-queue"),
+        }
+    }
+
+    /// An agent's node that has not heard of the API server yet.
+    pub fn start(&self) -> Agent<'_> {
+        let store = Store::open(self.state.path()).unwrap();
+        let node = self.netns.0.run(|| Node::open(self.config(), store, Arc::new(|_| {})).unwrap()).unwrap();
+        Agent { machine: self, node }
+    }
+
+    /// The same, after it has heard that there is only this node, with these ranges.
+    pub fn start_with(&self, ranges: &[&str]) -> Agent<'_> {
+        let mut agent = self.start();
+        agent.hear(&[node(NODE, 1, ranges)]);
+        agent
+    }
+
+    /// What the kernel has beside what every node has: interfaces of containers.
+    pub fn pod_interfaces(&self) -> Vec<String> {
+        let mut netlink = Netlink::open_in(&self.netns.0).unwrap();
+        let names = netlink.links().unwrap().into_iter().map(|link| link.name);
+        names.filter(|name| name.starts_with("weft") && name != "weft0" && name.len() == 15).collect()
+    }
+
+    pub fn records(&self) -> usize {
+        fs::read_dir(self.state.path().join("attachments")).unwrap().count()
+    }
+}
+
+/// An agent's node, without the agent's sockets and watches.
+pub struct Agent<'a> {
+    machine: &'a Machine,
+    node: Node,
+}
+
+impl Agent<'_> {
+    pub fn on<T: Send>(&mut self, task: impl FnOnce(&mut Node) -> T + Send) -> T {
+        let node = &mut self.node;
+        self.machine.netns.0.run(|| task(node)).unwrap()
+    }
+
+    pub fn hear(&mut self, nodes: &[weft_model::Node]) {
+        self.on(|node| node.set_nodes(nodes.to_vec()));
+    }
+
+    pub fn cni(&mut self, call: &Call) -> Value {
+        let answer = self.on(|node| node.cni(call));
+        if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).unwrap() }
+    }
+
+    #[track_caller]
+    pub fn add(&mut self, container: &str, pod: &Scratch) -> Value {
+        let result = self.cni(&call(Verb::Add, container, pod.path()));
+        assert!(result.get("code").is_none(), "{result}");
+        result
+    }
+
+    #[track_caller]
+    pub fn succeeds(&mut self, call: &Call) {
+        let answer = self.cni(call);
+        assert!(answer.is_null(), "{answer}");
+    }
+
+    #[track_caller]
+    pub fn fails(&mut self, call: &Call, code: u32) -> String {
+        let answer = self.cni(call);
+        assert_eq!(answer["code"], code, "{answer}");
+        format!("{}: {}", answer["msg"].as_str().unwrap(), answer["details"].as_str().unwrap())
+    }
+
+    /// Free addresses, by range.
+    pub fn free(&mut self) -> Vec<u64> {
+        self.on(|node| node.status().pod_ranges.iter().map(|range| range.free).collect())
+    }
+}
+
+pub fn node(name: &str, created: i64, ranges: &[&str]) -> weft_model::Node {
+    weft_model::Node {
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+        created,
+        addresses: if name == NODE {
+            vec!["192.168.1.2".parse().unwrap(), "fd00:192:168:1::2".parse().unwrap()]
+        } else {
+            vec![format!("192.168.1.{}", 100 + created).parse().unwrap()]
+        },
+        pod_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        ready: true,
+    }
+}
+
+pub fn call(verb: Verb, container: &str, netns: &Path) -> Call {
+    Call {
+        verb,
+        container_id: container.to_owned(),
+        netns: netns.display().to_string(),
+        ifname: "eth0".to_owned(),
+        args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=pod-{container}"),
+        config: config(json!({})),
+    }
+}
+
+/// A configuration with these keys beside the usual ones.
+pub fn config(keys: Value) -> String {
+    let mut config = json!({ "cniVersion": "1.1.0", "name": "weft", "type": "weft-cni" });
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    config.to_string()
+}
+
+pub fn with(call: Call, keys: Value) -> Call {
+    Call { config: config(keys), ..call }
+}
+
+pub fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().unwrap();
+    let mut addresses: Vec<IpAddr> = ips
+        .iter()
+        .map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap())
+        .collect();
+    addresses.sort();
+    addresses
+}
