@@ -87,7 +87,7 @@ fn a_node_that_gets_another_range_keeps_its_pods_and_hands_out_of_the_new_one() 
     assert_eq!(addresses(&second), ["10.244.7.2".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(one.addresses("eth0"), addresses(&first));
     agent.succeeds(&call(Verb::Del, "c1", one.path()));
-    assert_eq!(machine.pod_interfaces().len(), 1);
+    machine.has_pods(1);
 }
 
 #[test]

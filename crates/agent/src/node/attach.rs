@@ -51,13 +51,19 @@ impl Node {
             self.attachments.remove(&key);
         }
         let recorded: BTreeSet<&str> = self.attachments.values().map(|r| r.host_interface.as_str()).collect();
-        self.orphans = plane
-            .pods()
-            .map_err(unreadable)?
-            .into_iter()
-            .filter(|pod| !recorded.contains(pod.host_interface.as_str()))
-            .map(|pod| (pod.host_interface, pod.addresses))
-            .collect();
+        self.orphans.clear();
+        for pod in plane.pods().map_err(unreadable)? {
+            if recorded.contains(pod.host_interface.as_str()) {
+                continue;
+            }
+            if pod.addresses.is_empty() {
+                // Half made, or half removed: no packet passes it.
+                tracing::info!(interface = pod.host_interface, "removing what an earlier process left");
+                plane.remove_pod(&pod.host_interface).map_err(|error| error.to_string())?;
+            } else {
+                self.orphans.insert(pod.host_interface, pod.addresses);
+            }
+        }
         if !self.orphans.is_empty() {
             tracing::warn!(interfaces = ?self.orphans, "Pods without a record: kept until the runtime removes them");
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use weft_cni::{
     Call, Failure, NetConf, SpecVersion, Success, Verb,
     config::{self, Args},
@@ -281,14 +282,17 @@ impl Node {
     }
 }
 
-/// Refuses the node's own namespace, whose interfaces are not a container's.
+/// Refuses what is no namespace, and the node's own, whose interfaces are not a container's.
 fn check_netns(netns: &str) -> Result<(), Failure> {
-    let wrong = |why: String| Err(Failure::new(code::ENVIRONMENT, "invalid environment", why));
+    let wrong = |why: &str| {
+        Err(Failure::new(code::ENVIRONMENT, "invalid environment", format!("CNI_NETNS {netns:?}: {why}")))
+    };
     let identity = |path: &str| fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    match (identity(netns), identity("/proc/self/ns/net")) {
-        (Err(error), _) => wrong(format!("CNI_NETNS {netns:?}: {error}")),
-        (Ok(container), Ok(own)) if container == own => {
-            wrong(format!("CNI_NETNS {netns:?} is the node's own namespace"))
+    match (identity(netns), identity("/proc/thread-self/ns/net")) {
+        (Err(error), _) => wrong(&error.to_string()),
+        (Ok(container), Ok(own)) if container == own => wrong("it is the node's own namespace"),
+        _ if !statfs(netns).is_ok_and(|file| file.filesystem_type() == NSFS_MAGIC) => {
+            wrong("it is no namespace")
         }
         _ => Ok(()),
     }

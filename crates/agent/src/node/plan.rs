@@ -192,9 +192,12 @@ impl Node {
 
     /// The path to every peer is proved, or was given its time.
     pub(super) fn is_settled(&self) -> bool {
-        let proved =
-            |peer: &weft_model::Peer| self.health.get(&peer.name).is_some_and(|health| health.proved);
-        let all = self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved));
-        all || self.settled_by.is_some_and(|deadline| deadline <= Instant::now())
+        let proved = |peer: &weft_model::Peer| {
+            // A node without a Pod range has no address to probe.
+            peer.pod_ranges.is_empty() || self.health.get(&peer.name).is_some_and(|health| health.proved)
+        };
+        self.config.routing != probe::Routing::Auto
+            || self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved))
+            || self.settled_by.is_some_and(|deadline| deadline <= Instant::now())
     }
 }

@@ -7,6 +7,8 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -151,6 +153,20 @@ impl Machine {
         let mut netlink = Netlink::open_in(&self.netns.0).unwrap();
         let names = netlink.links().unwrap().into_iter().map(|link| link.name);
         names.filter(|name| name.starts_with("weft") && name != "weft0" && name.len() == 15).collect()
+    }
+
+    /// Waits until the kernel has this many containers' interfaces: it lets go of one in its own time.
+    #[track_caller]
+    pub fn has_pods(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let there = self.pod_interfaces();
+            if there.len() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited for {count} interfaces of Pods: {there:?}");
+            thread::yield_now();
+        }
     }
 
     pub fn records(&self) -> usize {
