@@ -218,27 +218,22 @@ impl<'a> Write<'a> {
     /// What a write may not change stays: system metadata, and the part that the other (sub)resource owns.
     fn keep(&self, before: &Value, sent: Value) -> Value {
         let mut object = match self.subresource.as_str() {
-            "status" => {
+            "status" => self.with_status(before, &sent),
+            // Approval writes conditions.
+            "approval" => {
                 let mut object = before.clone();
                 set_or_remove(&mut object, "status", sent.get("status"));
-                // Nodes and Pods carry metadata that their kubelet writes along with the status.
-                if matches!(self.resource.plural.as_str(), "nodes" | "pods") && self.resource.group.is_empty()
-                {
-                    for name in ["labels", "annotations"] {
-                        let value = sent["metadata"].get(name).cloned();
-                        set_or_remove(&mut object["metadata"], name, value.as_ref());
-                    }
-                }
-                set_or_remove(
-                    &mut object["metadata"],
-                    "managedFields",
-                    sent["metadata"].get("managedFields"),
-                );
+                object
+            }
+            "ephemeralcontainers" => {
+                let mut object = before.clone();
+                let wanted = sent["spec"].get("ephemeralContainers");
+                set_or_remove(&mut object["spec"], "ephemeralContainers", wanted);
                 object
             }
             _ => {
                 let mut object = sent;
-                if self.resource.has("status") && self.subresource.is_empty() {
+                if self.resource.has("status") {
                     set_or_remove(&mut object, "status", before.get("status"));
                 }
                 object
@@ -258,6 +253,19 @@ impl<'a> Write<'a> {
         }
         metadata.remove("selfLink");
         metadata.retain(|_, value| !value.is_null());
+        object
+    }
+
+    fn with_status(&self, before: &Value, sent: &Value) -> Value {
+        let mut object = before.clone();
+        set_or_remove(&mut object, "status", sent.get("status"));
+        // Nodes and Pods carry metadata that their kubelet writes along with the status.
+        if matches!(self.resource.plural.as_str(), "nodes" | "pods") && self.resource.group.is_empty() {
+            for name in ["labels", "annotations"] {
+                set_or_remove(&mut object["metadata"], name, sent["metadata"].get(name));
+            }
+        }
+        set_or_remove(&mut object["metadata"], "managedFields", sent["metadata"].get("managedFields"));
         object
     }
 

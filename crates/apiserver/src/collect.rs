@@ -20,6 +20,12 @@ use crate::verbs::ATTEMPTS;
 const FOREGROUND: &str = "foregroundDeletion";
 const INSTANCES: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+const EVENTS: &str = "events";
+/// How many writes pass between two looks for old Events.
+const EVENT_SWEEP: u64 = 256;
+const EVENT_LIMIT: usize = 5_000;
+const EVENT_SECONDS: i64 = 3600;
+
 /// How long a namespace that is deleted keeps its contents.
 const NAMESPACE_DELAY: Duration = Duration::from_millis(500);
 
@@ -400,6 +406,9 @@ pub(crate) fn created(api: &Arc<Api>, resource: &Arc<ResourceType>, object: &Arc
     } else if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
         api.registry.define(&object.value);
     }
+    if resource.storage == EVENTS && object.version.is_multiple_of(EVENT_SWEEP) {
+        expire_events(api);
+    }
     // Its owner may have gone while it was on its way.
     let owners =
         object.value["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -408,6 +417,23 @@ pub(crate) fn created(api: &Arc<Api>, resource: &Arc<ResourceType>, object: &Arc
         let reference = Reference { storage: resource.storage.clone(), key: Key::of(&object.value) };
         sweep.queue.push_back(Step::Delete(reference, Policy::Background));
         sweep.run();
+    }
+}
+
+/// Events are kept for an hour, as by Kubernetes, and no more than so many.
+fn expire_events(api: &Arc<Api>) {
+    let mut events = api.store.collection(EVENTS).list(&api.store, None).objects;
+    events.sort_by_key(|event| std::cmp::Reverse(event.version));
+    for (at, event) in events.iter().enumerate() {
+        let value = &event.value;
+        let times = [&value["series"]["lastObservedTime"], &value["lastTimestamp"], &value["eventTime"]];
+        let time =
+            times.into_iter().find_map(Value::as_str).or(value["metadata"]["creationTimestamp"].as_str());
+        let age = time.and_then(meta::age).unwrap_or(0);
+        if at >= EVENT_LIMIT || age > EVENT_SECONDS {
+            // Somebody else may have removed or renewed it meanwhile: then it is not ours to remove.
+            let _ = api.store.remove(EVENTS, Key::of(value), event.version);
+        }
     }
 }
 

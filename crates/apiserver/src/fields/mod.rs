@@ -302,3 +302,6 @@ fn entries(metadata: &Map<String, Value>) -> Vec<Value> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ pub(crate) mod answer;
 pub(crate) mod path;
 pub(crate) mod query;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
@@ -27,6 +28,9 @@ use query::Query;
 /// Bodies larger than this are refused, as by Kubernetes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
+/// How long a body may take to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+
 /// A request for objects, taken apart.
 pub(crate) struct Call {
     pub(crate) types: Arc<Types>,
@@ -40,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) agent: String,
     pub(crate) user: User,
     pub(crate) body: Bytes,
+    /// What the client should be told beside the answer.
+    pub(crate) warnings: Mutex<Vec<String>>,
     /// True when the listener that this came by drains.
     pub(crate) drain: signal::Receiver<bool>,
 }
@@ -65,6 +71,14 @@ impl Call {
                 if name.is_empty() { "unknown".to_owned() } else { name }
             }
             name => name.to_owned(),
+        }
+    }
+
+    pub(crate) fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        // A write that is tried again finds the same again.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
         }
     }
 
@@ -151,6 +165,7 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiv
                 user,
                 body,
                 drain,
+                warnings: Mutex::default(),
             };
             objects(api, &method, call).await
         }
@@ -192,7 +207,11 @@ fn other(types: &Types, parts: &[&str], accept: &str) -> Result<Answer> {
 }
 
 async fn read_body(request: Request<Incoming>) -> Result<Bytes> {
-    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let Ok(body) = tokio::time::timeout(BODY_LIMIT, body).await else {
+        return Err(ApiError::new(408, "Timeout", "the request body did not arrive in time"));
+    };
+    match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
             413,

@@ -59,40 +59,93 @@ fn shape(schema: &Value, value: &mut Value, depth: usize) {
     }
     match value {
         Value::Object(map) => {
-            let keeps = schema["x-kubernetes-preserve-unknown-fields"] == true
-                || schema["x-kubernetes-embedded-resource"] == true;
-            let fields = schema["properties"].as_object();
-            let others = &schema["additionalProperties"];
-            for (name, field) in fields.into_iter().flatten() {
+            let fields = Fields::of(schema);
+            for (name, field) in fields.named.into_iter().flatten() {
                 if let Some(default) = field.get("default")
                     && map.get(name).is_none_or(|value| value.is_null() && field["nullable"] != true)
                 {
                     map.insert(name.clone(), default.clone());
                 }
             }
-            let known = |name: &str| {
-                fields.is_some_and(|fields| fields.contains_key(name))
-                    || others.is_object()
-                    || *others == true
-                    || (depth == 0 && matches!(name, "apiVersion" | "kind" | "metadata"))
-            };
-            if !keeps && schema.is_object() {
-                map.retain(|name, _| known(name));
-            }
+            map.retain(|name, _| fields.has(name, depth));
             for (name, value) in map.iter_mut() {
-                if depth == 0 && name == "metadata" {
-                    continue;
-                }
-                match fields.and_then(|fields| fields.get(name)) {
-                    Some(field) => shape(field, value, depth + 1),
-                    None if others.is_object() => shape(others, value, depth + 1),
-                    None => {}
+                if let Some(field) = fields.schema(name, depth) {
+                    shape(field, value, depth + 1);
                 }
             }
         }
         Value::Array(items) if schema["items"].is_object() => {
             for item in items {
                 shape(&schema["items"], item, depth + 1);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a schema says of an object's fields.
+struct Fields<'a> {
+    named: Option<&'a Map<String, Value>>,
+    others: &'a Value,
+    /// Unknown ones stay.
+    open: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn of(schema: &'a Value) -> Fields<'a> {
+        Fields {
+            named: schema["properties"].as_object(),
+            others: &schema["additionalProperties"],
+            open: schema["x-kubernetes-preserve-unknown-fields"] == true
+                || schema["x-kubernetes-embedded-resource"] == true
+                || !schema.is_object(),
+        }
+    }
+
+    fn has(&self, name: &str, depth: usize) -> bool {
+        self.open
+            || self.named.is_some_and(|fields| fields.contains_key(name))
+            || self.others.is_object()
+            || *self.others == true
+            || (depth == 0 && matches!(name, "apiVersion" | "kind" | "metadata"))
+    }
+
+    /// The schema of a field, if it has one; metadata's is not the definition's to give.
+    fn schema(&self, name: &str, depth: usize) -> Option<&'a Value> {
+        if depth == 0 && name == "metadata" {
+            return None;
+        }
+        let named = self.named.and_then(|fields| fields.get(name));
+        named.or_else(|| Some(self.others).filter(|others| others.is_object()))
+    }
+}
+
+/// Paths of the fields that pruning would drop.
+pub(crate) fn unknown(schema: &Value, object: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    strays(schema, object, "", 0, &mut found);
+    found
+}
+
+fn strays(schema: &Value, value: &Value, at: &str, depth: usize, found: &mut Vec<String>) {
+    if depth > MAX_DEPTH {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            let fields = Fields::of(schema);
+            for (name, value) in map {
+                let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                if !fields.has(name, depth) {
+                    found.push(path);
+                } else if let Some(field) = fields.schema(name, depth) {
+                    strays(field, value, &path, depth + 1, found);
+                }
+            }
+        }
+        Value::Array(items) if schema["items"].is_object() => {
+            for (place, item) in items.iter().enumerate() {
+                strays(&schema["items"], item, &format!("{at}[{place}]"), depth + 1, found);
             }
         }
         _ => {}

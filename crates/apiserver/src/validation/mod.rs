@@ -38,8 +38,10 @@ pub(crate) fn update(
     if subresource != "status" || resource.custom.is_some() {
         contents(resource, types, object, &mut errors);
     }
-    if subresource.is_empty() {
-        immutable(resource, before, object, &mut errors);
+    match subresource {
+        "" => immutable(resource, before, object, &mut errors),
+        "resize" => pod::resize(&before["spec"], &object["spec"], &mut errors),
+        _ => {}
     }
     finish(resource, object, &errors)
 }

@@ -167,6 +167,24 @@ pub(super) fn update(before: &Value, after: &Value, errors: &mut Errors) {
     }
 }
 
+/// Through `resize`, resources may change as well.
+pub(super) fn resize(before: &Value, after: &Value, errors: &mut Errors) {
+    let without = |spec: &Value| {
+        let mut spec = frozen(spec);
+        for list in ["containers", "initContainers"] {
+            for item in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Value::Object(item) = item {
+                    item.remove("resources");
+                }
+            }
+        }
+        spec
+    };
+    if without(before) != without(after) {
+        errors.push(FieldError::forbidden("spec", "only cpu and memory resources are mutable by resize"));
+    }
+}
+
 fn frozen(spec: &Value) -> Value {
     let mut spec = spec.clone();
     for list in ["containers", "initContainers"] {

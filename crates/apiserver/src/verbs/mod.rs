@@ -6,9 +6,10 @@ mod list;
 mod patch;
 mod subresource;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use http::Method;
+use http::header::{HeaderValue, WARNING};
 use serde_json::Value;
 
 pub(crate) use bootstrap::bootstrap;
@@ -27,6 +28,7 @@ use crate::http::answer::{self, Answer};
 use crate::meta;
 use crate::schema;
 use crate::store::{Key, Object};
+use crate::validation::custom;
 
 /// How often a write without a version is tried again because another came in between.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -91,7 +93,14 @@ pub(crate) fn existing(api: &Arc<Api>, call: &Call) -> Result<Arc<Object>> {
 
 pub(crate) fn show(call: &Call, code: u16, object: &Arc<Object>) -> Result<Answer> {
     let view = call.view()?;
-    Ok(answer::bytes(code, "application/json", view.one(object)))
+    let mut answer = answer::bytes(code, "application/json", view.one(object));
+    let warnings = call.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+    for warning in warnings.iter() {
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
+            answer.headers_mut().append(WARNING, value);
+        }
+    }
+    Ok(answer)
 }
 
 /// Checks that a body is of the path's type and namespace, and turns it into the stored version.
@@ -150,7 +159,7 @@ pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Fields of the wrong type, and, when the client asks for strictness, fields that the type does not have.
+/// Fields of the wrong type; and fields that the type does not have, which are refused or warned of as the client asks.
 fn check_shape(call: &Call, object: &Value) -> Result<()> {
     let resource = &call.resource;
     let refuse = |why: String| {
@@ -162,15 +171,27 @@ fn check_shape(call: &Call, object: &Value) -> Result<()> {
     if let Some(value) = object.get("metadata").filter(|value| !value.is_object() && !value.is_null()) {
         return refuse(format!("metadata is not an object: {value}"));
     }
-    let Some(name) = schema::name_of(resource) else { return Ok(()) };
-    let findings = schema::check(name, object);
-    if let Some((_, what)) = findings.wrong.first() {
-        return refuse(format!("json: {what}"));
+    let unknown = match (&resource.custom, schema::name_of(resource)) {
+        (Some(custom), _) => custom::unknown(&custom.schema, object),
+        (None, Some(name)) => {
+            let findings = schema::check(name, object);
+            if let Some((_, what)) = findings.wrong.first() {
+                return refuse(format!("json: {what}"));
+            }
+            findings.unknown
+        }
+        (None, None) => Vec::new(),
+    };
+    let list: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    match call.query.get("fieldValidation") {
+        "Strict" if !list.is_empty() => refuse(format!("strict decoding error: {}", list.join(", "))),
+        "" | "Warn" => {
+            list.into_iter().for_each(|warning| call.warn(warning));
+            Ok(())
+        }
+        "Strict" | "Ignore" => Ok(()),
+        other => Err(ApiError::bad_request(format!(
+            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
+        ))),
     }
-    if !findings.unknown.is_empty() && call.query.get("fieldValidation") == "Strict" {
-        let list: Vec<String> =
-            findings.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-        return refuse(format!("strict decoding error: {}", list.join(", ")));
-    }
-    Ok(())
 }

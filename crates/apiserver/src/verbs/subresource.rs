@@ -19,6 +19,11 @@ use crate::patch as patches;
 use crate::store::{Key, Object};
 
 pub(crate) async fn subresource(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> {
+    if matches!(call.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
+        let why =
+            format!("this API server has no connection to kubelets: {} is not offered", call.subresource);
+        return Err(ApiError::new(501, "NotImplemented", why));
+    }
     if !call.resource.has(&call.subresource) {
         return Err(ApiError::no_such_resource());
     }
@@ -293,6 +298,7 @@ fn shallow(call: &Call) -> Call {
         agent: call.agent.clone(),
         user: call.user.clone(),
         body: bytes::Bytes::new(),
+        warnings: std::sync::Mutex::default(),
         drain: call.drain.clone(),
     }
 }

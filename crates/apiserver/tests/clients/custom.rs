@@ -58,7 +58,10 @@ fn defined() -> Cluster {
 #[test]
 fn a_defined_type_is_served_like_any_other() {
     let cluster = defined();
-    cluster.apply(&boat("{length: 9, unknown: 1, anything: {kept: true}, crew: [{name: ann, rank: mate}]}"));
+    let manifest = boat("{length: 9, unknown: 1, anything: {kept: true}, crew: [{name: ann, rank: mate}]}");
+    let refused = cluster.refused(&["apply", "-f", "-"], &manifest);
+    assert!(refused.contains("unknown field \"spec.unknown\""), "{refused}");
+    cluster.kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &manifest);
     let found = cluster.get(&["bt", "b"]);
     assert_eq!(found["spec"]["colour"], "red", "the schema's default");
     assert!(found["spec"].get("unknown").is_none(), "what the schema does not know is pruned");

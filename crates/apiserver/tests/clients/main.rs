@@ -7,6 +7,7 @@ mod access;
 mod apply;
 mod basics;
 mod custom;
+mod daily;
 mod deletion;
 mod logs;
 mod patches;

@@ -69,6 +69,15 @@ fn misspelt_and_mistyped_fields_are_refused_with_no_flags() {
         assert!(refused.contains(wanted), "{wanted}: {refused}");
     }
     let kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nfuture: {x: 1}\n";
+    let mut child = cluster.command(&["apply", "--validate=warn", "-f", "-"]);
+    child.stdin(std::process::Stdio::piped());
+    let mut child = child.spawn().expect("kubectl");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, kept.as_bytes()).expect("write to kubectl");
+    drop(input);
+    let output = child.wait_with_output().expect("kubectl");
+    let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && warnings.contains("unknown field \"future\""), "{warnings}");
     cluster.kubectl_with(&["apply", "--validate=false", "-f", "-"], kept);
 }
 

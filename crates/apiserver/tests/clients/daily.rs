@@ -1,0 +1,144 @@
+//! The rest of what people do with kubectl day by day.
+
+use serde_json::json;
+
+use crate::support::{Cluster, wait_for};
+
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\nstatus: {conditions: [{type: Ready, status: 'True'}]}\n";
+
+#[test]
+fn nodes_are_cordoned_tainted_and_drained() {
+    let cluster = Cluster::start();
+    cluster.apply(NODE);
+    cluster.kubectl(&["cordon", "node-1"]);
+    assert!(cluster.kubectl(&["get", "node", "node-1"]).contains("Ready,SchedulingDisabled"));
+    cluster.kubectl(&["taint", "node", "node-1", "key=value:NoSchedule"]);
+    let taints = cluster.get(&["node", "node-1"])["spec"]["taints"].clone();
+    assert!(
+        taints
+            .as_array()
+            .expect("taints")
+            .contains(&json!({"key": "key", "value": "value", "effect": "NoSchedule"}))
+    );
+    cluster.kubectl(&["taint", "node", "node-1", "key-"]);
+    cluster.kubectl(&["uncordon", "node-1"]);
+    assert_eq!(cluster.get(&["node", "node-1"])["spec"].get("unschedulable"), None);
+    cluster.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: node-1, containers: [{name: c, image: i}]}\n");
+    let draining =
+        cluster.command(&["drain", "node-1", "--force", "--timeout=20s"]).spawn().expect("kubectl");
+    wait_for("the eviction", || {
+        Some(()).filter(|()| cluster.get(&["pod", "p"])["metadata"]["deletionTimestamp"].is_string())
+    });
+    cluster.kubectl(&["delete", "pod", "p", "--grace-period=0", "--force"]);
+    let output = draining.wait_with_output().expect("kubectl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_scheduler_binds_a_pod_once() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["run", "p", "--image=i"]);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "node-1"}});
+    let path = "/api/v1/namespaces/default/pods/p/binding";
+    cluster.kubectl_with(&["create", "--raw", path, "-f", "-"], &binding.to_string());
+    let pod = cluster.get(&["pod", "p"]);
+    assert_eq!(pod["spec"]["nodeName"], "node-1");
+    assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    let again = cluster.refused(&["create", "--raw", path, "-f", "-"], &binding.to_string());
+    assert!(again.contains("already assigned to node"), "{again}");
+}
+
+#[test]
+fn wait_sees_deletion_values_and_creation() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["run", "p", "--image=i"]);
+    let gone = cluster.command(&["wait", "pod/p", "--for=delete", "--timeout=20s"]).spawn().expect("kubectl");
+    let value = cluster
+        .command(&["wait", "pod/p", "--for=jsonpath={.status.phase}=Running", "--timeout=20s"])
+        .spawn()
+        .expect("kubectl");
+    let made = cluster.command(&["wait", "pod/q", "--for=create", "--timeout=20s"]).spawn().expect("kubectl");
+    cluster.kubectl(&[
+        "patch",
+        "pod",
+        "p",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        r#"{"status": {"phase": "Running"}}"#,
+    ]);
+    let check = |child: std::process::Child| {
+        let output = child.wait_with_output().expect("kubectl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    check(value);
+    cluster.kubectl(&["delete", "pod", "p"]);
+    check(gone);
+    cluster.kubectl(&["run", "q", "--image=i"]);
+    check(made);
+}
+
+#[test]
+fn replace_force_edit_and_raw_requests() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["run", "p", "--image=a:1"]);
+    let uid = cluster.get(&["pod", "p"])["metadata"]["uid"].clone();
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {hostNetwork: true, containers: [{name: c, image: i}]}\n";
+    cluster.kubectl_with(&["replace", "--force", "-f", "-"], manifest);
+    assert_ne!(cluster.get(&["pod", "p"])["metadata"]["uid"], uid);
+    cluster.kubectl(&["create", "configmap", "a", "--from-literal=x=before"]);
+    let mut edit = cluster.command(&["edit", "configmap", "a"]);
+    let output = edit.env("KUBE_EDITOR", "sed -i s/before/after/").output().expect("kubectl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(cluster.get(&["configmap", "a"])["data"]["x"], "after");
+    assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]), "ok");
+    let refused = cluster.refused(&["exec", "p", "--", "true"], "");
+    assert!(
+        refused.contains("not offered") || refused.contains("does not have a host assigned"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn selectors_choose_what_is_listed() {
+    let cluster = Cluster::start();
+    for (name, labels, node) in
+        [("a", "app=web,tier=1", "n1"), ("b", "app=web", "n2"), ("c", "app=api", "n1")]
+    {
+        let labels = labels.replace('=', ": '").replace(',', "', ") + "'";
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{{labels}}}}}\nspec: {{nodeName: {node}, containers: [{{name: c, image: i}}]}}\n"
+        ));
+    }
+    let names = |args: &[&str]| {
+        let text = cluster.kubectl(&[&["get", "pods", "-o", "name"], args].concat());
+        text.lines().map(|line| line.trim_start_matches("pod/").to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&["-l", "app=web"]), "a b");
+    assert_eq!(names(&["-l", "app in (web,api),!tier"]), "b c");
+    assert_eq!(names(&["-l", "tier>0"]), "a");
+    assert_eq!(names(&["--field-selector", "spec.nodeName=n1"]), "a c");
+    assert_eq!(names(&["--field-selector", "spec.nodeName!=n1,metadata.name!=c"]), "b");
+    assert_eq!(names(&["--chunk-size=1"]), "a b c");
+    assert_eq!(names(&["--sort-by=.spec.nodeName"]), "a c b");
+}
+
+#[test]
+fn debug_adds_a_container_to_a_running_pod() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["run", "p", "--image=i"]);
+    cluster.kubectl(&["debug", "p", "--image=tools", "--container=look", "--attach=false", "--", "true"]);
+    let pod = cluster.get(&["pod", "p"]);
+    assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "look");
+}
+
+#[test]
+fn a_kustomization_is_applied() {
+    let cluster = Cluster::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("write");
+    write("kustomization.yaml", "namePrefix: dev-\nresources: [map.yaml]\n");
+    write("map.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: '1'}\n");
+    cluster.kubectl(&["apply", "-k", folder.path().to_str().expect("a path")]);
+    assert_eq!(cluster.get(&["configmap", "dev-a"])["data"]["x"], "1");
+}
