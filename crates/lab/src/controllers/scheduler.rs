@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
     api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec},
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+    jiff::Timestamp,
 };
 use kube::{Api, api::PostParams};
 use serde_json::json;
@@ -17,7 +18,11 @@ use crate::world::World;
 type HostPort = (String, String, i32);
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
-    let nodes: Vec<Arc<Node>> = world.nodes.list().into_iter().filter(|node| is_usable(node)).collect();
+    let (nodes, others): (Vec<Arc<Node>>, Vec<Arc<Node>>) =
+        world.nodes.list().into_iter().partition(|node| is_usable(node));
+    if let Some(wait) = others.iter().filter_map(|node| joining(node)).max() {
+        return Ok(Some(wait));
+    }
     let pods = world.pods.list();
     let mut load: HashMap<String, usize> = HashMap::new();
     let mut taken: HashMap<String, Vec<HostPort>> = HashMap::new();
@@ -123,6 +128,17 @@ fn is_usable(node: &Node) -> bool {
         conditions.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "Ready" && c.status == "True");
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
     ready && !cordoned && node.metadata.deletion_timestamp.is_none()
+}
+
+/// How long to wait for a node that has just joined and will be ready in a moment: Pods that start with the cluster
+/// are to be spread over all of it, not to crowd on the node that was first.
+fn joining(node: &Node) -> Option<Duration> {
+    const PATIENCE: i64 = 10;
+    let joined = node.metadata.creation_timestamp.as_ref()?.0.as_second();
+    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let left = PATIENCE - (Timestamp::now().as_second() - joined);
+    let waits = left > 0 && !cordoned && node.metadata.deletion_timestamp.is_none();
+    waits.then(|| Duration::from_secs(left.unsigned_abs()))
 }
 
 /// Whether the Pod's `nodeSelector` and required node affinity allow the node.

@@ -21,14 +21,34 @@ const KEYWORDS: [&str; 14] = [
 ];
 /// Words that begin nothing, or whose piece holds no command.
 const SILENT: [&str; 9] = ["fi", "done", "esac", "}", "for", "case", "in", "select", "function"];
+/// Clients of servers that the responder cannot stand in for: they would never get the answer they wait for.
+const CLIENTS: [&str; 14] = [
+    "pg_isready",
+    "psql",
+    "pg_dump",
+    "mysql",
+    "mysqladmin",
+    "mariadb",
+    "mariadb-admin",
+    "redis-cli",
+    "mongo",
+    "mongosh",
+    "cqlsh",
+    "rabbitmqctl",
+    "rabbitmq-diagnostics",
+    "kafka-topics.sh",
+];
+/// Clients by which a container that ends waits for a Service, or needs one by its name. The lab has no cluster DNS.
+const SERVICE_CLIENTS: [&str; 9] =
+    ["nslookup", "dig", "host", "getent", "nc", "ncat", "curl", "wget", "ping"];
 const BUILTINS: [&str; 29] = [
     ":", ".", "[", "[[", "alias", "break", "cd", "continue", "echo", "eval", "exit", "export", "false",
     "getopts", "kill", "local", "printf", "pwd", "read", "return", "set", "shift", "source", "test", "trap",
     "true", "type", "umask", "unset",
 ];
 
-/// Whether the container's own command can run on this machine.
-pub(super) fn is_here(container: &Container) -> bool {
+/// Whether the container's own command can run on this machine. `ends` if it is there to come to an end.
+pub(super) fn is_here(container: &Container, ends: bool) -> bool {
     let words: Vec<&str> = container
         .command
         .iter()
@@ -42,7 +62,11 @@ pub(super) fn is_here(container: &Container) -> bool {
     let mounted: Vec<&str> =
         container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
     let folder = container.working_dir.as_deref().unwrap_or("/");
-    let has = |path: &str| exists(path, folder, &mounted);
+    let has = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let waits = CLIENTS.contains(&name) || (ends && SERVICE_CLIENTS.contains(&name));
+        !waits && exists(path, folder, &mounted)
+    };
     has(folder) && words_are_here(&words, &has)
 }
 
@@ -132,10 +156,10 @@ fn program_is_here(program: &str, has: &dyn Fn(&str) -> bool) -> bool {
     if program.contains('/') {
         return has(program);
     }
-    let mut folders = PATH.split(':').map(Path::new);
-    folders.any(|folder| {
-        fs::metadata(folder.join(program)).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-    })
+    let runs =
+        |path: &Path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let mut paths = PATH.split(':').map(|folder| Path::new(folder).join(program));
+    paths.any(|path| runs(&path) && path.to_str().is_some_and(has))
 }
 
 /// A path that the container will see: of the machine, or below one of its mounts.
@@ -160,6 +184,18 @@ mod tests {
         assert!(here(&["sh", "/scripts/start.sh"]));
         assert!(here(&["bash", "-ec", "A=1 env && for i in 1 2 3; do date; done"]));
         assert!(here(&["sh", "-c", "echo $(date) > /tmp/now 2>&1"]));
+    }
+
+    #[test]
+    fn what_could_only_wait_for_ever_is_stood_in_for() {
+        let container = |words: &[&str]| Container {
+            command: Some(words.iter().map(|word| (*word).to_owned()).collect()),
+            ..Container::default()
+        };
+        let waits = container(&["sh", "-c", "until getent hosts db; do sleep 2; done"]);
+        assert!(!is_here(&waits, true));
+        assert!(is_here(&waits, false));
+        assert!(!is_here(&container(&["sh", "-c", "until pg_isready -h db; do sleep 2; done"]), false));
     }
 
     #[test]

@@ -338,7 +338,8 @@ impl Surroundings {
     }
 
     async fn start(&self, container: &Container, role: Role, log: &Arc<ContainerLog>) -> Result<Running> {
-        if command::is_here(container) {
+        let ends = role == Role::Init || self.stand_in_ends(container);
+        if command::is_here(container, ends) {
             let running = self.start_process(container, log).await?;
             self.kubelets.events.normal(
                 &self.pod,
@@ -348,7 +349,6 @@ impl Surroundings {
             return Ok(running);
         }
         let image = container.image.as_deref().unwrap_or("its image");
-        let ends = role == Role::Init || self.stand_in_ends(container);
         if ends {
             log.write(format!(
                 "weft lab: stands in for {image}: this machine does not have its program; ends with success"

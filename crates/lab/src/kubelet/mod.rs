@@ -55,6 +55,14 @@ impl Kubelets {
         Arc::new(Kubelets { world, lab, spawner, logs, events, executable })
     }
 
+    /// Makes the Node objects, in order: the first node gets the first Pod range.
+    pub(crate) async fn register(&self, nodes: &[Arc<Node>]) -> kube::Result<()> {
+        for node in nodes {
+            node::register(self, node).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps the Node objects and runs the Pods of `nodes` until the task is dropped.
     pub(crate) async fn run(self: Arc<Self>, nodes: Vec<Arc<Node>>) {
         let mut tasks = JoinSet::new();

@@ -87,14 +87,8 @@ impl Node {
     }
 }
 
-/// Registers the node and keeps its condition true until the task is dropped.
+/// Keeps the node's condition true until the task is dropped.
 pub(super) async fn keep(kubelets: Arc<Kubelets>, node: Arc<Node>) {
-    let mut pause = Duration::from_millis(50);
-    while let Err(error) = register(&kubelets, &node).await {
-        tracing::warn!(node = node.name, %error, "could not register the node, trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
-    }
     let watching = watch_folder(&node);
     let readiness = keep_ready(&kubelets, &node);
     let collecting = collect(&kubelets, &node);
@@ -104,7 +98,8 @@ pub(super) async fn keep(kubelets: Arc<Kubelets>, node: Arc<Node>) {
     }
 }
 
-async fn register(kubelets: &Kubelets, node: &Node) -> kube::Result<()> {
+/// Makes the Node object.
+pub(super) async fn register(kubelets: &Kubelets, node: &Node) -> kube::Result<()> {
     let addresses: Vec<Value> = node
         .addresses
         .iter()

@@ -75,7 +75,7 @@ async fn attach(
             node.cni_conf().display()
         );
     };
-    let name = random_name(&kubelets.lab.netns("pod-"));
+    let name = kubelets.lab.netns(&random_name("pod-"));
     let netns = tokio::task::spawn_blocking(move || -> Result<Netns> {
         let netns = Netns::create(&name)?;
         match start_namespace(&netns) {

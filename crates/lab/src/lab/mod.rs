@@ -161,6 +161,7 @@ async fn up(
     server.set_logs(Arc::new(logs::Source::new(store.clone())));
     let kubelets =
         Kubelets::new(world.clone(), dir.clone(), spawner, store, options.executable.clone(), tasks);
+    kubelets.register(&nodes).await.context("register the nodes")?;
     tasks.spawn(kubelets.run(nodes));
     let applied: Vec<Applied> = apply(&client, manifests).await?;
     if !applied.is_empty() {
