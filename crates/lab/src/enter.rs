@@ -8,7 +8,7 @@ use weft_netns::Netns;
 use crate::place::{self, Cgroup, LabDir};
 
 /// Replaces this process with `words`, inside the network namespace and cgroup of `target`: a Pod's name, `pod/NAME`,
-/// `node/NAME` or `fabric`. Returns only if that fails.
+/// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME` or `fabric`. Returns only if that fails.
 pub fn exec(
     lab: &LabDir,
     namespace: &str,
@@ -43,7 +43,17 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<(String, Option<C
         })?;
         return Ok((found.netns.clone(), Some(Cgroup::at(&found.cgroup).below("exec")?)));
     }
-    let pod = target.strip_prefix("pod/").unwrap_or(target);
-    let record = lab.pod_record(namespace, pod)?;
+    let record = match target.split_once('/') {
+        None => lab.pod_record(namespace, target)?,
+        Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod)?,
+        Some((_, workload)) => {
+            let pods = lab.pods_in(namespace)?;
+            // Workloads name their Pods after themselves.
+            let first = pods.into_iter().find(|pod| pod.starts_with(&format!("{workload}-")));
+            let first = first
+                .with_context(|| format!("no Pod of {namespace}/{target} runs in lab {}", lab.name()))?;
+            lab.pod_record(namespace, &first)?
+        }
+    };
     Ok((record.netns, Some(Cgroup::at(&record.cgroup).below("exec")?)))
 }

@@ -220,6 +220,21 @@ impl LabDir {
         read_json(&path)
     }
 
+    /// Names of the Pods that run in a namespace, sorted.
+    pub(crate) fn pods_in(&self, namespace: &str) -> Result<Vec<String>> {
+        let folder = self.path.join("by-name").join(namespace);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context(folder.display().to_string()),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> =
+            names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
     pub(crate) fn write_pod_record(&self, namespace: &str, name: &str, record: &PodRecord) -> Result<()> {
         write_json(&self.pod_record_path(namespace, name), record)
     }
