@@ -1,0 +1,183 @@
+//! A lab for one test.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use serde_json::Value;
+use weft_netns::random_name;
+
+use crate::{
+    Output, Place, assert_nothing_left,
+    binaries::{run, weft, weft_path},
+    wait_for,
+};
+
+/// A running lab. Dropping it takes it down.
+pub struct Lab {
+    name: String,
+}
+
+/// What a lab is to be.
+pub struct LabBuilder {
+    name: String,
+    arguments: Vec<String>,
+    manifests: Vec<String>,
+}
+
+impl Lab {
+    /// A lab of this many nodes, to be described further.
+    pub fn with_nodes(nodes: u8) -> LabBuilder {
+        LabBuilder {
+            name: Lab::random_name(),
+            arguments: vec!["--nodes".into(), nodes.to_string()],
+            manifests: Vec::new(),
+        }
+    }
+
+    /// A name that no other test has.
+    pub fn random_name() -> String {
+        random_name("t")
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> PathBuf {
+        PathBuf::from("/run/weft/labs").join(&self.name)
+    }
+
+    /// Runs `weft lab VERB --name THIS …`.
+    pub fn weft_lab(&self, verb: &str, arguments: &[&str]) -> Output {
+        weft(&[&["lab", verb, "--name", &self.name], arguments].concat())
+    }
+
+    /// Runs kubectl with nothing but `--kubeconfig`.
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        let mut kubectl = Command::new("kubectl");
+        let home = self.folder().join("kubectl");
+        kubectl.arg("--kubeconfig").arg(self.folder().join("kubeconfig")).args(arguments);
+        // The cache of discovery belongs to this lab alone.
+        run(kubectl.env("HOME", home).env_remove("KUBECONFIG"))
+    }
+
+    /// Applies a manifest.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) {
+        let file = write_manifest(manifest);
+        self.weft_lab("apply", &["-f", file.path().to_str().unwrap()]).succeeds();
+    }
+
+    /// An object as JSON.
+    #[track_caller]
+    pub fn get(&self, arguments: &[&str]) -> Value {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat()).succeeds();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// A Pod, by name in the default namespace or by NAMESPACE/NAME. It must run.
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Place {
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+        let path = self.folder().join("by-name").join(namespace).join(format!("{name}.json"));
+        let record = wait_for(&format!("Pod {namespace}/{name} to run"), || {
+            fs::read_to_string(&path).map_err(|error| error.to_string())
+        });
+        let record: Value = serde_json::from_str(&record).unwrap();
+        let netns = record["netns"].as_str().unwrap();
+        Place::new(format!("Pod {namespace}/{name}"), netns, addresses(&record))
+    }
+
+    /// A node.
+    #[track_caller]
+    pub fn node(&self, name: &str) -> Place {
+        let record = self.record();
+        let nodes = record["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no node {name}"));
+        Place::new(format!("node {name}"), node["netns"].as_str().unwrap(), addresses(node))
+    }
+
+    /// `lab.json`.
+    pub fn record(&self) -> Value {
+        let path = self.folder().join("lab.json");
+        serde_json::from_str(&fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")))
+            .unwrap()
+    }
+
+    /// The lab process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.record()["pid"].as_i64().unwrap()).unwrap()
+    }
+}
+
+impl LabBuilder {
+    /// With this manifest, as YAML.
+    pub fn running(mut self, manifest: &str) -> LabBuilder {
+        self.manifests.push(manifest.to_owned());
+        self
+    }
+
+    /// With more options of `weft lab up`.
+    pub fn option(mut self, name: &str, value: &str) -> LabBuilder {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Brings it up and waits until everything is ready.
+    #[track_caller]
+    pub fn up(self) -> Lab {
+        let name = self.name.clone();
+        let lab = Lab { name };
+        self.try_up().succeeds();
+        lab
+    }
+
+    /// Tries to bring it up.
+    pub fn try_up(self) -> Output {
+        let files: Vec<_> = self.manifests.iter().map(|manifest| write_manifest(manifest)).collect();
+        let mut command = Command::new(weft_path());
+        command.args(["lab", "up", "--name", &self.name]).args(&self.arguments);
+        for file in &files {
+            command.arg("-f").arg(file.path());
+        }
+        run(&mut command)
+    }
+}
+
+fn write_manifest(manifest: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    fs::write(file.path(), manifest).unwrap();
+    file
+}
+
+fn addresses(record: &Value) -> Vec<std::net::IpAddr> {
+    record["addresses"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap().parse().unwrap()).collect()
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let folder = self.folder();
+        if !folder.exists() {
+            return;
+        }
+        if std::thread::panicking() {
+            let tail = |name: &str| {
+                let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+            };
+            eprintln!("--- the end of the log of lab {} ---\n{}", self.name, tail("log"));
+            eprintln!("--- the end of the log of node-1's agent ---\n{}", tail("nodes/node-1/agent.log"));
+            if std::env::var_os("WEFT_KEEP").is_some() {
+                eprintln!("--- kept: 'weft lab down --name {}' takes it down ---", self.name);
+                return;
+            }
+            // One panic is enough.
+            let _ = self.weft_lab("down", &[]);
+            return;
+        }
+        self.weft_lab("down", &[]).succeeds();
+        assert_nothing_left(&self.name);
+    }
+}

@@ -1,0 +1,17 @@
+//! What end-to-end tests are written with: labs that come up from the built binaries and are gone after the test,
+//! also after a panic, and claims about Pods and nodes that read as such.
+//!
+//! `WEFT_KEEP=1` keeps the labs of tests that fail; each failed claim prints how to look inside.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod binaries;
+mod lab;
+mod leftovers;
+mod place;
+mod wait;
+
+pub use binaries::{Output, weft, weft_path};
+pub use lab::{Lab, LabBuilder};
+pub use leftovers::{assert_nothing_left, machine_state};
+pub use place::{Answer, Place};
+pub use wait::{wait_for, wait_until};
