@@ -86,7 +86,7 @@ impl Network {
         };
         Ok(Some(Network {
             name: text_of("name"),
-            version: text_of("cniVersion"),
+            version: newest(&config).unwrap_or_else(|| text_of("cniVersion")),
             disable_gc: config["disableGC"] == json!(true),
             plugins,
         }))
@@ -127,8 +127,7 @@ impl Network {
     }
 
     fn speaks_1_1(&self) -> bool {
-        let mut numbers = self.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 1)
+        numbers(&self.version) >= (1, 1, 0)
     }
 
     fn config_for(&self, plugin: &Value, capabilities: &Value, result: Option<&Value>) -> Value {
@@ -146,6 +145,21 @@ impl Network {
         }
         config
     }
+}
+
+/// The newest version of `cniVersions` that this caller speaks.
+fn newest(config: &Value) -> Option<String> {
+    let offered = config["cniVersions"].as_array()?.iter().filter_map(Value::as_str);
+    offered
+        .filter(|version| numbers(version) <= (1, 1, 0))
+        .max_by_key(|version| numbers(version))
+        .map(str::to_owned)
+}
+
+fn numbers(version: &str) -> (u32, u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 impl Attachment {

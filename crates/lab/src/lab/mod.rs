@@ -200,9 +200,6 @@ fn make_nodes(
         let bpf = folder.join("bpf");
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mount a BPF file system on {}", bpf.display()))?;
-        let plugin = folder.join("cni/bin/weft-cni");
-        std::os::unix::fs::symlink(plugin_of(options), &plugin)
-            .with_context(|| plugin.display().to_string())?;
         nodes.push(Arc::new(Node::new(name, netns, cgroup, folder, ranges.fabric_addresses(host))?));
     }
     Ok((fabric, nodes))
