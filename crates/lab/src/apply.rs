@@ -9,7 +9,7 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     discovery::{Discovery, Scope},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::manifest::Manifest;
 
@@ -124,7 +124,7 @@ async fn discover(client: &Client) -> Result<HashMap<Kind, Served>> {
 
 async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Result<Applied> {
     let api: Api<DynamicObject> = api_for(client, served, manifest.namespace());
-    let before = api.get_opt(manifest.name()).await.map_err(plain)?.and_then(|held| held.resource_version());
+    let before = api.get_opt(manifest.name()).await.map_err(plain)?;
     let params = PatchParams::apply(MANAGER).force();
     let mut object = manifest.object.clone();
     if served.namespaced && manifest.namespace().is_none() {
@@ -133,10 +133,29 @@ async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Res
     let after = api.patch(manifest.name(), &params, &Patch::Apply(&object)).await.map_err(plain)?;
     let outcome = match before {
         None => Outcome::Created,
-        Some(before) if after.resource_version().as_ref() == Some(&before) => Outcome::Unchanged,
+        Some(before) if content(before.clone()) == content(after.clone()) => Outcome::Unchanged,
         Some(_) => Outcome::Configured,
     };
     Ok(Applied { object: shown(served, manifest.name()), namespace: after.namespace(), outcome })
+}
+
+/// What people write into an object: without what the API server and the controllers add meanwhile.
+fn content(mut object: DynamicObject) -> (DynamicObject, Value) {
+    let metadata = &mut object.metadata;
+    (metadata.resource_version, metadata.generation, metadata.managed_fields) = (None, None, None);
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| !key.starts_with("deployment.kubernetes.io/"));
+    }
+    metadata.annotations = metadata.annotations.take().filter(|annotations| !annotations.is_empty());
+    let mut data = std::mem::take(&mut object.data);
+    if let Some(fields) = data.as_object_mut() {
+        fields.remove("status");
+        let generated = fields.get_mut("spec").and_then(Value::as_object_mut);
+        if let Some(spec) = generated.filter(|spec| spec.contains_key("backoffLimit")) {
+            spec.remove("selector");
+        }
+    }
+    (object, data)
 }
 
 fn api_for(client: &Client, served: &Served, namespace: Option<&str>) -> Api<DynamicObject> {

@@ -87,11 +87,8 @@ pub fn run_container(spec: &Path) -> Result<ExitCode> {
     signals.thread_block()?;
     match &spec.place {
         ContainerPlace::New { pid_file, .. } => {
-            let shared = CloneFlags::CLONE_NEWNS
-                | CloneFlags::CLONE_NEWPID
-                | CloneFlags::CLONE_NEWUTS
-                | CloneFlags::CLONE_NEWIPC;
-            unshare(shared).context("make the container's namespaces")?;
+            // This process keeps its own mounts: it has files of the machine to write.
+            unshare(CloneFlags::CLONE_NEWPID).context("make the container's process namespace")?;
             let child = fork_child(|| first_process(&spec))?;
             fs::write(pid_file, child.to_string()).with_context(|| pid_file.display().to_string())?;
             wait_for(child, &signals)
@@ -107,6 +104,8 @@ pub fn run_container(spec: &Path) -> Result<ExitCode> {
 /// Process 1 of the container: makes its root folder, starts the command and reaps whatever is left to it.
 fn first_process(spec: &ContainerSpec) -> Result<ExitCode> {
     if let ContainerPlace::New { hostname, layer, mounts, .. } = &spec.place {
+        let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+        unshare(own).context("make the container's namespaces")?;
         sethostname(hostname).context("set the host name")?;
         make_root(layer, mounts)?;
     }
