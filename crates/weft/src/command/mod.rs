@@ -36,7 +36,7 @@ enum Command {
     Verify(verify::Verify),
     Status(status::StatusCommand),
     Doctor(doctor::Doctor),
-    Agent(agent::Agent),
+    Agent(Box<agent::Agent>),
     Version(version::Version),
 }
 
