@@ -81,6 +81,9 @@ impl<'a> Write<'a> {
         if object["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
+        if resource.is("", "pods") {
+            self.prioritize(&mut object)?;
+        }
         defaults::initial_status(resource, &mut object);
         defaults::apply(resource, &mut object, None);
         validation::create(resource, &self.types, &object)?;
@@ -142,6 +145,22 @@ impl<'a> Write<'a> {
         metadata.insert("creationTimestamp".to_owned(), meta::now().into());
         if defaults::has_generation(&self.resource) {
             metadata.insert("generation".to_owned(), 1.into());
+        }
+        Ok(())
+    }
+
+    /// A Pod's priority is its class's.
+    fn prioritize(&self, pod: &mut Value) -> Result<()> {
+        let Some(class) = pod["spec"]["priorityClassName"].as_str().filter(|class| !class.is_empty()) else {
+            return Ok(());
+        };
+        let found = self.api.store.get("priorityclasses.scheduling.k8s.io", &Key::new("", class));
+        let found = found.ok_or_else(|| {
+            let why = format!("no PriorityClass with name {class} was found");
+            ApiError::forbidden("", "pods", meta::name(pod), &why)
+        })?;
+        for (field, from) in [("priority", "value"), ("preemptionPolicy", "preemptionPolicy")] {
+            set_or_remove(&mut pod["spec"], field, found.value.get(from));
         }
         Ok(())
     }

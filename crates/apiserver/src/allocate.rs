@@ -235,7 +235,8 @@ impl Services {
         let health = balanced && spec["externalTrafficPolicy"] == "Local";
         let mut taken = self.lock();
         let mut here: HashSet<(String, u16)> = HashSet::new();
-        let ports = service["spec"]["ports"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+        let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
+        let ports = ports.and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
         for (at, port) in ports.iter_mut().enumerate() {
             if !wanted && !balanced {
                 meta::map_of(port).remove("nodePort");

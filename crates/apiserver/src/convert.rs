@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 use crate::meta;
 use crate::resources::ResourceType;
 
-/// `None`: the stored object is already in the served version.
+/// `None`: the stored object is already in the served version. It may have been stored when another was the stored one.
 pub(crate) fn to_served(resource: &ResourceType, stored: &Value) -> Option<Value> {
     let api_version = resource.api_version();
-    if api_version == resource.storage_version {
+    if stored["apiVersion"] == api_version.as_str() {
         return None;
     }
     let mut object = stored.clone();

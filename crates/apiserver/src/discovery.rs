@@ -8,7 +8,7 @@ use crate::resources::{ResourceType, Types};
 /// Kubernetes' version that this server speaks as.
 pub(crate) fn version() -> Value {
     json!({
-        "major": "1", "minor": "34", "gitVersion": "v1.34.0-weft", "gitCommit": "", "gitTreeState": "clean",
+        "major": "1", "minor": "33", "gitVersion": "v1.33.0-weft", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
         "platform": format!("linux/{}", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
     })

@@ -15,6 +15,8 @@ mod discovery;
 mod error;
 mod faults;
 mod fields;
+#[cfg(test)]
+mod garbage;
 mod http;
 mod kubeconfig;
 mod logs;

@@ -23,7 +23,7 @@ pub(crate) fn v2(_types: &Types, accept: &str) -> Result<Answer> {
 }
 
 fn info() -> Value {
-    json!({"title": "Kubernetes", "version": "v1.34.0"})
+    json!({"title": "Kubernetes", "version": "v1.33.0"})
 }
 
 /// `/openapi/v3`.

@@ -45,6 +45,7 @@ fn merge_map(
         }
         path.push(name.clone());
         let merged = match (target.remove(name), value) {
+            (_, Value::Object(new)) if lists.replaces(path) => plain_map(new).into(),
             (Some(Value::Object(old)), Value::Object(new)) => merge_map(old, new, lists, path)?.into(),
             (Some(Value::Array(old)), Value::Array(new)) => merge_list(old, new, lists, path)?.into(),
             (_, Value::Object(new)) => merge_map(Map::new(), new, lists, path)?.into(),

@@ -92,6 +92,13 @@ fn service_ports_merge_by_port_and_other_lists_are_replaced() {
 }
 
 #[test]
+fn taints_are_replaced_as_one_list() {
+    let node = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]}});
+    let patch = json!({"spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}});
+    assert_eq!(patched("nodes", &node, &patch), patch);
+}
+
+#[test]
 fn an_item_without_its_key_is_refused() {
     let error = strategic(&json!({}), &json!({"spec": {"containers": [{"image": "x"}]}}), &lists("", "pods"));
     assert!(error.unwrap_err().contains("merge key \"name\""));

@@ -21,7 +21,7 @@ pub(crate) struct CustomSchema {
 }
 
 /// One type for each served version, the newest first.
-pub(super) fn types(definition: &Value) -> Vec<ResourceType> {
+pub(crate) fn types(definition: &Value) -> Vec<ResourceType> {
     let spec = &definition["spec"];
     let names = &spec["names"];
     let group = text(&spec["group"]);

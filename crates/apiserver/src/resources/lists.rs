@@ -46,7 +46,7 @@ impl Lists {
         // Merged by patches, but not by apply.
         let patched_only = matches!(
             (self.plural.as_str(), field),
-            ("nodes", "taints") | (_, "hostIPs" | "secrets") | ("serviceaccounts", "imagePullSecrets")
+            (_, "hostIPs") | ("jobs", "conditions") | ("serviceaccounts", "imagePullSecrets")
         );
         if patched_only {
             return ListKind::Atomic;
@@ -79,6 +79,7 @@ impl Lists {
             ("metadata", "ownerReferences") => "uid",
             (_, "containers" | "initContainers" | "ephemeralContainers" | "volumes") => "name",
             (_, "imagePullSecrets" | "resourceClaims" | "schedulingGates" | "env") => "name",
+            ("status", "resourceClaimStatuses") => "name",
             (_, "volumeMounts") => "mountPath",
             (_, "volumeDevices") => "devicePath",
             ("containers" | "initContainers" | "ephemeralContainers", "ports") => "containerPort",
@@ -87,9 +88,12 @@ impl Lists {
             (_, "topologySpreadConstraints") => "topologyKey",
             ("status", "conditions") => "type",
             ("status", "addresses") if self.plural == "nodes" => "type",
-            ("spec", "taints") if self.plural == "nodes" => "key",
             (_, "secrets") if self.plural == "serviceaccounts" => "name",
-            (_, "webhooks" | "matchConditions") if self.group == "admissionregistration.k8s.io" => "name",
+            (_, "webhooks" | "matchConditions" | "variables")
+                if self.group == "admissionregistration.k8s.io" =>
+            {
+                "name"
+            }
             ("spec", "drivers") if self.plural == "csinodes" => "name",
             _ => return None,
         })
@@ -97,7 +101,12 @@ impl Lists {
 
     /// Does a strategic merge patch merge this list of scalars as a set?
     pub(crate) fn merges_scalars(&self, path: &[String]) -> bool {
-        matches!(tail(path), ("metadata", "finalizers") | ("spec", "podCIDRs" | "finalizers"))
+        matches!(tail(path), ("metadata", "finalizers") | ("spec", "podCIDRs"))
+    }
+
+    /// Does a strategic merge patch replace this map as a whole?
+    pub(crate) fn replaces(&self, path: &[String]) -> bool {
+        self.plural == "poddisruptionbudgets" && tail(path) == ("spec", "selector")
     }
 
     /// Is this map one value in server-side apply?
