@@ -63,6 +63,8 @@ impl Client {
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(READ_TIMEOUT);
+        // Who asks decides when to ask again, and says meanwhile that there was no answer.
+        config.default_retry = false;
         let server = config.cluster_url.to_string();
         let kube = kube::Client::try_from(config)
             .map_err(|source| ConnectError::Credentials { server: server.clone(), source })?;

@@ -42,7 +42,7 @@ const PAGE: u32 = 500;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A watch that the server closes sooner than this was no use, and opening the next is to wait.
-const SHORT_LIVED: Duration = Duration::from_secs(1);
+const SHORT_LIVED: Duration = Duration::from_millis(500);
 
 /// Keeps `mirror` equal to the cluster's Nodes. Does not return; drop it to end.
 pub async fn watch_nodes(
@@ -172,8 +172,15 @@ where
         let patience = Duration::from_secs(u64::from(WATCH_SECONDS) + 10);
         let mut events = 0_u64;
         loop {
-            let event = timeout(patience, stream.try_next()).await.map_err(|_| Ended::Silent(patience))?;
-            let Some(event) = event.map_err(Ended::from_request)? else { break };
+            let next = match timeout(SHORT_LIVED, stream.try_next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    // Whatever was wrong would have been said by now.
+                    self.follows();
+                    timeout(patience, stream.try_next()).await.map_err(|_| Ended::Silent(patience))?
+                }
+            };
+            let Some(event) = next.map_err(Ended::from_request)? else { break };
             events += 1;
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
