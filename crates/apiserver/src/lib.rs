@@ -63,7 +63,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Where Pods reach this server, for the endpoints of the Service `kubernetes`; without it, that Service has none.
     pub advertise: Option<SocketAddr>,
-    /// How many changes each resource remembers: watches from before those get 410 Gone.
+    /// How many changes each resource remembers at most (fewer when they are older than ten minutes): watches from
+    /// before those get 410 Gone.
     pub history: usize,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -26,7 +27,12 @@ pub(crate) struct Event {
     pub(crate) object: Arc<Object>,
     /// The state before the change.
     pub(crate) previous: Option<Arc<Object>>,
+    at: Instant,
 }
+
+/// Changes older than this are forgotten once there are more than `KEPT`: histories hold whole objects.
+const MEMORY: Duration = Duration::from_secs(600);
+const KEPT: usize = 256;
 
 /// The objects of one resource.
 #[derive(Debug)]
@@ -45,6 +51,19 @@ struct Inner {
     limit: usize,
     /// Changes up to this version are forgotten.
     forgotten: u64,
+}
+
+impl Inner {
+    fn forget(&mut self) {
+        let old = |event: &Event| event.at.elapsed() > MEMORY;
+        while self.history.len() > self.limit
+            || (self.history.len() > KEPT && self.history.front().is_some_and(|event| old(event)))
+        {
+            if let Some(event) = self.history.pop_front() {
+                self.forgotten = event.object.version;
+            }
+        }
+    }
 }
 
 /// A part of a list.
@@ -167,13 +186,9 @@ impl Collection {
             inner.objects.insert(key.clone(), object.clone());
         }
         store.index().note(&self.storage, &key, change, &object, previous.as_deref());
-        let event = Arc::new(Event { change, key, object: object.clone(), previous });
-        inner.history.push_back(event);
-        while inner.history.len() > inner.limit {
-            if let Some(event) = inner.history.pop_front() {
-                inner.forgotten = event.object.version;
-            }
-        }
+        let event = Event { change, key, object: object.clone(), previous, at: Instant::now() };
+        inner.history.push_back(Arc::new(event));
+        inner.forget();
         self.changed.send_replace(version);
         Ok(object)
     }

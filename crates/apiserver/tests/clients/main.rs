@@ -6,6 +6,7 @@ mod support;
 mod access;
 mod apply;
 mod basics;
+mod consistency;
 mod custom;
 mod daily;
 mod deletion;
