@@ -1,6 +1,7 @@
 //! End-to-end tests on the built binaries, a file a claim.
 
 mod application;
+mod disruption;
 mod kubectl;
 mod lab_life;
 mod pod_network;

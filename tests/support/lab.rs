@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
+use nix::unistd::Pid;
 use serde_json::Value;
-use weft_netns::random_name;
+use weft_netns::{Netlink, Netns, random_name};
 
 use crate::{
     Output, Place, assert_nothing_left,
@@ -96,6 +97,30 @@ impl Lab {
         let nodes = record["nodes"].as_array().unwrap();
         let node = nodes.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no node {name}"));
         Place::new(format!("node {name}"), node["netns"].as_str().unwrap(), addresses(node))
+    }
+
+    /// Takes a node's link down.
+    pub fn cut_off(&self, node: &str) {
+        self.on_fabric(node, |netlink, index| netlink.set_down(index).unwrap());
+    }
+
+    /// Brings a node's link up again.
+    pub fn join(&self, node: &str) {
+        self.on_fabric(node, |netlink, index| netlink.set_up(index).unwrap());
+    }
+
+    fn on_fabric(&self, node: &str, change: impl FnOnce(&mut Netlink, u32)) {
+        let fabric = Netns::open(&format!("weft-{}-fabric", self.name)).unwrap();
+        let mut netlink = Netlink::open_in(&fabric).unwrap();
+        let index = netlink.link(node).unwrap().index;
+        change(&mut netlink, index);
+    }
+
+    /// The process of a node's agent.
+    pub fn agent(&self, node: &str) -> Pid {
+        let path = self.folder().join("nodes").join(node).join("agent.pid");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        Pid::from_raw(text.trim().parse().unwrap())
     }
 
     /// `lab.json`.

@@ -13,5 +13,5 @@ mod wait;
 pub use binaries::{Output, weft, weft_path};
 pub use lab::{Lab, LabBuilder};
 pub use leftovers::{assert_nothing_left, machine_state};
-pub use place::{Answer, Place};
+pub use place::{Answer, Echo, Place};
 pub use wait::{wait_for, wait_until};

@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -19,6 +20,25 @@ pub struct Place {
     what: String,
     netns: String,
     addresses: Vec<IpAddr>,
+}
+
+/// A connection to an echoing server.
+pub struct Echo {
+    stream: TcpStream,
+}
+
+impl Echo {
+    /// A message comes back.
+    #[track_caller]
+    pub fn goes_on(&mut self) {
+        self.try_exchange().unwrap_or_else(|error| panic!("the connection broke: {error}"));
+    }
+
+    fn try_exchange(&mut self) -> std::io::Result<()> {
+        self.stream.write_all(b"ping")?;
+        let mut buffer = [0; 4];
+        self.stream.read_exact(&mut buffer)
+    }
 }
 
 /// What the responder said.
@@ -84,6 +104,38 @@ impl Place {
                 self.hint()
             );
         }
+    }
+
+    /// Listens on a port and echoes what comes, until the test ends.
+    pub fn echoes_on(&self, port: u16) -> SocketAddr {
+        let address = SocketAddr::new(self.address(), port);
+        let listener = self.netns().run(|| TcpListener::bind(address)).unwrap().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let mut reader = stream.try_clone().unwrap();
+                    // The client ends it.
+                    let _ = std::io::copy(&mut reader, &mut &stream);
+                });
+            }
+        });
+        address
+    }
+
+    /// Opens a connection to an echoing server.
+    #[track_caller]
+    pub fn opens(&self, to: SocketAddr) -> Echo {
+        let connect = || self.netns().run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        let stream = wait_for(&format!("{} to connect to {to}", self.what), connect);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Echo { stream }
+    }
+
+    /// One connection with one exchange, now.
+    pub fn exchanges_once(&self, to: SocketAddr) -> std::io::Result<()> {
+        let stream = self.netns().run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Echo { stream }.try_exchange()
     }
 
     fn try_http(&self, to: SocketAddr) -> std::io::Result<Answer> {

@@ -18,14 +18,13 @@ pub fn run() -> anyhow::Result<()> {
     setup::run_quietly_if_done()?;
     println!("==> Building Weft (a few minutes the first time)");
     command::run("cargo", &["build", "--release", "--package", "weft", "--package", "weft-cni"])?;
-    if weft(&["lab", "status", "--name", LAB, "-o", "json"], false)?.success() {
-        println!("==> The lab of an earlier demonstration is taken down first");
-        weft(&["lab", "down", "--name", LAB], true)?;
+    if weft(&["lab", "down", "--name", LAB], false)?.success() {
+        println!("==> The lab of an earlier demonstration was taken down");
     }
     println!("==> A cluster of three nodes, and a shop to run on it");
     need(&["lab", "up", "--name", LAB, "--nodes", "3", "-f", "examples/shop"])?;
     println!("==> The cluster");
-    need(&["lab", "status", "--name", LAB])?;
+    need(&["status", "--name", LAB])?;
     println!("==> The Kubernetes network model, proved pair by pair");
     need(&["verify", "--name", LAB])?;
     println!(

@@ -1,7 +1,8 @@
 //! The agent of each node, as a process of its own, started again when it ends.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
+    fs::{self, File},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     process::{Command, Stdio},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 
 use super::Options;
 use crate::{
@@ -18,12 +20,16 @@ use crate::{
     ranges::Ranges,
 };
 
+/// Agents that do not stay up: how many times in a row one has ended, and what it said last.
+pub(super) type Failures = BTreeMap<String, (u32, String)>;
+
 /// How to start the agent of one node.
 pub(super) struct Agent {
     node: Arc<Node>,
     spawner: Spawner,
     executable: PathBuf,
     arguments: Vec<String>,
+    failures: watch::Sender<Failures>,
 }
 
 impl Agent {
@@ -33,7 +39,8 @@ impl Agent {
         ranges: &Ranges,
         node: Arc<Node>,
         spawner: Spawner,
-    ) -> Result<Agent> {
+        failures: watch::Sender<Failures>,
+    ) -> Agent {
         let folder = &node.folder;
         let path = |name: &str| folder.join(name).display().to_string();
         let mut arguments: Vec<String> = [
@@ -58,7 +65,7 @@ impl Agent {
             .map(|range| ("--pod-cidr", range))
             .chain(ranges.services.iter().map(|range| ("--service-cidr", range)));
         arguments.extend(ranges.flat_map(|(flag, range)| [flag.to_owned(), range.to_string()]));
-        Ok(Agent { node, spawner, executable: options.executable.clone(), arguments })
+        Agent { node, spawner, executable: options.executable.clone(), arguments, failures }
     }
 
     /// Keeps the agent running until the task is dropped; its child goes with it.
@@ -67,31 +74,37 @@ impl Agent {
         loop {
             let begun = tokio::time::Instant::now();
             let ended = self.run_once().await;
-            match ended {
-                Ok(status) => {
-                    tracing::warn!(node = self.node.name, %status, "the agent has ended, starting it again")
-                }
-                Err(error) => {
-                    tracing::error!(
-                        node = self.node.name,
-                        error = format!("{error:#}"),
-                        "the agent does not start"
-                    );
-                }
-            }
             if begun.elapsed() > Duration::from_secs(10) {
                 pause = Duration::from_millis(100);
+                self.failures.send_modify(|failures| drop(failures.remove(&self.node.name)));
             }
+            let problem = match ended {
+                Ok(status) => format!("its agent ended ({status}): {}", self.last_words()),
+                Err(error) => format!("its agent does not start: {error:#}"),
+            };
+            tracing::warn!(node = self.node.name, problem, "the agent is started again");
+            self.failures.send_modify(|failures| {
+                let held = failures.entry(self.node.name.clone()).or_default();
+                *held = (held.0 + 1, problem);
+            });
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 
+    /// The last line of its log.
+    fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.node.folder.join("agent.log")
+    }
+
     async fn run_once(&self) -> Result<std::process::ExitStatus> {
-        let path = self.node.folder.join("agent.log");
         let mut options = File::options();
-        let log =
-            options.create(true).append(true).mode(0o600).open(&path).context("open the agent's log")?;
+        let log = options.create(true).append(true).mode(0o600).open(self.log()).context("open its log")?;
         let mut command = Command::new(&self.executable);
         command.arg("agent").args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

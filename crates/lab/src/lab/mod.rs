@@ -149,8 +149,9 @@ async fn up(
         client_of(&server.kubeconfig(&format!("https://{address}"), &options.name.to_string())).await?;
     let mut record = record_of(options, dir, address, &nodes);
     dir.write_record(&record)?;
+    let (failures, failed) = watch::channel(agent::Failures::new());
     for node in &nodes {
-        let agent = agent::Agent::new(options, dir, &ranges, node.clone(), spawner.clone())?;
+        let agent = agent::Agent::new(options, dir, &ranges, node.clone(), spawner.clone(), failures.clone());
         tasks.spawn(agent.keep());
     }
     tell(Progress::Step(format!("API server on https://{address}")));
@@ -172,7 +173,7 @@ async fn up(
         )));
     }
 
-    let missing = readiness::wait(&world, usize::from(options.nodes), options.timeout, tell).await;
+    let missing = readiness::wait(&world, failed, usize::from(options.nodes), options.timeout, tell).await;
     record.ready = missing.is_empty();
     dir.write_record(&record)?;
     tell(if record.ready { Progress::Ready(Box::new(record)) } else { Progress::NotReady(missing) });

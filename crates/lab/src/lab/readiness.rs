@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use super::{Progress, plural};
+use super::{Progress, agent::Failures, plural};
 use crate::{
     controllers::{is_ready, is_terminating},
     world::World,
 };
 
+/// An agent that has ended so often in a row will not come up.
+const HOPELESS: u32 = 5;
+
 /// Waits until every node is Ready and every Pod runs and is ready, or has succeeded. Returns what is missing after
-/// `timeout`.
+/// `timeout`, or when an agent does not stay up.
 pub(super) async fn wait(
     world: &World,
+    mut agents: watch::Receiver<Failures>,
     nodes: usize,
     timeout: Duration,
     tell: &impl Fn(Progress),
@@ -35,9 +39,10 @@ pub(super) async fn wait(
         for input in &mut inputs {
             input.mark_unchanged();
         }
-        let state = State::of(world, nodes);
-        if state.missing.is_empty() {
-            return Vec::new();
+        let failures = agents.borrow_and_update().clone();
+        let state = State::of(world, nodes, &failures);
+        if state.missing.is_empty() || failures.values().any(|(times, _)| *times >= HOPELESS) {
+            return state.missing;
         }
         let line = format!(
             "{}/{} ready, {}/{} running",
@@ -51,8 +56,10 @@ pub(super) async fn wait(
             shown = line;
         }
         let changed = select_all(inputs.iter_mut().map(|input| Box::pin(input.changed())));
-        if tokio::time::timeout_at(deadline, changed).await.is_err() {
-            return state.missing;
+        tokio::select! {
+            _ = changed => {}
+            Ok(()) = agents.changed() => {}
+            () = tokio::time::sleep_until(deadline) => return state.missing,
         }
     }
 }
@@ -65,15 +72,14 @@ struct State {
 }
 
 impl State {
-    fn of(world: &World, nodes: usize) -> State {
+    fn of(world: &World, nodes: usize, failures: &Failures) -> State {
         let ready_nodes = world.nodes.list().iter().filter(|node| node_is_ready(node)).count();
         let mut missing = Vec::new();
         for node in world.nodes.list().iter().filter(|node| !node_is_ready(node)) {
-            missing.push(format!(
-                "node {}: {}",
-                node.metadata.name.as_deref().unwrap_or_default(),
-                node_problem(node)
-            ));
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let problem =
+                failures.get(name).map_or_else(|| node_problem(node), |(_, problem)| problem.clone());
+            missing.push(format!("node {name}: {problem}"));
         }
         if ready_nodes < nodes && missing.is_empty() {
             missing.push(format!("{} of {nodes} nodes have registered", world.nodes.list().len()));
