@@ -1,0 +1,79 @@
+//! The agent and the plugin as processes, which can be killed. Real kernel, real API server; needs root.
+//!
+//! This program is all three: a test that starts itself again as the agent or as the plugin.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
+
+mod chaos;
+mod node;
+mod serves;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{panic, process::ExitCode};
+
+use clap::Parser;
+
+const TESTS: &[(&str, fn())] = &[
+    ("a_node_becomes_ready_and_serves", serves::a_node_becomes_ready_and_serves),
+    ("a_terminated_agent_leaves_everything_in_place", serves::a_terminated_agent_leaves_everything_in_place),
+    ("a_killed_agent_fails_no_request", serves::a_killed_agent_fails_no_request),
+    ("an_api_server_that_is_away_or_refuses", serves::an_api_server_that_is_away_or_refuses),
+    ("probes_between_a_pod_and_the_node", serves::probes_between_a_pod_and_the_node),
+    ("a_second_agent_is_refused", serves::a_second_agent_is_refused),
+    ("killed_at_random_nothing_leaks", chaos::killed_at_random_nothing_leaks),
+];
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    options: weft_agent::Options,
+}
+
+fn main() -> ExitCode {
+    match std::env::var(node::ROLE).as_deref() {
+        Ok("agent") => run_agent(),
+        Ok("plugin") => weft_cni::plugin::run(
+            |name| std::env::var_os(name),
+            &mut std::io::stdin().lock(),
+            &mut std::io::stdout().lock(),
+        ),
+        _ => run_tests(),
+    }
+}
+
+fn run_agent() -> ExitCode {
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    let command = Command::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let ended = runtime.block_on(async {
+        let end = weft_agent::asked_to_end().unwrap();
+        weft_agent::run(command.options, end).await
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_tests() -> ExitCode {
+    let filters: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let mut failed = Vec::new();
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let passed = panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,247 @@
+//! A node with an agent process, an API server that it sees on its own loopback, and a plugin.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use weft_agent::admin::{Client, Status};
+use weft_apiserver::{ApiServer, Config};
+
+use crate::support::{Machine, NODE, Scratch};
+
+/// Tells this program which process to be.
+pub const ROLE: &str = "WEFT_TEST_ROLE";
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+pub struct Node {
+    pub machine: Machine,
+    pub api: ApiServer,
+    stop: watch::Sender<bool>,
+    serving: Option<JoinHandle<()>>,
+    agent: Option<Child>,
+}
+
+/// What came of a call of the plugin.
+#[derive(Debug)]
+pub struct Answer {
+    pub success: bool,
+    pub output: String,
+}
+
+impl Node {
+    /// A node that the API knows, with these Pod ranges, and no agent yet.
+    pub fn new(ranges: &[&str]) -> Self {
+        let machine = Machine::new();
+        let api = ApiServer::new(Config::default()).unwrap();
+        let listener = machine.netns.0.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).unwrap();
+        let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = |listener: &TcpListener| format!("https://{}", listener.local_addr().unwrap());
+        let folder = machine.state.path();
+        fs::write(folder.join("kubeconfig"), api.kubeconfig(&url(&listener), "test")).unwrap();
+        fs::write(folder.join("outside"), api.kubeconfig(&url(&outside), "test")).unwrap();
+        let (stop, drain) = watch::channel(false);
+        let (inside, outside_api, other_drain) = (api.clone(), api.clone(), drain.clone());
+        let serving = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let both =
+                    tokio::join!(inside.serve(listener, drain), outside_api.serve(outside, other_drain));
+                both.0.unwrap();
+                both.1.unwrap();
+            });
+        });
+        fs::create_dir(folder.join("bin")).unwrap();
+        fs::write(folder.join("bin/weft-cni"), "this test calls the plugin by itself").unwrap();
+        let node = Self { machine, api, stop, serving: Some(serving), agent: None };
+        let object = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
+            "spec": { "podCIDR": ranges[0], "podCIDRs": ranges },
+        });
+        node.kubectl(&["create", "-f", "-"], &object.to_string());
+        let status = json!({ "status": { "addresses": [
+            { "type": "InternalIP", "address": "192.168.1.2" }, { "type": "InternalIP", "address": "fd00:192:168:1::2" },
+        ] } });
+        node.kubectl(&["patch", "node", NODE, "--subresource=status", "-p", &status.to_string()], "");
+        node
+    }
+
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = Command::new("kubectl")
+            .args(arguments)
+            .env("KUBECONFIG", self.path("outside"))
+            .env("HOME", self.machine.state.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("these tests run kubectl");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "kubectl {arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.machine.state.path().join(name)
+    }
+
+    pub fn conflist(&self) -> PathBuf {
+        self.path("net.d/05-weft.conflist")
+    }
+
+    /// Starts the agent, without waiting for anything.
+    pub fn start(&mut self) {
+        assert!(self.agent.is_none());
+        self.agent = Some(self.spawn().spawn().unwrap());
+    }
+
+    /// The agent's process, not yet started.
+    pub fn spawn(&self) -> Command {
+        let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let places = [
+            ("--kubeconfig", "kubeconfig"),
+            ("--cni-conf-dir", "net.d"),
+            ("--cni-bin-dir", "bin"),
+            ("--state-dir", "state"),
+            ("--socket", "agent.sock"),
+        ];
+        for (flag, name) in places {
+            command.arg(flag).arg(self.path(name));
+        }
+        command.arg("--bpffs").arg(self.machine.bpffs.path());
+        command.args(["--node-name", NODE, "--uplink", "eth0", "--metrics", "127.0.0.1:9464"]);
+        command.env(ROLE, "agent").stdin(Stdio::null()).stderr(log);
+        self.machine.netns.0.enter_child(&mut command).unwrap();
+        command
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
+        let mut agent = self.agent.take().expect("an agent runs");
+        kill(Pid::from_raw(agent.id() as i32), signal).unwrap();
+        agent.wait().unwrap()
+    }
+
+    /// Waits until the agent is ready.
+    pub fn ready(&self) -> Status {
+        self.wait_for("the agent to be ready", || {
+            let status = self.status().filter(|status| status.ready)?;
+            self.conflist().exists().then_some(status)
+        })
+    }
+
+    pub fn status(&self) -> Option<Status> {
+        Client::connect(&self.path("agent.sock")).ok()?.status().ok()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.path("agent.sock")).unwrap()
+    }
+
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            if Instant::now() >= deadline {
+                let log = fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+                let end =
+                    log.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+                panic!("waited {LIMIT:?} for {what}; the agent's log ends:\n{}", end.join("\n"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What a runtime passes to the plugin, by the configuration that the agent wrote.
+    pub fn config(&self, keys: Value) -> String {
+        let list: Value = serde_json::from_slice(&fs::read(self.conflist()).unwrap()).unwrap();
+        let mut config = list["plugins"][0].clone();
+        let object = config.as_object_mut().unwrap();
+        object.insert("name".to_owned(), list["name"].clone());
+        object.insert("cniVersion".to_owned(), "1.1.0".into());
+        object.extend(keys.as_object().unwrap().clone());
+        config.to_string()
+    }
+
+    pub fn call(&self, verb: &str, container: &str, netns: &str) -> Answer {
+        Answer::of(plugin(verb, container, netns, &self.config(json!({}))))
+    }
+
+    #[track_caller]
+    pub fn add(&self, container: &str, pod: &Scratch) -> Value {
+        let answer = self.call("ADD", container, pod.path().to_str().unwrap());
+        assert!(answer.success, "{answer:?}");
+        serde_json::from_str(&answer.output).unwrap()
+    }
+
+    /// What the agent's HTTP server answers to a GET.
+    pub fn get(&self, path: &str) -> String {
+        self.machine
+            .netns
+            .0
+            .run(|| {
+                let mut stream = TcpStream::connect("127.0.0.1:9464").unwrap();
+                stream.set_read_timeout(Some(LIMIT)).unwrap();
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                answer
+            })
+            .unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        self.stop.send_replace(true);
+        if let Some(serving) = self.serving.take() {
+            let _ = serving.join();
+        }
+    }
+}
+
+impl Answer {
+    pub fn of(child: Child) -> Self {
+        let output = child.wait_with_output().unwrap();
+        Self { success: output.status.success(), output: String::from_utf8(output.stdout).unwrap() }
+    }
+
+    pub fn code(&self) -> Option<u64> {
+        serde_json::from_str::<Value>(&self.output).ok()?["code"].as_u64()
+    }
+}
+
+/// A call of the plugin, begun.
+pub fn plugin(verb: &str, container: &str, netns: &str, config: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env_clear()
+        .envs([(ROLE, "plugin"), ("CNI_COMMAND", verb), ("CNI_IFNAME", "eth0")])
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", netns)
+        .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=test;K8S_POD_NAME={container}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A plugin that was killed does not read.
+    let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
+    child
+}
