@@ -10,7 +10,7 @@
 //! one adopts it.
 
 pub mod admin;
-mod attachment;
+pub mod attachment;
 mod cluster;
 mod drain;
 mod http;

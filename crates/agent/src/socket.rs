@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -139,7 +139,12 @@ impl Server {
                 request = timeout(IDLE, read(&mut stream)) => request,
             };
             let Ok(Some(request)) = request.unwrap_or(Ok(None)) else { return Ok(()) };
-            let answer = self.answer(&request).await?;
+            let answer = tokio::select! {
+                // A call whose caller is gone is not begun: the runtime's DEL may have overtaken it.
+                biased;
+                () = hung_up(&stream) => return Ok(()),
+                answer = self.answer(&request) => answer?,
+            };
             timeout(IDLE, write(&mut stream, &answer)).await.map_err(io::Error::from)??;
         }
     }
@@ -210,6 +215,14 @@ impl Api {
             failures: health.iter().map(|health| health.failures).sum(),
             pods: self.pods.borrow().objects().len() as u64,
         }
+    }
+}
+
+/// Resolves when the client has closed its end.
+async fn hung_up(stream: &UnixStream) {
+    match stream.ready(Interest::READABLE).await {
+        Ok(ready) if !ready.is_read_closed() => std::future::pending().await,
+        _ => {}
     }
 }
 

@@ -26,47 +26,60 @@ use crate::attachment::{Key, Made, Record};
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// What came of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// What the plugin is to print.
+    pub output: String,
+    /// What this very call made.
+    pub made: Option<Key>,
+}
+
 impl Node {
-    /// Serves a runtime's call; returns what the plugin is to print.
-    pub fn cni(&mut self, call: &Call) -> String {
+    /// Serves a runtime's call.
+    pub fn cni(&mut self, call: &Call) -> Answer {
         // The version decides how even an error is written.
         let version = NetConf::parse(&call.config).map_or(SpecVersion::NEWEST, |config| config.version);
-        match self.try_cni(call) {
-            Ok(output) => output,
-            Err(failure) => {
-                tracing::warn!(verb = call.verb.as_str(), container = call.container_id, "{failure}");
-                failure.to_json(version)
-            }
+        self.try_cni(call).unwrap_or_else(|failure| {
+            tracing::warn!(verb = call.verb.as_str(), container = call.container_id, "{failure}");
+            Answer { output: failure.to_json(version), made: None }
+        })
+    }
+
+    /// Removes what an ADD made, when its caller has not heard of it.
+    pub fn undo(&mut self, made: &Key) {
+        if let Err(error) = self.detach(made) {
+            tracing::error!(attachment = %made, "an ADD that nobody heard of cannot be undone: {error}");
         }
     }
 
-    fn try_cni(&mut self, call: &Call) -> Result<String, Failure> {
+    fn try_cni(&mut self, call: &Call) -> Result<Answer, Failure> {
         let config = NetConf::parse(&call.config)?;
         config.version.allows(call.verb)?;
         call.validate()?;
         match call.verb {
             Verb::Add => self.add(call, &config),
-            Verb::Del => self.del(call).map(|()| String::new()),
-            Verb::Check => self.check(call, &config).map(|()| String::new()),
-            Verb::Gc => self.gc(&config).map(|()| String::new()),
+            Verb::Del => self.del(call).map(|()| Answer::default()),
+            Verb::Check => self.check(call, &config).map(|()| Answer::default()),
+            Verb::Gc => self.gc(&config).map(|()| Answer::default()),
             Verb::Status => self
                 .readiness()
-                .map(|()| String::new())
+                .map(|()| Answer::default())
                 .map_err(|why| Failure::new(code::NOT_AVAILABLE, "this node cannot attach Pods now", why)),
             // The plugin answers this by itself.
-            Verb::Version => Ok(String::new()),
+            Verb::Version => Ok(Answer::default()),
         }
     }
 
-    fn add(&mut self, call: &Call, config: &NetConf) -> Result<String, Failure> {
+    fn add(&mut self, call: &Call, config: &NetConf) -> Result<Answer, Failure> {
         let args = Args::parse(&call.args)?;
         self.readiness().map_err(|why| {
             Failure::new(code::TRY_AGAIN, "this node cannot attach Pods yet: try again later", why)
         })?;
         let key = Key::new(&call.container_id, &call.ifname);
         self.take_queued(&self.config.queue_dir.join(key.as_str()))?;
-        if let Some(result) = self.already_there(call, config, &key)? {
-            return Ok(result);
+        if let Some(output) = self.already_there(call, config, &key)? {
+            return Ok(Answer { output, made: None });
         }
         check_netns(&call.netns)?;
         let port_mappings: Vec<PortMapping> = config.runtime.port_mappings.iter().map(port_mapping).collect();
@@ -86,7 +99,7 @@ impl Node {
             made: None,
         })?;
         match self.make(&key, &record) {
-            Ok(record) => Ok(result(&record, config)),
+            Ok(record) => Ok(Answer { output: result(&record, config), made: Some(key) }),
             Err(failure) => {
                 if let Err(error) = self.detach(&key) {
                     // The record stays unfinished, and DEL or the next start removes it.

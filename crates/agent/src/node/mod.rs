@@ -26,6 +26,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
+pub use cni::Answer;
 pub use status::Readiness;
 
 /// What a node is told once.

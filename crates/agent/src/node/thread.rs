@@ -109,12 +109,25 @@ fn serve(mut node: Node, inbox: &mpsc::Receiver<Command>, readiness: &watch::Sen
         match inbox.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
             Ok(Command::Nodes(nodes)) => node.set_nodes(nodes),
             Ok(Command::Health(health)) => node.set_health(health),
-            // Whoever asked may have gone; what was done stays done, and DEL finds it.
-            Ok(Command::Cni(call, reply)) => drop(reply.send(node.cni(&call))),
+            Ok(Command::Cni(call, reply)) => serve_call(&mut node, &call, reply),
             Ok(Command::Status(reply)) => drop(reply.send(Box::new(node.status()))),
             Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
         }
+    }
+}
+
+/// A runtime that does not hear of an ADD takes it for failed: what nobody was told is undone.
+fn serve_call(node: &mut Node, call: &Call, reply: oneshot::Sender<String>) {
+    if reply.is_closed() {
+        return;
+    }
+    let answer = node.cni(call);
+    if reply.send(answer.output).is_err()
+        && let Some(made) = answer.made
+    {
+        tracing::info!(attachment = %made, "undone: nobody waits for it any more");
+        node.undo(&made);
     }
 }
 

@@ -191,7 +191,7 @@ impl Agent<'_> {
     }
 
     pub fn cni(&mut self, call: &Call) -> Value {
-        let answer = self.on(|node| node.cni(call));
+        let answer = self.on(|node| node.cni(call)).output;
         if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).unwrap() }
     }
 
