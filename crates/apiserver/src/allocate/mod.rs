@@ -107,6 +107,12 @@ impl Services {
             return Ok(());
         }
         let had = before.map(addresses_of).unwrap_or_default();
+        // What an update leaves out stays as it was.
+        for name in ["ipFamilies", "ipFamilyPolicy"] {
+            if let Some(old) = before.and_then(|before| before["spec"].get(name)) {
+                meta::default(spec, name, old.clone());
+            }
+        }
         let wanted = wanted(spec, before)?;
         if wanted.headless {
             spec.insert("clusterIP".to_owned(), "None".into());
@@ -124,26 +130,14 @@ impl Services {
             let address = match named.or(kept) {
                 Some(address) if had.contains(&address) => address,
                 Some(address) => {
-                    let field = format!("spec.clusterIPs[{at}]");
-                    let value = json!([address.to_string()]);
-                    if !self.ranges.iter().any(|range| range.contains(&address)) {
-                        let detail = "failed to allocate IP: the provided IP is not in the valid range";
-                        return Err(FieldError::invalid(field, &value, detail));
-                    }
-                    if !taken.addresses.insert(address) {
-                        let detail = "failed to allocate IP: provided IP is already allocated";
-                        return Err(FieldError::invalid(field, &value, detail));
-                    }
+                    self.take_address(&mut taken, address, at)?;
                     reserved.addresses.push(address);
                     address
                 }
                 None => {
                     let address = self.free_address(&mut taken, *v6).ok_or_else(|| {
-                        FieldError::invalid(
-                            "spec.clusterIPs",
-                            &json!([]),
-                            "failed to allocate an IP: range is full",
-                        )
+                        let detail = "failed to allocate an IP: range is full";
+                        FieldError::invalid("spec.clusterIPs", &json!([]), detail)
                     })?;
                     reserved.addresses.push(address);
                     address
@@ -153,6 +147,21 @@ impl Services {
         }
         spec.insert("clusterIP".to_owned(), given.first().cloned().unwrap_or_default());
         spec.insert("clusterIPs".to_owned(), given.into());
+        Ok(())
+    }
+
+    /// The address that a Service names; `at` is its place in `clusterIPs`.
+    fn take_address(&self, taken: &mut Taken, address: IpAddr, at: usize) -> Result<(), FieldError> {
+        let invalid = |detail: &str| {
+            let value = json!([address.to_string()]);
+            FieldError::invalid(format!("spec.clusterIPs[{at}]"), &value, detail)
+        };
+        if !self.ranges.iter().any(|range| range.contains(&address)) {
+            return Err(invalid("failed to allocate IP: the provided IP is not in the valid range"));
+        }
+        if !taken.addresses.insert(address) {
+            return Err(invalid("failed to allocate IP: provided IP is already allocated"));
+        }
         Ok(())
     }
 
@@ -418,3 +427,6 @@ fn nth(range: &IpNet, offset: u128) -> Option<IpAddr> {
         IpAddr::V6(base) => Some(IpAddr::from(u128::from(base).checked_add(offset)?.to_be_bytes())),
     }
 }
+
+#[cfg(test)]
+mod tests;
