@@ -1,6 +1,7 @@
 //! End-to-end tests on the built binaries, a file a claim.
 
 mod application;
+mod containerd;
 mod disruption;
 mod kubectl;
 mod lab_life;

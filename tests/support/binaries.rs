@@ -49,7 +49,8 @@ pub fn weft(arguments: &[&str]) -> Output {
     run(Command::new(weft_path()).args(arguments).env_remove("WEFT_LAB"))
 }
 
-pub(crate) fn run(command: &mut Command) -> Output {
+/// Runs any other program to its end.
+pub fn run(command: &mut Command) -> Output {
     let shown = format!("{command:?}").replace('"', "");
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{shown}: {error}"));
     Output {

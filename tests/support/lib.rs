@@ -10,7 +10,7 @@ mod leftovers;
 mod place;
 mod wait;
 
-pub use binaries::{Output, weft, weft_path};
+pub use binaries::{Output, run, weft, weft_path};
 pub use lab::{Lab, LabBuilder};
 pub use leftovers::{assert_nothing_left, machine_state};
 pub use place::{Answer, Echo, Place};

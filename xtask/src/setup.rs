@@ -26,7 +26,8 @@ const TOOLS: [(&str, &str); 8] = [
 ];
 
 /// Files of further packages, for what is no program on the path.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
+    ("/bin/busybox", "busybox-static"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
