@@ -189,8 +189,8 @@ impl<'a> Sweep<'a> {
                 return;
             }
             let keeps = |finalizer: &str| match finalizer {
-                FOREGROUND => !api.store.index().dependents(meta::uid(&object.value)).is_empty(),
-                INSTANCES => !instances(api, &object.value).is_empty(),
+                FOREGROUND => api.store.index().has_dependents(meta::uid(&object.value)),
+                INSTANCES => !api.store.collection(&key.name).is_empty(),
                 _ => true,
             };
             let left: Vec<&str> =
@@ -322,10 +322,11 @@ fn mark(api: &Api, resource: &ResourceType, before: &Value, options: &Deletion) 
             finalizers.push(name.into());
         }
     };
-    let dependents = || !api.store.index().dependents(meta::uid(before)).is_empty();
+    let dependents = || api.store.index().has_dependents(meta::uid(before));
     hold(FOREGROUND, options.policy == Policy::Foreground && dependents());
     let custom = resource.is("apiextensions.k8s.io", "customresourcedefinitions");
-    hold(INSTANCES, custom && !instances(api, before).is_empty());
+    // A definition's name is where its objects are kept.
+    hold(INSTANCES, custom && !api.store.collection(meta::name(before)).is_empty());
     let contents = resource.is("", "namespaces");
     let grace = if resource.is("", "pods") { pod_grace(before, options.grace) } else { 0 };
     if finalizers.is_empty() && grace == 0 && !contents {

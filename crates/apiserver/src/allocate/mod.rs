@@ -240,7 +240,7 @@ impl Services {
         let balanced = spec["type"] == "LoadBalancer";
         let wanted =
             spec["type"] == "NodePort" || (balanced && spec["allocateLoadBalancerNodePorts"] != false);
-        let had = before.map(ports_of).unwrap_or_default();
+        let had = before.map(node_ports_of).unwrap_or_default();
         let health = balanced && spec["externalTrafficPolicy"] == "Local";
         let mut taken = self.lock();
         let mut here: HashSet<(String, u16)> = HashSet::new();
@@ -270,18 +270,23 @@ impl Services {
             meta::map_of(port).insert("nodePort".to_owned(), number.into());
         }
         let spec = meta::map(meta::map_of(service), "spec");
-        if health && spec.get("healthCheckNodePort").and_then(Value::as_u64).is_none_or(|port| port == 0) {
-            let old = before.and_then(|before| before["spec"]["healthCheckNodePort"].as_u64());
-            let port = match old.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0) {
-                Some(port) => Some(port),
-                None => self.free_port(&mut taken, "TCP", reserved),
-            };
-            if let Some(port) = port {
-                spec.insert("healthCheckNodePort".to_owned(), port.into());
-            }
-        } else if !health {
+        if !health {
             spec.remove("healthCheckNodePort");
+            return Ok(());
         }
+        let old = before.and_then(health_port);
+        let given = spec.get("healthCheckNodePort").and_then(Value::as_u64).filter(|number| *number != 0);
+        let port = match given {
+            Some(number) => {
+                let had: Vec<_> = old.map(|port| ("TCP".to_owned(), port)).into_iter().collect();
+                self.named(&mut taken, &had, "TCP", number, "spec.healthCheckNodePort", reserved)?
+            }
+            None => old.or_else(|| self.free_port(&mut taken, "TCP", reserved)).ok_or_else(|| {
+                let detail = "failed to allocate a nodePort: range is full";
+                FieldError::invalid("spec.healthCheckNodePort", &json!(0), detail)
+            })?,
+        };
+        spec.insert("healthCheckNodePort".to_owned(), port.into());
         Ok(())
     }
 
@@ -396,21 +401,34 @@ fn addresses_of(service: &Value) -> Vec<IpAddr> {
     list.iter().filter_map(|address| address.as_str()?.parse().ok()).collect()
 }
 
-fn ports_of(service: &Value) -> Vec<(String, u16)> {
-    let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
+fn valid_port(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
+}
+
+fn health_port(service: &Value) -> Option<u16> {
+    valid_port(&service["spec"]["healthCheckNodePort"])
+}
+
+fn node_ports_of(service: &Value) -> Vec<(String, u16)> {
     let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
     let named = ports.iter().filter_map(|port| {
-        Some((port["protocol"].as_str().unwrap_or("TCP").to_owned(), number(&port["nodePort"])?))
+        Some((port["protocol"].as_str().unwrap_or("TCP").to_owned(), valid_port(&port["nodePort"])?))
     });
-    let health = number(&service["spec"]["healthCheckNodePort"]).map(|port| ("TCP".to_owned(), port));
-    named.chain(health).collect()
+    named.collect()
+}
+
+/// Everything that the Service holds.
+fn ports_of(service: &Value) -> Vec<(String, u16)> {
+    let mut ports = node_ports_of(service);
+    ports.extend(health_port(service).map(|port| ("TCP".to_owned(), port)));
+    ports
 }
 
 /// The node port that this port had before.
 fn old_node_port(before: &Value, port: &Value) -> Option<u16> {
     let ports = before["spec"]["ports"].as_array()?;
     let old = ports.iter().find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"])?;
-    old["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
+    valid_port(&old["nodePort"])
 }
 
 fn size(range: &IpNet) -> u128 {

@@ -28,11 +28,12 @@ fn spec() -> impl Strategy<Value = Value> {
     let port = (prop::sample::select(vec!["TCP", "UDP"]), number, 80..83_u16)
         .prop_map(|(protocol, number, port)| json!({"protocol": protocol, "nodePort": number, "port": port}));
     let local = prop::sample::select(vec!["Local", "Cluster"]);
-    (kind, families, policy, address, prop::collection::vec(port, 1..3), local).prop_map(
-        |(kind, families, policy, address, ports, local)| {
+    let health = prop::sample::select(vec![json!(null), json!(null), json!(30001), json!(30003)]);
+    (kind, families, policy, address, prop::collection::vec(port, 1..3), local, health).prop_map(
+        |(kind, families, policy, address, ports, local, health)| {
             let mut spec = json!({
                 "type": kind, "ipFamilies": families, "ipFamilyPolicy": policy, "clusterIP": address,
-                "ports": ports, "externalTrafficPolicy": local,
+                "ports": ports, "externalTrafficPolicy": local, "healthCheckNodePort": health,
             });
             spec.as_object_mut().unwrap().retain(|_, value| !value.is_null());
             json!({"metadata": {"name": "s"}, "spec": spec})

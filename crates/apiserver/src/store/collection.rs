@@ -95,6 +95,10 @@ impl Collection {
         self.lock().objects.get(key).cloned()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().objects.is_empty()
+    }
+
     /// Objects of a namespace, or of all; in order of their keys.
     pub(crate) fn list(&self, store: &Store, namespace: Option<&str>) -> Page {
         let inner = self.lock();

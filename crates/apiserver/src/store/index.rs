@@ -32,6 +32,10 @@ impl Index {
         self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
 
+    pub(crate) fn has_dependents(&self, uid: &str) -> bool {
+        self.dependents.contains_key(uid)
+    }
+
     /// Everything in a namespace.
     pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<Reference> {
         self.namespaces.get(namespace).into_iter().flatten().cloned().collect()

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Errors, list, one_of, required};
+use super::{Errors, list, names, one_of, required};
 use crate::error::FieldError;
 use crate::resources::Types;
 
@@ -33,11 +33,22 @@ pub(super) fn definition(types: &Types, object: &Value, errors: &mut Errors) {
                 "schemas are required",
             ));
         }
-        let built_in = version["name"].as_str().and_then(|version| types.find(group, version, plural));
-        if built_in.is_some_and(|resource| resource.custom.is_none()) {
-            let why = "a built-in resource has this name";
+        let name = version["name"].as_str().unwrap_or_default();
+        if let Err(why) = names::dns_1035(name) {
             errors.push(FieldError::invalid(format!("spec.versions[{at}].name"), &version["name"], why));
         }
+    }
+    if let Err(why) = names::dns_1035(plural) {
+        errors.push(FieldError::invalid("spec.names.plural", &spec["names"]["plural"], why));
+    }
+    if let Err(why) = names::dns_subdomain(group) {
+        errors.push(FieldError::invalid("spec.group", &spec["group"], why));
+    }
+    // Their objects would be kept together.
+    let served = types.groups.get(group).into_iter().flatten().flat_map(|(_, resources)| resources);
+    if served.into_iter().any(|resource| resource.plural == plural && resource.custom.is_none()) {
+        let why = "a built-in resource has this name";
+        errors.push(FieldError::invalid("spec.names.plural", &spec["names"]["plural"], why));
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let why = "must have exactly one version marked as storage version";

@@ -137,4 +137,9 @@ fn a_definition_must_make_sense() {
     let refused =
         cluster.refused(&["create", "-f", "-"], &DEFINITION.replace("storage: true", "storage: false"));
     assert!(refused.contains("exactly one version marked as storage version"), "{refused}");
+    let shadow = DEFINITION.replace("boats.example.com", "deployments.apps");
+    let shadow =
+        shadow.replace("group: example.com", "group: apps").replace("plural: boats", "plural: deployments");
+    let refused = cluster.refused(&["create", "-f", "-"], &shadow.replace("name: v1\n", "name: v9\n"));
+    assert!(refused.contains("a built-in resource has this name"), "{refused}");
 }
