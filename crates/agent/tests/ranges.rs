@@ -3,20 +3,22 @@
 
 mod support;
 
-use std::path::Path;
-
 use support::{Machine, NODE, Scratch, addresses, call, node};
 use weft_cni::Verb;
+use weft_datapath::{
+    Path,
+    probe::{Health, MtuProof},
+};
 
 #[test]
 fn a_node_without_a_range_says_what_to_do() {
     let machine = Machine::new();
     let mut agent = machine.start_with(&[]);
-    let error = agent.fails(&call(Verb::Status, "", Path::new("")), 50);
+    let error = agent.fails(&call(Verb::Status, "", std::path::Path::new("")), 50);
     assert!(error.contains("spec.podCIDRs") && error.contains(NODE), "{error}");
     agent.fails(&call(Verb::Add, "c1", Scratch::new("t-pod-").path()), 11);
     agent.hear(&[node(NODE, 1, &["10.244.1.0/24"])]);
-    agent.succeeds(&call(Verb::Status, "", Path::new("")));
+    agent.succeeds(&call(Verb::Status, "", std::path::Path::new("")));
 }
 
 #[test]
@@ -24,7 +26,7 @@ fn a_node_that_the_api_does_not_have() {
     let machine = Machine::new();
     let mut agent = machine.start();
     agent.hear(&[node("node-2", 1, &["10.244.2.0/24"])]);
-    let error = agent.fails(&call(Verb::Status, "", Path::new("")), 50);
+    let error = agent.fails(&call(Verb::Status, "", std::path::Path::new("")), 50);
     assert!(error.contains("no Node node-1") && error.contains("--node-name"), "{error}");
 }
 
@@ -61,10 +63,32 @@ fn of_two_nodes_with_one_range_the_older_keeps_working() {
 }
 
 #[test]
+fn a_path_that_loses_packets_of_full_size_is_a_condition() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(&["10.244.1.0/24"]);
+    let mtu = |agent: &mut support::Agent<'_>| {
+        let report = agent.on(|node| node.report());
+        report.conditions.into_iter().find(|condition| condition.kind == "WeftMTUMismatch").unwrap()
+    };
+    assert!(!mtu(&mut agent).status);
+    let health = Health {
+        path: Path::Overlay,
+        why: "--routing overlay",
+        proved: true,
+        reachable: Some(true),
+        mtu: MtuProof::Mismatch(1450),
+    };
+    agent.on(|node| node.set_health([("node-2".into(), health)].into()));
+    let condition = mtu(&mut agent);
+    assert!(condition.status);
+    assert!(condition.message.contains("node-2 (1450 bytes)"), "{}", condition.message);
+}
+
+#[test]
 fn a_range_in_the_service_range_is_refused() {
     let machine = Machine::new();
     let mut agent = machine.start_with(&["10.96.1.0/24"]);
-    let error = agent.fails(&call(Verb::Status, "", Path::new("")), 50);
+    let error = agent.fails(&call(Verb::Status, "", std::path::Path::new("")), 50);
     assert!(error.contains("Service range"), "{error}");
 }
 
@@ -72,7 +96,7 @@ fn a_range_in_the_service_range_is_refused() {
 fn a_range_without_room_is_refused() {
     let machine = Machine::new();
     let mut agent = machine.start_with(&["10.244.1.0/31"]);
-    let error = agent.fails(&call(Verb::Status, "", Path::new("")), 50);
+    let error = agent.fails(&call(Verb::Status, "", std::path::Path::new("")), 50);
     assert!(error.contains("10.244.1.0/31"), "{error}");
 }
 
@@ -97,7 +121,7 @@ fn pods_stay_when_the_node_object_vanishes() {
     let pod = Scratch::new("t-pod-");
     let first = agent.add("c1", &pod);
     agent.hear(&[]);
-    agent.fails(&call(Verb::Status, "", Path::new("")), 50);
+    agent.fails(&call(Verb::Status, "", std::path::Path::new("")), 50);
     assert_eq!(pod.addresses("eth0"), addresses(&first));
     agent.on(|node| node.repair());
     assert_eq!(machine.pod_interfaces().len(), 1);

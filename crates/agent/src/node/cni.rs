@@ -41,7 +41,11 @@ impl Node {
         // The version decides how even an error is written.
         let version = NetConf::parse(&call.config).map_or(SpecVersion::NEWEST, |config| config.version);
         self.try_cni(call).unwrap_or_else(|failure| {
-            tracing::warn!(verb = call.verb.as_str(), container = call.container_id, "{failure}");
+            match call.verb {
+                // Asked again and again by runtimes; readiness is logged when it changes.
+                Verb::Status => tracing::debug!("STATUS: {failure}"),
+                verb => tracing::warn!(verb = verb.as_str(), container = call.container_id, "{failure}"),
+            }
             Answer { output: failure.to_json(version), made: None }
         })
     }

@@ -55,7 +55,8 @@ pub struct Ended;
 /// When the state directory cannot be used, or no thread can be made.
 pub fn start(config: Config, store: Store) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel();
-    let (readiness, seen) = watch::channel(Readiness::default());
+    let starting = Readiness { blocked: Some("the agent is starting".to_owned()), ..Readiness::default() };
+    let (readiness, seen) = watch::channel(starting);
     let (ended, end) = oneshot::channel();
     let (opened, opening) = mpsc::channel();
     let reports = commands.clone();
