@@ -17,6 +17,14 @@ pub fn root() -> PathBuf {
 pub fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
+    // What cargo tells this task about its own package would make build scripts of dependencies run again, and what
+    // depends on them be built again: minutes, each time that a task and a plain `cargo build` take turns.
+    for (name, _) in std::env::vars_os() {
+        let of_package = |name: &str| name.starts_with("CARGO_MANIFEST") || name.starts_with("CARGO_PKG");
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
