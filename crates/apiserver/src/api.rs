@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::allocate::Services;
-use crate::auth::Tokens;
+use crate::auth::{Tokens, User};
 use crate::faults::Faults;
 use crate::logs::PodLogs;
 use crate::resources::Registry;
@@ -21,6 +21,13 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// The user of a token. A ServiceAccount's tokens end with it.
+    pub(crate) fn user(&self, token: &str) -> Option<User> {
+        let user = self.tokens.user(token)?;
+        let lives = user.uid.is_empty() || self.store.index().by_uid(&user.uid).is_some();
+        lives.then_some(user)
+    }
+
     pub(crate) fn logs(&self) -> Option<Arc<dyn PodLogs>> {
         self.logs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

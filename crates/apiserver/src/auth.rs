@@ -5,7 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use crate::error::{ApiError, Result};
+use crate::api::Api;
+use crate::error::Result;
 use crate::meta;
 
 /// An authenticated client.
@@ -61,13 +62,6 @@ impl Tokens {
         &self.admin
     }
 
-    /// The user of an `Authorization` header.
-    pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<User> {
-        let scheme = |header: &str| header.get(..7).is_some_and(|text| text.eq_ignore_ascii_case("bearer "));
-        let token = header.filter(|header| scheme(header)).and_then(|header| header.get(7..));
-        token.and_then(|token| self.user(token.trim())).ok_or_else(ApiError::unauthorized)
-    }
-
     /// The user of a token.
     pub(crate) fn user(&self, token: &str) -> Option<User> {
         // Compared by keyed hash, so that the time taken says nothing about the token.
@@ -103,11 +97,18 @@ impl Tokens {
     }
 }
 
+/// The token in an `Authorization` header.
+pub(crate) fn bearer(header: Option<&str>) -> Option<&str> {
+    let header = header?;
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
 /// Answers a review object: the body of the request with its status filled in.
-pub(crate) fn review(tokens: &Tokens, user: &User, kind: &str, mut body: Value) -> Value {
+pub(crate) fn review(api: &Api, user: &User, kind: &str, mut body: Value) -> Value {
     let status = match kind {
         "SelfSubjectReview" => json!({"userInfo": user.to_json()}),
-        "TokenReview" => match body["spec"]["token"].as_str().and_then(|token| tokens.user(token)) {
+        "TokenReview" => match body["spec"]["token"].as_str().and_then(|token| api.user(token)) {
             Some(user) => json!({"authenticated": true, "user": user.to_json()}),
             None => json!({"authenticated": false, "error": "the token is not known or has expired"}),
         },
@@ -125,7 +126,7 @@ pub(crate) fn review(tokens: &Tokens, user: &User, kind: &str, mut body: Value) 
 
 #[cfg(test)]
 mod tests {
-    use super::Tokens;
+    use super::{Tokens, bearer};
 
     #[test]
     fn only_real_tokens_are_taken() {
@@ -138,8 +139,10 @@ mod tests {
         for token in [late.as_str(), other.admin(), &other.issue("a", "b", "c", 60).0, "", ".", "x.y"] {
             assert_eq!(tokens.user(token), None, "{token}");
         }
-        assert!(tokens.authenticate(Some(&format!("Bearer {issued}"))).is_ok());
-        assert_eq!(tokens.authenticate(Some("Basic eDp5")).unwrap_err().code, 401);
-        assert_eq!(tokens.authenticate(None).unwrap_err().code, 401);
+        assert_eq!(bearer(Some("Bearer abc")), Some("abc"));
+        assert_eq!(bearer(Some("bearer abc")), Some("abc"));
+        for header in [None, Some("Basic eDp5"), Some("Bearer"), Some("")] {
+            assert_eq!(bearer(header), None, "{header:?}");
+        }
     }
 }

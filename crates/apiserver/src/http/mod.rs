@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::watch as signal;
 
 use crate::api::Api;
-use crate::auth::User;
+use crate::auth::{self, User};
 use crate::error::{ApiError, Result};
 use crate::resources::{ResourceType, Types};
 use crate::view::{Form, View};
@@ -139,7 +139,8 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiv
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let user = api.tokens.authenticate(authorization)?;
+    let token = auth::bearer(authorization);
+    let user = token.and_then(|token| api.user(token)).ok_or_else(ApiError::unauthorized)?;
     let accept = header(ACCEPT);
     let types = api.registry.types();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -234,6 +235,10 @@ async fn objects(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> 
     }
     if call.resource.review {
         return verbs::review(api, method, &call);
+    }
+    let writes = !matches!(*method, Method::GET | Method::HEAD);
+    if call.resource.namespaced && call.namespace.is_empty() && writes {
+        return Err(ApiError::method_not_allowed());
     }
     let watching = call.query.flag("watch");
     match (method.as_str(), call.name.is_empty()) {

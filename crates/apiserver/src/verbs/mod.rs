@@ -41,9 +41,6 @@ pub(crate) fn get(api: &Arc<Api>, call: &Call) -> Result<Answer> {
 pub(crate) fn create(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     let mut object = call.json()?;
     incoming(call, &mut object)?;
-    if call.resource.namespaced && call.namespace.is_empty() {
-        return Err(ApiError::bad_request("the namespace of the object must be in the path"));
-    }
     let object = Write::of(api, call)?.create(&call.namespace, object)?;
     show(call, 201, &object)
 }
@@ -82,7 +79,7 @@ pub(crate) fn review(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Ans
         let name = meta::name(&body).to_owned();
         return subresource::bind(api, call, &name, &body);
     }
-    Ok(answer::json(201, &auth::review(&api.tokens, &call.user, &call.resource.kind, body)))
+    Ok(answer::json(201, &auth::review(api, &call.user, &call.resource.kind, body)))
 }
 
 /// The object that the call's path names.

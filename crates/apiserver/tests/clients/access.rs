@@ -18,11 +18,13 @@ async fn without_a_token_nothing_is_answered() {
     }
     let token = cluster.kubectl(&["create", "token", "default"]);
     assert_eq!(client.with_token(token.trim()).get("/api/v1/pods").await.0, 200);
-    let who = cluster.kubectl(&["auth", "whoami", "--token", token.trim()]);
-    assert!(
-        who.contains("kubernetes-admin") || who.contains("system:serviceaccount:default:default"),
-        "{who}"
-    );
+    let review = json!({"spec": {"token": token.trim()}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let found = client.create(reviews, &review).await;
+    assert_eq!(found["status"]["user"]["username"], "system:serviceaccount:default:default");
+    cluster.kubectl(&["delete", "serviceaccount", "default"]);
+    assert_eq!(client.with_token(token.trim()).get("/api/v1/pods").await.0, 401, "the account is gone");
+    assert_eq!(client.create(reviews, &review).await["status"]["authenticated"], false);
 }
 
 #[test]
@@ -100,6 +102,10 @@ async fn bodies_that_make_no_sense_are_refused() {
     assert_eq!((code, status["reason"].as_str()), (415, Some("UnsupportedMediaType")));
     let (code, _) = client.call(Method::PUT, MAPS, "application/json", &json!({})).await;
     assert_eq!(code, 405);
+    for method in [Method::DELETE, Method::POST] {
+        let (code, _) = client.call(method, "/api/v1/configmaps", "application/json", &json!({})).await;
+        assert_eq!(code, 405, "nothing is written to all namespaces at once");
+    }
     for query in ["labelSelector=a%3D%3D%3Db", "fieldSelector=spec.x%3Db", "limit=x", "resourceVersion=x"] {
         let (code, status) = client.get(&format!("{MAPS}?{query}")).await;
         assert_eq!((code, status["kind"].as_str()), (400, Some("Status")), "{query}");
