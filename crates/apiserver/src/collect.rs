@@ -27,7 +27,7 @@ const EVENT_LIMIT: usize = 5_000;
 const EVENT_SECONDS: i64 = 3600;
 
 /// How long a namespace that is deleted keeps its contents.
-const NAMESPACE_DELAY: Duration = Duration::from_millis(500);
+const NAMESPACE_DELAY: Duration = Duration::from_secs(1);
 
 /// What becomes of the objects that name the deleted one as their owner.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,4 +1,5 @@
-//! The shape of the built-in types: names, wire numbers and types of their fields.
+//! The shape of the built-in types: names, wire numbers and types of their fields, as of Kubernetes 1.32, and what the
+//! two versions after it added to the types that people write.
 //!
 //! `types.txt` has a line `@MESSAGE` for each message, then a line `NUMBER NAME TYPE` for each field. Types: `s` string,
 //! `b` bool, `i` integer, `d` number, `y` bytes, `t` time, `u` time with microseconds, `D` duration, `q` quantity, `o`

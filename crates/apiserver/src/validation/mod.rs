@@ -106,7 +106,12 @@ fn immutable(resource: &ResourceType, before: &Value, object: &Value, errors: &m
             return;
         }
         ("apps", "deployments" | "replicasets" | "daemonsets") => &["/spec/selector"],
-        ("apps", "statefulsets") => &["/spec/selector", "/spec/serviceName", "/spec/podManagementPolicy"],
+        ("apps", "statefulsets") => &[
+            "/spec/selector",
+            "/spec/serviceName",
+            "/spec/podManagementPolicy",
+            "/spec/volumeClaimTemplates",
+        ],
         ("batch", "jobs") => &["/spec/selector", "/spec/completionMode", "/spec/template"],
         ("discovery.k8s.io", "endpointslices") => &["/addressType"],
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &["/roleRef"],

@@ -88,6 +88,12 @@ fn what_is_immutable_stays() {
     let patch = r#"{"spec": {"selector": {"matchLabels": {"app": "b"}}, "template": {"metadata": {"labels": {"app": "b"}}}}}"#;
     let refused = cluster.refused(&["patch", "deployment", "web", "-p", patch], "");
     assert!(refused.contains("spec.selector") && refused.contains("field is immutable"), "{refused}");
+    let set = include_str!("everything.yaml").split("---\n").find(|part| part.contains("kind: StatefulSet"));
+    let set = set.expect("there is one");
+    cluster.apply(set);
+    cluster.apply(&set.replace("image: 'a:1'", "image: 'a:2'"));
+    let refused = cluster.refused(&["apply", "-f", "-"], &set.replace("storage: 1Gi", "storage: 2Gi"));
+    assert!(refused.contains("spec.volumeClaimTemplates"), "{refused}");
     let locked = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nimmutable: true\ndata: {x: '1'}\n";
     cluster.apply(locked);
     let refused = cluster.refused(&["patch", "configmap", "a", "-p", r#"{"data": {"x": "2"}}"#], "");
