@@ -21,7 +21,7 @@ mod options;
 mod socket;
 pub mod store;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
@@ -34,6 +34,9 @@ pub use weft_datapath::requirements;
 use cluster::Cluster;
 use socket::Server;
 use store::Store;
+
+/// How long the end of the agent waits for what its data plane is doing.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Runs the agent until `shutdown` resolves: then answers the calls that it has taken in, and returns. The data plane
 /// stays as it is.
@@ -50,7 +53,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         None => None,
     };
     let config = config(&options, &name);
-    let (handle, node_ended) =
+    let (handle, mut node_ended) =
         tokio::task::spawn_blocking(move || node::thread::start(config, store)).await.context("node")??;
     tracing::info!(node = %name, api = client.server(), version = env!("CARGO_PKG_VERSION"), "agent starts");
 
@@ -72,7 +75,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
 
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
-        _ = node_ended => Err(anyhow::anyhow!("the node's thread ended; what the kernel holds goes on working")),
+        _ = &mut node_ended => Err(anyhow::anyhow!("the node's thread ended; what the kernel holds goes on working")),
         Some(part) = parts.join_next() => match part {
             Ok(Ok(())) => Err(anyhow::anyhow!("a part of the agent ended by itself")),
             Ok(Err(error)) => Err(error),
@@ -86,8 +89,13 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
             tracing::error!("{error:#}");
         }
     }
-    // Last: the socket's clients were waiting for it.
+    // Last: the socket's clients were waiting for it, and what it is removing is to be gone.
     handle.end();
+    if tokio::time::timeout(LAST_WORDS, &mut node_ended).await.is_err() {
+        tracing::warn!(
+            "the node's thread is still busy after {LAST_WORDS:?}: what it has not done, the next agent does"
+        );
+    }
     outcome
 }
 

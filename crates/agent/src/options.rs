@@ -27,7 +27,7 @@ pub struct Options {
     /// Where kernel programs and maps are pinned, on a bpffs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weft")]
     pub bpffs: PathBuf,
-    /// The cgroup2 folder whose processes are this node's; without it, the cgroup2 mount
+    /// The cgroup2 folder whose processes are this node's; without it, the cgroup2 mount. Nothing is attached there yet
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
     /// The socket for the CNI plugin and for `weft status`

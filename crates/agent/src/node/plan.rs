@@ -46,27 +46,29 @@ impl Node {
         }
     }
 
-    /// What did not work is tried again; what somebody else removed is put back.
+    /// What somebody else removed is put back; what did not work is tried again, and what follows from an uplink that
+    /// has changed is done.
     pub fn repair(&mut self) {
-        if self.blocked.is_some() && !self.nodes.is_empty() {
-            self.converge();
+        if let Some(open) = &mut self.datapath {
+            match open.plane.repair() {
+                Ok(done) => {
+                    self.unrepaired = None;
+                    for what in &done {
+                        tracing::warn!("put back: {what}");
+                    }
+                    self.repairs += done.len() as u64;
+                }
+                Err(error) => {
+                    let error = format!("what was removed cannot be put back: {error}");
+                    if self.unrepaired.as_ref() != Some(&error) {
+                        tracing::error!("{error}");
+                    }
+                    self.unrepaired = Some(error);
+                }
+            }
         }
-        let Some(open) = &mut self.datapath else { return };
-        match open.plane.repair() {
-            Ok(done) => {
-                self.unrepaired = None;
-                for what in &done {
-                    tracing::warn!("put back: {what}");
-                }
-                self.repairs += done.len() as u64;
-            }
-            Err(error) => {
-                let error = format!("what was removed cannot be put back: {error}");
-                if self.unrepaired.as_ref() != Some(&error) {
-                    tracing::error!("{error}");
-                }
-                self.unrepaired = Some(error);
-            }
+        if !self.nodes.is_empty() {
+            self.converge();
         }
     }
 
