@@ -60,7 +60,7 @@ async fn write(api: &Api<Node>, node: &NodeName, wanted: &[Condition]) -> kube::
     if wanted.is_empty() {
         return Ok(());
     }
-    let current = api.get_status(node.as_str()).await?;
+    let current = api.get(node.as_str()).await?;
     let changes = changes(&current, wanted, &Timestamp::now().to_string());
     if changes.is_empty() {
         return Ok(());
