@@ -6,4 +6,5 @@ mod disruption;
 mod kubectl;
 mod lab_life;
 mod pod_network;
+mod verify;
 mod workloads;
