@@ -276,7 +276,10 @@ async fn until(
     enough: impl Fn(i32) -> bool,
 ) -> bool {
     let rhythm = Rhythm::of(probe);
-    tokio::time::sleep(rhythm.delay).await;
+    if target.inside.is_some() {
+        // A stand-in needs no time to start.
+        tokio::time::sleep(rhythm.delay).await;
+    }
     let (mut failures, mut successes) = (0, 0);
     loop {
         match target.check(probe).await {
@@ -304,7 +307,10 @@ async fn until(
 
 async fn keep_ready(context: &Surroundings, target: &Target, probe: &Probe, slot: Slot) {
     let rhythm = Rhythm::of(probe);
-    tokio::time::sleep(rhythm.delay).await;
+    if target.inside.is_some() {
+        // A stand-in needs no time to start.
+        tokio::time::sleep(rhythm.delay).await;
+    }
     let (mut failures, mut successes) = (0, 0);
     let mut ready = false;
     loop {

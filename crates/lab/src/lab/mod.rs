@@ -16,7 +16,10 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use nix::mount::{MsFlags, mount};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinSet};
 use weft_apiserver::{ApiServer, Config};
@@ -80,6 +83,7 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     check(&options)?;
+    raise_file_limit()?;
     let (dir, lock) = LabDir::claim(&options.name)?;
     let mut tasks = JoinSet::new();
     let worked = tokio::select! {
@@ -94,6 +98,12 @@ pub async fn run(
     let removed = tokio::task::spawn_blocking(move || place::remove(&dir)).await?;
     drop(lock);
     worked.and(removed)
+}
+
+/// Each Pod takes a few descriptors; the usual soft limit is enough for a hundred of them.
+fn raise_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
 }
 
 /// What can be known to be wrong before anything is made.
