@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use weft_model::NodeName;
 
-use crate::Client;
+use crate::{ApiError, Client};
 
 /// A condition as it is to stand on the Node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,19 +34,20 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// `wanted` is dropped.
 pub async fn keep_conditions(client: Client, node: NodeName, mut wanted: watch::Receiver<Vec<Condition>>) {
     let api: Api<Node> = Api::all(client.kube);
-    let mut failing = false;
+    let mut failures = 0_u32;
     loop {
         let now = wanted.borrow_and_update().clone();
         let pause = match write(&api, &node, &now).await {
             Ok(()) => {
-                failing = false;
+                failures = 0;
                 AGAIN
             }
             Err(error) => {
-                if !failing {
+                failures += 1;
+                // A node that is only joining has no object yet.
+                if failures == 2 {
                     tracing::warn!("conditions of Node {node} cannot be written: {error}; trying again");
                 }
-                failing = true;
                 AFTER_FAILURE
             }
         };
@@ -56,7 +57,7 @@ pub async fn keep_conditions(client: Client, node: NodeName, mut wanted: watch::
     }
 }
 
-async fn write(api: &Api<Node>, node: &NodeName, wanted: &[Condition]) -> kube::Result<()> {
+async fn write(api: &Api<Node>, node: &NodeName, wanted: &[Condition]) -> Result<(), ApiError> {
     if wanted.is_empty() {
         return Ok(());
     }
@@ -67,7 +68,8 @@ async fn write(api: &Api<Node>, node: &NodeName, wanted: &[Condition]) -> kube::
     }
     // A strategic merge goes by the condition's type and leaves the others alone.
     let patch = Patch::Strategic(json!({ "status": { "conditions": changes } }));
-    api.patch_status(node.as_str(), &PatchParams::default(), &patch).await.map(drop)
+    api.patch_status(node.as_str(), &PatchParams::default(), &patch).await?;
+    Ok(())
 }
 
 /// The conditions that differ from what the Node has, as they are to be written.

@@ -8,7 +8,7 @@ use kube::{
 use serde_json::json;
 use weft_model::{Node, NodeName};
 
-use crate::Client;
+use crate::{ApiError, Client};
 
 /// Node objects have no namespace; their Events stand here.
 const NAMESPACE: &str = "default";
@@ -49,7 +49,7 @@ impl Client {
     ///
     /// # Errors
     /// What the API server answered.
-    pub async fn publish(&self, warning: &WarningEvent) -> Result<(), kube::Error> {
+    pub async fn publish(&self, warning: &WarningEvent) -> Result<(), ApiError> {
         let api: Api<Event> = Api::namespaced(self.kube.clone(), NAMESPACE);
         let name = warning.object_name();
         let now = Timestamp::now().to_string();

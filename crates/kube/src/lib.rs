@@ -7,6 +7,7 @@
 mod client;
 mod condition;
 mod convert;
+mod error;
 mod event;
 mod mirror;
 mod watch;
@@ -14,6 +15,7 @@ mod watch;
 pub use client::{Client, ConnectError};
 pub use condition::{Condition, keep_conditions};
 pub use convert::{node, pod};
+pub use error::ApiError;
 pub use event::{NodeRef, WarningEvent};
 pub use mirror::Mirror;
 pub use watch::{WatchHealth, watch_nodes, watch_pods};

@@ -25,7 +25,7 @@ use tokio::{
 };
 use weft_model::{Node, NodeName, Pod, PodKey};
 
-use crate::{Client, Mirror, client::WATCH_SECONDS, convert};
+use crate::{ApiError, Client, Mirror, client::WATCH_SECONDS, convert};
 
 /// Whether a watch follows the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,10 +92,8 @@ enum Ended {
     ClosedAtOnce,
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
-    #[error("{}: {}", .0.reason, .0.message)]
-    Status(Box<Status>),
     #[error(transparent)]
-    Request(#[from] kube::Error),
+    Request(#[from] ApiError),
 }
 
 // === impl Follower ===
@@ -121,7 +119,7 @@ where
         loop {
             match self.list().await {
                 Ok(version) => self.watch_from(version).await,
-                Err(error) => self.failed(error.into()).await,
+                Err(error) => self.failed(ApiError::from(error).into()).await,
             }
         }
     }
@@ -153,7 +151,7 @@ where
                 Ok(()) => {}
                 Err(Ended::Expired) => return,
                 // What cannot be read is not skipped: the list tells what it came to.
-                Err(ended @ Ended::Request(kube::Error::SerdeError(_))) => return self.failed(ended).await,
+                Err(ended) if ended.is_unreadable() => return self.failed(ended).await,
                 Err(ended) => self.failed(ended).await,
             }
         }
@@ -236,20 +234,26 @@ impl Ended {
     fn from_request(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status),
-            other => Self::Request(other),
+            other => Self::Request(other.into()),
         }
     }
 
     fn from_status(status: Box<Status>) -> Self {
-        if status.code == 410 || status.reason == "Expired" { Self::Expired } else { Self::Status(status) }
+        if status.code == 410 || status.reason == "Expired" {
+            Self::Expired
+        } else {
+            Self::Request(kube::Error::Api(status).into())
+        }
+    }
+
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Request(error) if matches!(error.kube(), kube::Error::SerdeError(_)))
     }
 
     /// How long the server wants to be left alone.
     fn asked_to_wait(&self) -> Duration {
-        let status = match self {
-            Self::Status(status) | Self::Request(kube::Error::Api(status)) => status,
-            _ => return Duration::ZERO,
-        };
+        let Self::Request(error) = self else { return Duration::ZERO };
+        let kube::Error::Api(status) = error.kube() else { return Duration::ZERO };
         let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
         // Whatever it says, this node wants to know within a minute.
         Duration::from_secs(seconds.into()).min(Duration::from_secs(60))

@@ -70,6 +70,10 @@ pub struct Node {
     paths: BTreeMap<NodeName, Path>,
     /// Why no Pod can be attached, as far as plan and data plane are concerned.
     blocked: Option<String>,
+    /// Since when, for whatever reason.
+    blocked_since: Option<Instant>,
+    /// What of it has been logged as an error.
+    complained: Option<String>,
     /// Somebody broke what cannot be put back at once.
     unrepaired: Option<String>,
     settled_by: Option<Instant>,
@@ -111,6 +115,8 @@ impl Node {
             datapath: None,
             health: BTreeMap::new(),
             blocked: None,
+            blocked_since: None,
+            complained: None,
             unrepaired: None,
             settled_by: None,
             repairs: 0,

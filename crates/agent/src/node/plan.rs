@@ -1,6 +1,11 @@
 //! What the API says and what the probes found, brought into the data plane.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use weft_datapath::{
@@ -16,6 +21,9 @@ use crate::store::Store;
 pub(super) const NODES: &str = "nodes.json";
 /// State file: the names of the nodes that are reached natively.
 const NATIVE: &str = "native-paths.json";
+
+/// What blocks the node for longer than this is an error.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The paths as an earlier process left them.
 pub(super) fn load_paths(store: &Store) -> BTreeMap<NodeName, Path> {
@@ -74,11 +82,17 @@ impl Node {
 
     /// Brings the data plane in line with the nodes and paths as they are known.
     pub(super) fn converge(&mut self) {
-        let blocked = self.try_converge().err();
-        if let Some(why) = blocked.as_ref().filter(|why| self.blocked.as_ref() != Some(*why)) {
+        self.blocked = self.try_converge().err();
+        let Some(why) = &self.blocked else {
+            (self.blocked_since, self.complained) = (None, None);
+            return;
+        };
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        // A node that joins is without this or that for a moment, and readiness is logged as it changes.
+        if since.elapsed() >= PATIENCE && self.complained.as_ref() != Some(why) {
             tracing::error!("no Pod can be attached: {why}");
+            self.complained = Some(why.clone());
         }
-        self.blocked = blocked;
     }
 
     fn try_converge(&mut self) -> Result<(), String> {
