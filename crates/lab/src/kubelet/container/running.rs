@@ -1,0 +1,275 @@
+//! What runs for a container: its own command, or the responder in its place.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Container;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::Child,
+};
+
+use super::{Role, Surroundings, lock};
+use crate::{
+    kubelet::{
+        Kubelets,
+        board::{Phase, Slot},
+        command,
+        env::{self, Environment, SourceError, Sources},
+        log::ContainerLog,
+        probe::Inside,
+        process::{ContainerPlace, ContainerSpec},
+        volumes,
+    },
+    place::{enter, make_dir, write_file},
+};
+
+/// How long a stand-in for a program that ends takes.
+const A_MOMENT: Duration = Duration::from_millis(300);
+/// What runs in place of the container.
+pub(super) enum Running {
+    Process {
+        child: Box<Child>,
+        inside: Inside,
+    },
+    /// The responder; a program that would end does so after a moment.
+    StandIn {
+        ends: bool,
+    },
+}
+
+/// How a run ended.
+pub(super) struct End {
+    pub(super) code: i32,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Surroundings {
+    pub(super) fn grace(&self) -> Duration {
+        let seconds =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        Duration::from_secs(seconds.max(0).unsigned_abs())
+    }
+
+    pub(super) async fn start(
+        &self,
+        container: &Container,
+        role: Role,
+        log: &Arc<ContainerLog>,
+    ) -> Result<Running> {
+        let ends = role == Role::Init || self.stand_in_ends(container);
+        if command::is_here(container, ends) {
+            let running = self.start_process(container, log).await?;
+            self.kubelets.events.normal(
+                &self.pod,
+                "Started",
+                &format!("Started container {}", container.name),
+            );
+            return Ok(running);
+        }
+        let image = container.image.as_deref().unwrap_or("its image");
+        if ends {
+            log.write(format!(
+                "weft lab: stands in for {image}: this machine does not have its program; ends with success"
+            ));
+        } else {
+            let ports = lock(&self.ports).add(container)?;
+            let ports = ports
+                .iter()
+                .map(|(protocol, port)| format!("{protocol:?}/{port}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            log.write(format!(
+                "weft lab: stands in for {image}: this machine does not have its program; answers on {ports}"
+            ));
+        }
+        let message = format!("Started a stand-in for container {}", container.name);
+        self.kubelets.events.normal(&self.pod, "Started", &message);
+        Ok(Running::StandIn { ends })
+    }
+
+    /// A program of a Pod that is not restarted for ever is one that ends, unless it serves something.
+    fn stand_in_ends(&self, container: &Container) -> bool {
+        let owners = self.pod.metadata.owner_references.as_deref().unwrap_or_default();
+        let restart = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let serves = container.ports.as_ref().is_some_and(|ports| !ports.is_empty());
+        let of_job = owners.iter().any(|owner| owner.kind == "Job");
+        restart.is_some_and(|policy| policy != "Always") && (of_job || !serves)
+    }
+
+    async fn start_process(&self, container: &Container, log: &Arc<ContainerLog>) -> Result<Running> {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let folder = self.kubelets.lab.pod(uid).join("containers").join(&container.name);
+        make_dir(&folder)?;
+        // What the run before wrote is gone, as it is with a new container.
+        let layer = folder.join("layer");
+        if layer.exists() {
+            std::fs::remove_dir_all(&layer).with_context(|| layer.display().to_string())?;
+        }
+        let mut sources = Sources::new(
+            self.kubelets.world.client.clone(),
+            self.pod.metadata.namespace.as_deref().unwrap_or("default"),
+        );
+        let environment = Environment::of(&self.pod, container, &mut sources).await?;
+        let mounts = volumes::mounts(&self.kubelets.lab, &self.pod, container, &mut sources).await?;
+        let words = container.command.iter().flatten().chain(container.args.iter().flatten());
+        let cwd = PathBuf::from(container.working_dir.as_deref().unwrap_or("/"));
+        let spec = ContainerSpec {
+            argv: words.map(|word| environment.expand(word)).collect(),
+            env: environment.variables.clone(),
+            cwd: cwd.clone(),
+            place: ContainerPlace::New {
+                hostname: env::hostname(&self.pod),
+                layer,
+                mounts,
+                pid_file: folder.join("pid"),
+            },
+        };
+        let cgroup = self.sandbox.cgroup.below(&container.name)?;
+        let file = folder.join("spec.json");
+        write_file(&file, &serde_json::to_vec(&spec)?)?;
+        let mut command = shim(&self.kubelets, &file);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        enter(&mut command, &self.sandbox.netns, &cgroup)?;
+        let mut child = self.kubelets.spawner.spawn(command).await?;
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(copy_lines(stdout, log.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(copy_lines(stderr, log.clone()));
+        }
+        let inside = Inside { folder, cgroup, env: environment.variables, cwd };
+        lock(&self.ports).exclude(container);
+        Ok(Running::Process { child: Box::new(child), inside })
+    }
+
+    pub(super) fn could_not_start(&self, container: &Container, slot: Slot, error: &anyhow::Error) {
+        let config = error.downcast_ref::<SourceError>().is_some();
+        let reason = if config { "CreateContainerConfigError" } else { "RunContainerError" };
+        let message = format!("{error:#}");
+        self.kubelets.events.warning(
+            &self.pod,
+            "Failed",
+            &format!("container {}: {message}", container.name),
+        );
+        self.board.container(slot, |state| {
+            state.ready = false;
+            state.phase = Phase::Waiting { reason, message };
+        });
+    }
+}
+
+impl Running {
+    pub(super) fn inside(&self) -> Option<Inside> {
+        match self {
+            Running::Process { inside, .. } => Some(inside.clone()),
+            Running::StandIn { .. } => None,
+        }
+    }
+
+    pub(super) async fn wait(&mut self) -> End {
+        match self {
+            Running::Process { child, .. } => End::of(child.wait().await),
+            Running::StandIn { ends: true } => {
+                tokio::time::sleep(A_MOMENT).await;
+                End { code: 0, reason: "Completed", message: String::new() }
+            }
+            Running::StandIn { ends: false } => std::future::pending().await,
+        }
+    }
+
+    /// Asks it to end, and after the grace period makes it.
+    pub(super) async fn stop(&mut self, grace: Duration) -> End {
+        let Running::Process { child, inside } = self else {
+            return End { code: 0, reason: "Completed", message: String::new() };
+        };
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended in this moment.
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+        let gentle = tokio::time::timeout(grace, child.wait()).await;
+        let status = match gentle {
+            Ok(status) => status,
+            Err(_) => {
+                let killed = child.kill().await;
+                match killed {
+                    Ok(()) => child.wait().await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        // What the command left behind goes with its container.
+        let cgroup = inside.cgroup.clone();
+        match tokio::task::spawn_blocking(move || cgroup.remove()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "a container's processes stay"),
+            Err(error) => tracing::warn!(%error, "a container's processes stay"),
+        }
+        End::of(status)
+    }
+}
+
+impl End {
+    fn of(status: std::io::Result<std::process::ExitStatus>) -> End {
+        use std::os::unix::process::ExitStatusExt;
+        match status {
+            Ok(status) => {
+                let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+                let reason = if code == 0 { "Completed" } else { "Error" };
+                End { code, reason, message: String::new() }
+            }
+            Err(error) => End { code: 1, reason: "Error", message: error.to_string() },
+        }
+    }
+}
+
+/// Starts a command inside a container that runs.
+pub(in crate::kubelet) async fn start_inside(
+    kubelets: &Kubelets,
+    words: &[String],
+    inside: &Inside,
+    output: fn() -> Stdio,
+) -> Result<Child> {
+    let spec = ContainerSpec {
+        argv: words.to_vec(),
+        env: inside.env.clone(),
+        cwd: inside.cwd.clone(),
+        place: ContainerPlace::Running { pid_file: inside.folder.join("pid") },
+    };
+    // Probes run side by side; the same command makes the same file, so they may share it.
+    let names: Vec<String> =
+        words.iter().map(|word| word.replace(|c: char| !c.is_ascii_alphanumeric(), "")).collect();
+    let name: String = names.concat().chars().take(40).collect();
+    let file = inside.folder.join(format!("exec-{name}-{}.json", words.concat().len()));
+    write_file(&file, &serde_json::to_vec(&spec)?)?;
+    let mut command = shim(kubelets, &file);
+    command.stdin(Stdio::null()).stdout(output()).stderr(output());
+    let here = weft_netns::Netns::current()?;
+    enter(&mut command, &here, &inside.cgroup)?;
+    kubelets.spawner.spawn(command).await
+}
+
+/// `weft lab container SPEC`.
+fn shim(kubelets: &Kubelets, spec: &std::path::Path) -> Command {
+    let mut command = Command::new(&kubelets.executable);
+    command.arg("lab").arg("container").arg(spec).env_clear().env("PATH", command::PATH);
+    command
+}
+
+async fn copy_lines(from: impl AsyncRead + Unpin, log: Arc<ContainerLog>) {
+    let mut reader = BufReader::new(from);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).await.is_ok_and(|count| count > 0) {
+        if line.ends_with(b"\n") {
+            line.pop();
+        }
+        log.write(std::mem::take(&mut line));
+    }
+}
