@@ -107,17 +107,23 @@ fn of(index: usize, agent: &Agent) -> Vec<Endpoint> {
         place: Place::Host,
     };
     // What the runtime did not name cannot be asked for.
-    let pods = agent.status.pods.iter().filter_map(|pod| {
-        let key = pod.pod.clone()?;
-        Some(Endpoint {
-            name: key.to_string(),
-            node: node.clone(),
-            host: false,
-            addresses: pod.addresses.clone(),
-            agent: index,
-            place: Place::Pod(key),
+    let mut pods: Vec<Endpoint> = agent
+        .status
+        .pods
+        .iter()
+        .filter_map(|pod| {
+            let key = pod.pod.clone()?;
+            Some(Endpoint {
+                name: key.to_string(),
+                node: node.clone(),
+                host: false,
+                addresses: pod.addresses.clone(),
+                agent: index,
+                place: Place::Pod(key),
+            })
         })
-    });
+        .collect();
+    pods.sort_by(|a, b| a.name.cmp(&b.name));
     [host].into_iter().chain(pods).collect()
 }
 
