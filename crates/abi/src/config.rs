@@ -1,8 +1,8 @@
 //! What the programs must know about their node.
 
-use crate::Plain;
+use crate::{Address, Plain};
 
-/// Interface indexes and limits of this node. All in host byte order.
+/// Interface indexes and limits of this node, in host byte order, and its addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -14,9 +14,13 @@ pub struct Config {
     pub overlay_mtu: u32,
     /// Largest layer-3 packet the uplink takes, in bytes.
     pub uplink_mtu: u32,
+    /// This node's IPv4 address, which its tunnels begin at; all zero if it has none.
+    pub tunnel_v4: Address,
+    /// This node's IPv6 address, likewise.
+    pub tunnel_v6: Address,
 }
 
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 48);
 
-// SAFETY: four integers.
+// SAFETY: twelve integers.
 unsafe impl Plain for Config {}

@@ -55,6 +55,8 @@ counters! {
     NoTunnel = "no-tunnel" drop,
     /// The kernel refused the tunnel key.
     TunnelKey = "tunnel-key" drop,
+    /// Out of a tunnel came a source that is not at the tunnel's other end.
+    TunnelSource = "tunnel-source" drop,
 }
 
 #[cfg(test)]

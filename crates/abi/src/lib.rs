@@ -18,7 +18,7 @@ pub use pod::{MAX_POD_PORTS, MAX_PODS, Pod, PodPort};
 pub use route::{MAX_ROUTES, Path, Route};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// VXLAN network identifier (RFC 7348) of the overlay.
 pub const OVERLAY_VNI: u32 = 1;

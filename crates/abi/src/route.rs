@@ -21,13 +21,16 @@ pub enum Path {
 pub struct Route {
     /// The other node's address on the underlay: tunnel end or next hop.
     pub next_hop: Address,
+    /// Where the other node's tunnels begin, whatever the path from here: what comes out of a tunnel with a source in this prefix
+    /// must have come from there.
+    pub tunnel: Address,
     /// A [`Path`] as a number.
     pub path: u32,
     /// No meaning yet; zero.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Route>() == 24);
+const _: () = assert!(size_of::<Route>() == 40);
 
-// SAFETY: six integers.
+// SAFETY: ten integers.
 unsafe impl Plain for Route {}

@@ -248,7 +248,7 @@ impl Datapath {
                 (Path::Native, Some(address)) => (Path::Native, address),
                 _ => (Path::Overlay, tunnel_end),
             };
-            entries.insert(encode::prefix(*range), encode::route(next_hop, path));
+            entries.insert(encode::prefix(*range), encode::route(next_hop, tunnel_end, path));
             let route = match path {
                 Path::Native => RouteTo { index: self.uplink.index, gateway: Some(next_hop), source },
                 Path::Overlay => RouteTo { index: self.overlay, gateway: None, source },
@@ -264,8 +264,14 @@ impl Datapath {
         }
         for address in &peer.node_addresses {
             let next_hop = if path == Path::Native { *address } else { tunnel_end };
-            entries.insert(encode::prefix(IpNet::from(*address)), encode::route(next_hop, path));
+            entries.insert(encode::prefix(IpNet::from(*address)), encode::route(next_hop, tunnel_end, path));
         }
+    }
+
+    /// Where this node's own tunnels begin: the address that the others' plans name first, so that they know it again.
+    fn own_tunnel_end(&self, ipv4: bool) -> Address {
+        let own = self.settings.node_addresses.iter().copied().find(|address| address.is_ipv4() == ipv4);
+        own.map(Address::from).unwrap_or_default()
     }
 
     /// Where the tunnel to another node ends: its IPv4 address if both have one, which costs the inner packets less.
@@ -309,6 +315,8 @@ impl Datapath {
             uplink_ifindex: self.uplink.index,
             overlay_mtu: Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay,
             uplink_mtu: self.uplink.mtu,
+            tunnel_v4: self.own_tunnel_end(true),
+            tunnel_v6: self.own_tunnel_end(false),
         };
         if self.config.get(&0, 0)?.0 != config {
             self.config.set(0, Raw(config), 0)?;

@@ -14,9 +14,9 @@ pub(crate) fn prefix(range: IpNet) -> (Address, u32) {
     }
 }
 
-/// The way to another node.
-pub(crate) fn route(next_hop: IpAddr, path: Path) -> Route {
-    Route { next_hop: next_hop.into(), path: path as u32, reserved: 0 }
+/// The way to another node, and where its tunnels begin.
+pub(crate) fn route(next_hop: IpAddr, tunnel: IpAddr, path: Path) -> Route {
+    Route { next_hop: next_hop.into(), tunnel: tunnel.into(), path: path as u32, reserved: 0 }
 }
 
 #[cfg(test)]

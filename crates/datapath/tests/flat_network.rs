@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     time::Instant,
 };
 
@@ -94,6 +94,57 @@ fn a_pod_that_sends_from_anothers_address_is_dropped_and_counted() {
         assert_eq!(&buffer[..length], b"truth");
         assert!(node.drops(Counter::SourceAddress) > before);
     }
+}
+
+/// A VXLAN packet (RFC 7348) around an IPv4 UDP packet.
+fn tunnelled(source: IpAddr, destination: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => panic!("IPv4"),
+    };
+    let udp_length = u16::try_from(8 + payload.len()).unwrap();
+    let mut ip = vec![0x45, 0];
+    ip.extend((udp_length + 20).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(octets(source));
+    ip.extend(octets(destination));
+    let sum = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    packet.extend([0x02, 0x77, 0x65, 0x66, 0x74, 0x01, 2, 0, 0, 0, 0, 7, 8, 0]);
+    packet.extend(ip);
+    packet.extend(1000_u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend(udp_length.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    packet
+}
+
+#[test]
+fn a_pod_that_makes_tunnel_packets_itself_is_dropped_and_counted() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    one.join(&[&two], Path::Overlay);
+    two.join(&[&one], Path::Overlay);
+    let (liar, victim, friend) = (one.pod(), two.pod(), one.pod());
+    let server = victim.netns.0.run(|| UdpSocket::bind((victim.v4(), 0)).unwrap()).unwrap();
+    let target = server.local_addr().unwrap();
+    let lie = tunnelled(friend.v4(), victim.v4(), target.port(), b"lie");
+    let to = (two.addresses[0], 8472);
+    let before = two.drops(Counter::TunnelSource);
+    liar.netns.0.run(|| UdpSocket::bind((liar.v4(), 0)).unwrap().send_to(&lie, to).unwrap()).unwrap();
+    support::until("the lie to be counted", || two.drops(Counter::TunnelSource) > before);
+    friend
+        .netns
+        .0
+        .run(|| UdpSocket::bind((friend.v4(), 0)).unwrap().send_to(b"truth", target).unwrap())
+        .unwrap();
+    server.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    let mut buffer = [0; 16];
+    let (length, from) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from.ip()), (&b"truth"[..], friend.v4()));
 }
 
 #[test]
@@ -212,4 +263,23 @@ fn ports_of_the_node_lead_to_a_pod_and_its_answers_come_from_there() {
     let refused =
         fabric.netns.0.run(|| TcpStream::connect_timeout(&(own[0], 80).into(), support::DEADLINE)).unwrap();
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_pod_is_reached_the_moment_it_is_there() {
+    let fabric = Fabric::new();
+    let mut node = fabric.node(2);
+    let first = node.pod();
+    for _ in 0..10 {
+        let pod = node.pod();
+        for family in [0, 1] {
+            let [from, to] = [first.addresses[family], pod.addresses[family]];
+            // One packet each, no second try.
+            assert_eq!(udp(&first.netns.0, &pod.netns.0, to, 100).unwrap(), from, "from a Pod");
+            assert_eq!(udp(&pod.netns.0, &first.netns.0, from, 100).unwrap(), to, "to a Pod");
+            let host = node.addresses[family];
+            assert_eq!(udp(&node.netns.0, &pod.netns.0, to, 100).unwrap(), host, "from the node");
+            assert_eq!(udp(&pod.netns.0, &node.netns.0, host, 100).unwrap(), to, "to the node");
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! The Pod's side: addresses, routes, the gateway's neighbour entry.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    thread,
+    time::{Duration, Instant},
+};
 
 use weft_abi::GATEWAY_MAC;
 use weft_netns::{
@@ -35,7 +39,24 @@ pub(super) fn configure(inside: &mut Netlink, spec: &PodSpec) -> Result<[u8; 6],
             inside.set_route(&route)?;
         }
     }
+    for address in spec.addresses.iter().filter(|address| address.is_ipv6()) {
+        wait_until_local(inside, *address)?;
+    }
     Ok(mac)
+}
+
+/// A Pod that starts can be reached: the kernel must have finished with its addresses, which takes it some microseconds.
+fn wait_until_local(inside: &mut Netlink, address: IpAddr) -> Result<(), AddPodError> {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_micros(50);
+    let deadline = Instant::now() + DEADLINE;
+    while !inside.is_local(address)? {
+        if Instant::now() > deadline {
+            return Err(AddPodError::NotLocal(address));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// The first thing that [`configure`] made and that is not there any more.

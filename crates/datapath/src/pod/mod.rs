@@ -54,6 +54,9 @@ pub enum AddPodError {
     /// The interface name is taken inside the Pod.
     #[error("the Pod already has an interface {0}")]
     InterfaceExists(String),
+    /// The kernel did not take an address into use.
+    #[error("{0} was given to the Pod, but the kernel does not take packets for it in")]
+    NotLocal(IpAddr),
     /// The Pod's namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),

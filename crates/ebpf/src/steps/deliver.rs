@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_redir_neigh, bpf_tunnel_key},
-    helpers::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key},
+    helpers::{
+        bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_get_tunnel_key,
+        bpf_skb_set_tunnel_key,
+    },
     maps::lpm_trie::Key,
     programs::TcContext,
 };
@@ -60,7 +63,7 @@ pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
     if exceeds(ctx, config.overlay_ifindex, config.overlay_mtu) {
         return Verdict::NEXT;
     }
-    if set_tunnel_key(ctx, &route.next_hop).is_err() {
+    if set_tunnel_key(ctx, config, &route.next_hop).is_err() {
         return Verdict::drop(Counter::TunnelKey);
     }
     count::packet(Counter::ToOverlay);
@@ -70,7 +73,7 @@ pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
 
 /// Addresses the tunnel for a packet that is about to enter the overlay device.
 #[inline(always)]
-pub fn set_tunnel_key(ctx: &TcContext, remote: &Address) -> Result<(), ()> {
+pub fn set_tunnel_key(ctx: &TcContext, config: &Config, remote: &Address) -> Result<(), ()> {
     // SAFETY: plain integers, for which zero is a value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     key.tunnel_id = OVERLAY_VNI;
@@ -78,9 +81,13 @@ pub fn set_tunnel_key(ctx: &TcContext, remote: &Address) -> Result<(), ()> {
     let mut flags = u64::from(BPF_F_ZERO_CSUM_TX);
     match remote.v4_be() {
         // The helper takes IPv4 in host byte order and IPv6 in network byte order.
-        Some(v4_be) => key.__bindgen_anon_1.remote_ipv4 = u32::from_be(v4_be),
+        Some(v4_be) => {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be(v4_be);
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be(config.tunnel_v4.words_be[3]);
+        }
         None => {
             key.__bindgen_anon_1.remote_ipv6 = remote.words_be;
+            key.__bindgen_anon_3.local_ipv6 = config.tunnel_v6.words_be;
             flags |= u64::from(BPF_F_TUNINFO_IPV6);
         }
     }
@@ -88,6 +95,25 @@ pub fn set_tunnel_key(ctx: &TcContext, remote: &Address) -> Result<(), ()> {
     let result =
         unsafe { bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) };
     if result == 0 { Ok(()) } else { Err(()) }
+}
+
+/// The other end of the tunnel that a packet came through (or, if it was given its key already, is about to take).
+#[inline(always)]
+pub fn tunnel_end(ctx: &TcContext) -> Option<Address> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the key outlives the call and its size is given. The helper refuses the other family.
+    if unsafe { bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, 0) } == 0 {
+        // SAFETY: the helper filled the IPv4 side in.
+        return Some(Address::from_v4_be(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be()));
+    }
+    // SAFETY: as above.
+    if unsafe { bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, u64::from(BPF_F_TUNINFO_IPV6)) } == 0 {
+        // SAFETY: the helper filled the IPv6 side in.
+        return Some(Address { words_be: unsafe { key.__bindgen_anon_1.remote_ipv6 } });
+    }
+    None
 }
 
 #[inline(always)]

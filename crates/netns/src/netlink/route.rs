@@ -140,6 +140,22 @@ impl Netlink {
             .collect())
     }
 
+    /// Whether packets for this address are taken in here. An IPv6 address is only some time after it was given: the kernel makes
+    /// its local route in the background.
+    pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        let what = || format!("look up the route to {address}");
+        let answers = match self.socket.request(&what, RouteNetlinkMessage::GetRoute(message), 0) {
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) => return Ok(false),
+            other => other?,
+        };
+        let local = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local);
+        Ok(answers.iter().any(local))
+    }
+
     /// Makes a route, or replaces the one to the same destination with the same metric: no packet finds it missing.
     pub fn set_route(&mut self, spec: &RouteSpec) -> Result<(), NetlinkError> {
         let what = || format!("set route to {}/{}", spec.destination, spec.prefix_len);
