@@ -35,6 +35,11 @@ use cluster::Cluster;
 use socket::Server;
 use store::Store;
 
+/// The agent was started by somebody else than root.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the agent must run as root: it makes links in Pods' namespaces and loads kernel programs")]
+pub struct NotRoot;
+
 /// How long the end of the agent waits for what its data plane is doing.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -44,6 +49,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// # Errors
 /// When something that it cannot do without is missing or taken, or a part of it fails.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(NotRoot.into());
+    }
     let name = NodeName::new(options.node_name.as_str());
     let client = Client::new(options.kubeconfig.as_deref()).await?;
     let store = Store::open(&options.state_dir)?;

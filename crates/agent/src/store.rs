@@ -34,12 +34,12 @@ pub enum StoreError {
     )]
     Locked(PathBuf),
     /// The file system refused.
-    #[error("state file {path}: {source}")]
+    #[error("state file {path}: {cause}")]
     File {
         /// The file or folder.
         path: PathBuf,
         /// What the file system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -167,5 +167,5 @@ fn write<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<(), Store
 
 fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::File { path: path.clone(), source }
+    move |cause| StoreError::File { path: path.clone(), cause }
 }

@@ -25,23 +25,23 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The file is missing, no YAML, or names files that are missing.
-    #[error("kubeconfig {path}: {source}")]
+    #[error("kubeconfig {path}: {cause}")]
     Kubeconfig {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: kube::config::KubeconfigError,
+        cause: kube::config::KubeconfigError,
     },
     /// No file was named, and this is no Pod of a cluster.
     #[error("no kubeconfig named, and not in a cluster ({0}): name one with --kubeconfig FILE")]
     InCluster(#[from] kube::config::InClusterError),
     /// The certificates or the token are wrong.
-    #[error("credentials for {server}: {source}")]
+    #[error("credentials for {server}: {cause}")]
     Credentials {
         /// The server's URL.
         server: String,
         /// What is wrong with them.
-        source: kube::Error,
+        cause: kube::Error,
     },
 }
 
@@ -54,7 +54,7 @@ impl Client {
         let mut config = match kubeconfig {
             None => kube::Config::incluster()?,
             Some(path) => {
-                let wrong = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };
+                let wrong = |cause| ConnectError::Kubeconfig { path: path.to_owned(), cause };
                 let file = Kubeconfig::read_from(path).map_err(wrong)?;
                 kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                     .await
@@ -67,7 +67,7 @@ impl Client {
         config.default_retry = false;
         let server = config.cluster_url.to_string();
         let kube = kube::Client::try_from(config)
-            .map_err(|source| ConnectError::Credentials { server: server.clone(), source })?;
+            .map_err(|cause| ConnectError::Credentials { server: server.clone(), cause })?;
         Ok(Self { kube, server })
     }
 

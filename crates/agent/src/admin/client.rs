@@ -26,20 +26,20 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody is there, or not for this user.
-    #[error("agent at {socket}: {source}; is `weft agent` running there, and is this user root?")]
+    #[error("agent at {socket}: {cause}; is `weft agent` running there, and is this user root?")]
     Connection {
         /// The agent's socket.
         socket: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It answered what this version does not understand.
-    #[error("agent at {socket}: its answer does not read: {source}; is it of another version?")]
+    #[error("agent at {socket}: its answer does not read: {cause}; is it of another version?")]
     Answer {
         /// The agent's socket.
         socket: PathBuf,
         /// What is wrong with it.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// It said no.
     #[error("agent at {socket}: {message}")]
@@ -64,7 +64,7 @@ impl Client {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let at = |source| ClientError::Connection { socket: socket.to_owned(), source };
+        let at = |cause| ClientError::Connection { socket: socket.to_owned(), cause };
         let stream = UnixStream::connect(socket).map_err(at)?;
         stream.set_read_timeout(Some(DEADLINE)).map_err(at)?;
         stream.set_write_timeout(Some(DEADLINE)).map_err(at)?;
@@ -76,8 +76,8 @@ impl Client {
     /// # Errors
     /// When the connection breaks or the agent says no.
     pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
-        let unreadable = |source| ClientError::Answer { socket: self.socket.clone(), source };
-        let broken = |source| ClientError::Connection { socket: self.socket.clone(), source };
+        let unreadable = |cause| ClientError::Answer { socket: self.socket.clone(), cause };
+        let broken = |cause| ClientError::Connection { socket: self.socket.clone(), cause };
         let body = serde_json::to_vec(&Envelope { kind: "admin", request }).map_err(unreadable)?;
         frame::write(&mut self.stream, &body).map_err(broken)?;
         let answer = frame::read(&mut self.stream).map_err(broken)?;

@@ -77,7 +77,7 @@ pub struct Usage(pub String);
 
 /// The exit code for what went wrong.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<NotRoot>() {
+    if error.is::<NotRoot>() || error.is::<weft_agent::NotRoot>() {
         return ExitCode::from(3);
     }
     if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>()
