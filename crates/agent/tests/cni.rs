@@ -173,6 +173,27 @@ fn gc_removes_what_is_not_valid_and_nothing_else() {
 }
 
 #[test]
+fn gc_goes_on_after_a_single_error_and_tells_it() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    let pods: Vec<Scratch> = (0..3).map(|_| Scratch::new("t-pod-")).collect();
+    for (i, pod) in pods.iter().enumerate() {
+        agent.add(&format!("c{i}"), pod);
+    }
+    // A folder in the place of a record cannot be removed as one.
+    let record = machine.state.path().join("attachments/c1@eth0");
+    std::fs::remove_file(&record).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    let gc = with(call(Verb::Gc, "", Path::new("")), json!({ "cni.dev/valid-attachments": [] }));
+    let error = agent.fails(&gc, 101);
+    assert!(error.contains("c1@eth0") && !error.contains("c0@eth0"), "{error}");
+    machine.has_pods(0);
+    std::fs::remove_dir(&record).unwrap();
+    agent.succeeds(&gc);
+    assert_eq!(agent.free()[0], 253);
+}
+
+#[test]
 fn a_full_range_is_a_clear_error_and_what_del_frees_is_given_again() {
     let machine = Machine::new();
     // Room for five.

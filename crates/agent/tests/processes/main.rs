@@ -15,6 +15,7 @@ use clap::Parser;
 
 const TESTS: &[(&str, fn())] = &[
     ("a_node_becomes_ready_and_serves", serves::a_node_becomes_ready_and_serves),
+    ("the_configuration_is_written_last", serves::the_configuration_is_written_last),
     ("a_terminated_agent_leaves_everything_in_place", serves::a_terminated_agent_leaves_everything_in_place),
     ("a_killed_agent_fails_no_request", serves::a_killed_agent_fails_no_request),
     ("an_api_server_that_is_away_or_refuses", serves::an_api_server_that_is_away_or_refuses),

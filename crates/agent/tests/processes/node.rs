@@ -67,7 +67,7 @@ impl Node {
         let node = Self { machine, api, stop, serving: Some(serving), agent: None };
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
-            "spec": { "podCIDR": ranges[0], "podCIDRs": ranges },
+            "spec": { "podCIDR": ranges.first(), "podCIDRs": ranges },
         });
         node.kubectl(&["create", "-f", "-"], &object.to_string());
         let status = json!({ "status": { "addresses": [

@@ -56,6 +56,26 @@ pub fn a_node_becomes_ready_and_serves() {
     node.machine.has_pods(0);
 }
 
+pub fn the_configuration_is_written_last() {
+    let mut node = Node::new(&[]);
+    node.start();
+    let why = node.wait_for("what the node lacks", || {
+        let why = node.status()?.why_not?;
+        why.contains("spec.podCIDRs").then_some(why)
+    });
+    assert!(node.get("/readyz").contains(&why));
+    assert!(!node.conflist().exists());
+    let ranges = r#"{"spec":{"podCIDR":"10.244.1.0/24","podCIDRs":["10.244.1.0/24"]}}"#;
+    node.kubectl(&["patch", "node", NODE, "-p", ranges], "");
+    node.ready();
+    // Somebody else's hand in it is put right, and it stays when the node is not ready any more.
+    std::fs::remove_file(node.conflist()).unwrap();
+    node.wait_for("the configuration again", || node.conflist().exists().then_some(()));
+    node.kubectl(&["delete", "node", NODE], "");
+    node.wait_for("the node to be unready", || node.status().filter(|status| !status.ready));
+    assert!(node.conflist().exists());
+}
+
 pub fn a_terminated_agent_leaves_everything_in_place() {
     let mut node = Node::new(DUAL);
     node.start();
