@@ -10,7 +10,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     cron::Schedule,
     job::end_of,
     owned::{owned, owner_reference},
@@ -19,14 +19,13 @@ use crate::world::World;
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let jobs = world.jobs.list();
-    let mut again: Again = None;
+    let mut pass = Pass::default();
     for cron in world.cron_jobs.list() {
         if cron.metadata.deletion_timestamp.is_none() {
-            let next = one(world, &cron, owned(&jobs, &*cron)).await?;
-            again = [again, next].into_iter().flatten().min();
+            pass.take(one(world, &cron, owned(&jobs, &*cron)).await);
         }
     }
-    Ok(again)
+    pass.end()
 }
 
 async fn one(world: &World, cron: &CronJob, jobs: Vec<Arc<Job>>) -> kube::Result<Again> {

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     deployment::share,
     owned::{
         count, hash_of, is_active, is_finished, is_ready, is_terminating, label, owned, pod_from, with_suffix,
@@ -22,14 +22,13 @@ const REVISION: &str = "controller-revision-hash";
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let (pods, nodes) = (world.pods.list(), world.nodes.list());
-    let mut again = None;
+    let mut pass = Pass::default();
     for set in world.daemon_sets.list() {
         if set.metadata.deletion_timestamp.is_none() {
-            let soonest = one(world, &set, &nodes, owned(&pods, &*set)).await?;
-            again = [again, soonest].into_iter().flatten().min();
+            pass.take(one(world, &set, &nodes, owned(&pods, &*set)).await);
         }
     }
-    Ok(again)
+    pass.end()
 }
 
 async fn one(

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     owned::{hash_of, label, owned, owner_reference},
     status::condition,
 };
@@ -20,12 +20,13 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let sets = world.replica_sets.list();
+    let mut pass = Pass::default();
     for deployment in world.deployments.list() {
         if deployment.metadata.deletion_timestamp.is_none() {
-            one(world, &deployment, owned(&sets, &*deployment)).await?;
+            pass.take(one(world, &deployment, owned(&sets, &*deployment)).await.map(|()| None));
         }
     }
-    Ok(None)
+    pass.end()
 }
 
 async fn one(world: &World, deployment: &Deployment, sets: Vec<Arc<ReplicaSet>>) -> kube::Result<()> {

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     owned::{hash_of, is_finished, is_ready, is_terminating, owned, owner_reference},
     selector::selects_labels,
 };
@@ -31,6 +31,7 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
             Some((node.metadata.name.clone()?, zone.clone()))
         })
         .collect();
+    let mut pass = Pass::default();
     for service in world.services.list() {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         // Without a selector the slices are somebody else's.
@@ -43,9 +44,9 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
                 && !is_finished(pod)
         });
         let wanted = slices_of(&service, behind, &zones);
-        write(world, wanted, owned(&slices, &*service)).await?;
+        pass.take(write(world, wanted, owned(&slices, &*service)).await.map(|()| None));
     }
-    Ok(None)
+    pass.end()
 }
 
 /// Endpoints that have the same ports.

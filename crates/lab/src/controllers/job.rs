@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     owned::{is_active, is_ready, label, owned, phase, pod_from, with_suffix},
     status::{condition, now},
 };
@@ -22,14 +22,13 @@ const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let pods = world.pods.list();
-    let mut again: Again = None;
+    let mut pass = Pass::default();
     for job in world.jobs.list() {
         if job.metadata.deletion_timestamp.is_none() {
-            let next = one(world, &job, owned(&pods, &*job)).await?;
-            again = [again, next].into_iter().flatten().min();
+            pass.take(one(world, &job, owned(&pods, &*job)).await);
         }
     }
-    Ok(again)
+    pass.end()
 }
 
 /// How a Job has ended, if it has: the condition that says so.

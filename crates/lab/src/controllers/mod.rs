@@ -30,6 +30,30 @@ use crate::{ranges::Ranges, world::World};
 /// When a controller must look again although nothing changed.
 pub(crate) type Again = Option<Duration>;
 
+/// One look at every object of a kind. What cannot be done for one of them keeps no other from its due.
+#[derive(Default)]
+struct Pass {
+    again: Again,
+    failure: Option<kube::Error>,
+}
+
+impl Pass {
+    /// Notes what became of one object.
+    fn take(&mut self, result: kube::Result<Again>) {
+        match result {
+            Ok(again) => self.again = [self.again, again].into_iter().flatten().min(),
+            Err(error) => {
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
+
+    /// The first failure, or when to look again.
+    fn end(self) -> kube::Result<Again> {
+        self.failure.map_or(Ok(self.again), Err)
+    }
+}
+
 /// Starts every controller in `tasks`.
 pub(crate) fn start(world: &World, ranges: &Ranges, tasks: &mut JoinSet<()>) {
     macro_rules! controller {

@@ -2,10 +2,11 @@
 
 use k8s_openapi::{api::core::v1::ServiceAccount, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::Again;
+use super::{Again, Pass};
 use crate::world::World;
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
+    let mut pass = Pass::default();
     for namespace in world.namespaces.list() {
         let name = namespace.metadata.name.clone().unwrap_or_default();
         let ending = namespace.metadata.deletion_timestamp.is_some();
@@ -15,7 +16,7 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
         let metadata =
             ObjectMeta { name: Some("default".into()), namespace: Some(name), ..ObjectMeta::default() };
         let account = ServiceAccount { metadata, ..ServiceAccount::default() };
-        world.service_accounts.create(&world.client, &account).await?;
+        pass.take(world.service_accounts.create(&world.client, &account).await.map(|()| None));
     }
-    Ok(None)
+    pass.end()
 }

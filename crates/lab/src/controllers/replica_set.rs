@@ -7,7 +7,7 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     owned::{controller_uid, count, is_active, is_ready, owner_reference, pod_from, with_suffix},
     selector::selects,
 };
@@ -18,14 +18,13 @@ pub(super) const AT_ONCE: usize = 16;
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let pods = world.pods.list();
-    let mut again = None;
+    let mut pass = Pass::default();
     for set in world.replica_sets.list() {
         if set.metadata.deletion_timestamp.is_none() {
-            let soonest = one(world, &set, &pods).await?;
-            again = [again, soonest].into_iter().flatten().min();
+            pass.take(one(world, &set, &pods).await);
         }
     }
-    Ok(again)
+    pass.end()
 }
 
 async fn one(world: &World, set: &ReplicaSet, pods: &[Arc<Pod>]) -> kube::Result<Again> {

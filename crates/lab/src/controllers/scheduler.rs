@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use k8s_openapi::{
     api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec},
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::{Api, api::PostParams};
 use serde_json::json;
 
-use super::{Again, owned::is_finished, replica_set::AT_ONCE, selector::selects, status::now};
+use super::{Again, Pass, owned::is_finished, replica_set::AT_ONCE, selector::selects, status::now};
 use crate::world::World;
 
 /// A port of a node that a Pod takes: address, protocol, number. Colliding means all three.
@@ -64,16 +64,18 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
             None => refused.push(pod.clone()),
         }
     }
-    stream::iter(bindings)
+    let mut pass = Pass::default();
+    let mut bound = stream::iter(bindings)
         .map(|(pod, node)| async move { bind(world, &pod, &node).await })
-        .buffer_unordered(AT_ONCE)
-        .try_collect::<()>()
-        .await?;
+        .buffer_unordered(AT_ONCE);
+    while let Some(result) = bound.next().await {
+        pass.take(result.map(|()| None));
+    }
     for pod in &refused {
-        say_unschedulable(world, pod, nodes.len()).await?;
+        pass.take(say_unschedulable(world, pod, nodes.len()).await.map(|()| None));
     }
     // A Pod that waits for a node is looked at again whenever a node or a Pod changes; nothing to poll for.
-    Ok(None::<Duration>)
+    pass.end()
 }
 
 async fn bind(world: &World, pod: &Pod, node: &str) -> kube::Result<()> {

@@ -16,7 +16,7 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Again,
+    Again, Pass,
     owned::{count, hash_of, is_active, is_finished, is_ready, is_terminating, label, owned, pod_from},
 };
 use crate::world::World;
@@ -25,14 +25,13 @@ const REVISION: &str = "controller-revision-hash";
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let pods = world.pods.list();
-    let mut again = None;
+    let mut pass = Pass::default();
     for set in world.stateful_sets.list() {
         if set.metadata.deletion_timestamp.is_none() {
-            let soonest = one(world, &set, owned(&pods, &*set)).await?;
-            again = [again, soonest].into_iter().flatten().min();
+            pass.take(one(world, &set, owned(&pods, &*set)).await);
         }
     }
-    Ok(again)
+    pass.end()
 }
 
 async fn one(world: &World, set: &StatefulSet, mut pods: Vec<Arc<Pod>>) -> kube::Result<Again> {

@@ -40,7 +40,7 @@ pub enum ManifestError {
         problem: String,
     },
     /// A file or folder cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{path} cannot be read")]
     Unreadable {
         /// The file or folder.
         path: String,
