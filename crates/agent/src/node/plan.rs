@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use weft_datapath::{
 };
 use weft_model::{NodeName, NodePlan, plan::node_plan};
 
-use super::{Node, Open, SETTLE};
+use super::{Node, Open, Report, SETTLE};
 use crate::store::Store;
 
 /// State file: the nodes as the API last told them.
@@ -140,8 +141,11 @@ impl Node {
 
     /// Opens the data plane for these ranges and addresses, unless it is.
     fn open_for(&mut self, pod_ranges: &[IpNet], node_addresses: &[IpAddr]) -> Result<(), String> {
-        let fits = |open: &&Open| open.pod_ranges == pod_ranges && open.node_addresses == node_addresses;
-        if self.datapath.as_ref().filter(fits).is_some() {
+        let fits = |open: &&mut Open| open.pod_ranges == pod_ranges && open.node_addresses == node_addresses;
+        if let Some(open) = self.datapath.as_mut().filter(fits) {
+            if open.prober.is_none() {
+                open.prober = start_prober(pod_ranges, self.config.routing, &self.report).ok();
+            }
             return Ok(());
         }
         // Prober and programs of the old ranges first: the new ones take the same names.
@@ -150,10 +154,11 @@ impl Node {
         let mut plane =
             Datapath::open(&settings).map_err(|error| format!("the data plane does not open: {error}"))?;
         self.adopt(&mut plane, pod_ranges)?;
-        let report = Arc::clone(&self.report);
-        let prober = Prober::start(pod_ranges, self.config.routing, move |health| report(health.clone()))
+        let prober = start_prober(pod_ranges, self.config.routing, &self.report)
             // Without proof everything takes the overlay, which works.
-            .inspect_err(|error| tracing::error!("paths between nodes cannot be probed: {error}"));
+            .inspect_err(|error| {
+                tracing::error!("paths between nodes cannot be probed: {error}; trying again")
+            });
         let (pod_ranges, node_addresses) = (pod_ranges.to_vec(), node_addresses.to_vec());
         self.datapath = Some(Open { plane, pod_ranges, node_addresses, prober: prober.ok() });
         Ok(())
@@ -216,4 +221,9 @@ impl Node {
             || self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved))
             || self.settled_by.is_some_and(|deadline| deadline <= Instant::now())
     }
+}
+
+fn start_prober(pod_ranges: &[IpNet], routing: probe::Routing, report: &Report) -> io::Result<Prober> {
+    let report = Arc::clone(report);
+    Prober::start(pod_ranges, routing, move |health| report(health.clone()))
 }

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread::{self, JoinHandle},
@@ -11,7 +12,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -124,6 +128,8 @@ impl Node {
         command.args(["--node-name", NODE, "--uplink", "eth0", "--metrics", "127.0.0.1:9464"]);
         command.env(ROLE, "agent").stdin(Stdio::null()).stderr(log);
         self.machine.netns.0.enter_child(&mut command).unwrap();
+        // SAFETY: one system call between fork and exec. The agent goes with a test that is killed.
+        unsafe { command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
         command
     }
 
