@@ -50,7 +50,7 @@ pub fn killed_at_random_nothing_leaks() {
             finished.store(true, Ordering::Relaxed);
         });
         while !finished.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(random(50, 300)));
+            thread::sleep(Duration::from_millis(random(100, 500)));
             node.signal(Signal::SIGKILL);
             agent_kills += 1;
             thread::sleep(Duration::from_millis(random(0, 60)));
@@ -63,7 +63,7 @@ pub fn killed_at_random_nothing_leaks() {
         attached.load(Ordering::Relaxed),
         plugin_kills.load(Ordering::Relaxed)
     );
-    assert!(attached.load(Ordering::Relaxed) > 100);
+    assert!(attached.load(Ordering::Relaxed) > 50);
     assert!(agent_kills > 3 && plugin_kills.load(Ordering::Relaxed) > 20, "{agent_kills} {plugin_kills:?}");
     settled(&node);
 }
