@@ -24,7 +24,5 @@ pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};
 pub use overview::{NodeOverview, Overview, PodOverview};
-pub use place::{
-    BadName, Cgroup, Fabric, FabricLink, LabDir, LabName, LabRecord, NameTaken, NodeRecord, PodRecord, clean,
-};
+pub use place::{BadName, Cgroup, LabDir, LabName, LabRecord, NameTaken, NodeRecord, PodRecord, clean};
 pub use ranges::{IpFamily, Ranges};

@@ -18,24 +18,15 @@ const UPLINK: &str = "eth0";
 
 /// The fabric of one lab.
 #[derive(Debug)]
-pub struct Fabric {
+pub(crate) struct Fabric {
     netns: Netns,
     bridge: u32,
     mtu: u32,
 }
 
-/// The fabric's end of a node's link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FabricLink {
-    /// Packets pass.
-    Up,
-    /// The node is cut off.
-    Down,
-}
-
 impl Fabric {
     /// Makes the namespace, the bridge and its addresses.
-    pub fn create(lab: &LabDir, ranges: &Ranges, mtu: u32) -> Result<Fabric> {
+    pub(crate) fn create(lab: &LabDir, ranges: &Ranges, mtu: u32) -> Result<Fabric> {
         let netns = Netns::create(&lab.netns("fabric"))?;
         start_namespace(&netns)?;
         let mut netlink = Netlink::open_in(&netns)?;
@@ -49,15 +40,8 @@ impl Fabric {
         Ok(Fabric { netns, bridge, mtu })
     }
 
-    /// The fabric of a running lab.
-    pub fn open(lab: &LabDir) -> Result<Fabric> {
-        let netns = Netns::open(&lab.netns("fabric"))?;
-        let link = Netlink::open_in(&netns)?.link(BRIDGE)?;
-        Ok(Fabric { netns, bridge: link.index, mtu: link.mtu })
-    }
-
     /// Makes a node's namespace and joins it. `host` is the last part of its addresses.
-    pub fn add_node(&self, lab: &LabDir, node: &str, ranges: &Ranges, host: u8) -> Result<Netns> {
+    pub(crate) fn add_node(&self, lab: &LabDir, node: &str, ranges: &Ranges, host: u8) -> Result<Netns> {
         let netns = Netns::create(&lab.netns(node))?;
         start_namespace(&netns)?;
         let spec = VethSpec {
@@ -87,19 +71,8 @@ impl Fabric {
         inside.set_route(&RouteSpec::default_via(gateway, uplink)).map_err(Into::into)
     }
 
-    /// Cuts a node off, or joins it again.
-    pub fn set_link(&self, node: &str, state: FabricLink) -> Result<()> {
-        let mut netlink = Netlink::open_in(&self.netns)?;
-        let index = netlink.link(node)?.index;
-        match state {
-            FabricLink::Up => netlink.set_up(index)?,
-            FabricLink::Down => netlink.set_down(index)?,
-        }
-        Ok(())
-    }
-
     /// The namespace of the bridge.
-    pub fn netns(&self) -> &Netns {
+    pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }
 }

@@ -20,8 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::Cgroup;
-pub(crate) use fabric::start_namespace;
-pub use fabric::{Fabric, FabricLink};
+pub(crate) use fabric::{Fabric, start_namespace};
 pub use leftovers::clean;
 pub(crate) use leftovers::remove;
 pub(crate) use spawn::{Spawner, enter};
