@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use weft_netns::{Netlink, netlink::RouteSpec};
-use weft_tests::{Lab, weft};
+use weft_tests::{Lab, wait_for, weft};
 
 const PODS: &str = "
 apiVersion: apps/v1
@@ -61,12 +61,13 @@ fn it_names_the_pairs_that_fail() {
 #[test]
 fn status_draws_the_nodes_their_pods_and_the_paths_between_them() {
     let lab = Lab::with_nodes(2).option("--routing", "overlay").running(PODS).up();
-    let picture = weft(&["status", "--name", lab.name()]).succeeds();
-    for part in
-        ["┌─ node-1", "┌─ node-2", "default/alone", "to node-2: overlay (--routing overlay)", "all is fine"]
-    {
-        assert!(picture.contains(part), "{part}: {picture}");
-    }
+    let parts =
+        ["┌─ node-1", "┌─ node-2", "default/alone", "to node-2: overlay (--routing overlay)", "all is fine"];
+    // A node says how it reaches another once it has probed it for the first time.
+    wait_for("the picture of the cluster", || {
+        let picture = weft(&["status", "--name", lab.name()]).succeeds();
+        if parts.iter().all(|part| picture.contains(part)) { Ok(()) } else { Err(picture) }
+    });
 }
 
 #[test]

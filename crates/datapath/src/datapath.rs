@@ -129,7 +129,7 @@ impl Datapath {
             peers,
             routes,
             masquerade,
-            host_ports: Table::adopt(HostPorts::open()?)?,
+            host_ports: Table::adopt(HostPorts::open(settings.vxlan_port)?)?,
             pod_ports,
             removal: Removal::start()?,
             plan: None,

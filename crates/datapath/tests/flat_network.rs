@@ -48,6 +48,12 @@ fn both_ways(path: Path) {
     let expected = if path == Path::Overlay { Counter::ToOverlay } else { Counter::ToNative };
     assert!(one.drops(expected) > 0);
     assert!(one.drops(Counter::SameNode) > 0);
+    let tracked = |node: &support::Node| {
+        node.netns.0.run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap()).unwrap()
+    };
+    for node in [&one, &two] {
+        assert!(!tracked(node).contains("dport=8472"), "tunnel packets are not tracked");
+    }
     for counter in Counter::ALL.iter().filter(|counter| counter.is_drop()) {
         assert_eq!((one.drops(*counter), two.drops(*counter)), (0, 0), "{}", counter.name());
     }

@@ -11,8 +11,8 @@ use weft_model::{PortMapping, Protocol};
 use weft_netns::{NetlinkError, netlink::NetlinkSocket};
 
 use super::{
-    GET_TABLE, NETLINK_NETFILTER, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, NftError,
-    TABLE_USER_DATA, expression,
+    DELETE_TABLE, GET_TABLE, NETLINK_NETFILTER, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE,
+    NftError, TABLE_USER_DATA, expression,
     message::{Attributes, Message, batch},
 };
 use crate::table::Store;
@@ -20,8 +20,8 @@ use crate::table::Store;
 const TABLE: &str = "weft-ports";
 const GET_ELEMENTS: u16 = 13;
 const DELETE_ELEMENTS: u16 = 14;
-/// User data of the table: tells these rules from those of another version.
-const VERSION: &[u8] = b"1";
+/// Tells these rules from those of another version; the overlay's port follows it in the table's user data.
+const VERSION: u8 = 2;
 
 /// A port of the node. The key of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,7 @@ pub(crate) type PodTarget = (IpAddr, u16);
 #[derive(Debug)]
 pub(crate) struct HostPorts {
     socket: NetlinkSocket,
+    overlay_port: u16,
 }
 
 /// The IP protocol number.
@@ -90,9 +91,10 @@ impl HostPort {
 }
 
 impl HostPorts {
-    /// The mappings of the calling thread's namespace; the rules are made unless they are there.
-    pub(crate) fn open() -> Result<HostPorts, NftError> {
-        let mut ports = HostPorts { socket: NetlinkSocket::open(NETLINK_NETFILTER)? };
+    /// The mappings of the calling thread's namespace; the rules are made unless they are there. Tunnel packets, to
+    /// `overlay_port`, are kept out of the connection tracking that the translation switches on.
+    pub(crate) fn open(overlay_port: u16) -> Result<HostPorts, NftError> {
+        let mut ports = HostPorts { socket: NetlinkSocket::open(NETLINK_NETFILTER)?, overlay_port };
         ports.make_rules()?;
         Ok(ports)
     }
@@ -100,18 +102,31 @@ impl HostPorts {
     /// Makes table, maps, chains and rules unless they are there; says whether it did.
     pub(crate) fn make_rules(&mut self) -> Result<bool, NftError> {
         let name = Attributes::default().text(1, TABLE);
+        let mut kept = Vec::new();
         match self.socket.request(&|| "look up the table".to_owned(), Message::new(GET_TABLE, name), 0) {
             Ok(tables)
-                if tables.iter().any(|table| table.attributes.get(TABLE_USER_DATA) == Some(VERSION)) =>
+                if tables
+                    .iter()
+                    .any(|table| table.attributes.get(TABLE_USER_DATA) == Some(&self.user_data())) =>
             {
                 return Ok(false);
             }
+            // Another version's rules: what was mapped stays mapped.
+            Ok(tables) if !tables.is_empty() => kept = self.dump()?,
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        self.write(&rules(), "write the rules of host ports")?;
+        self.write(&rules(self.overlay_port, &self.user_data()), "write the rules of host ports")?;
+        for (port, target) in kept {
+            self.upsert(&port, &target)?;
+        }
         Ok(true)
+    }
+
+    fn user_data(&self) -> [u8; 3] {
+        let [high, low] = self.overlay_port.to_be_bytes();
+        [VERSION, high, low]
     }
 
     fn write(&mut self, messages: &[Message], what: &'static str) -> Result<(), NetlinkError> {
@@ -188,9 +203,14 @@ fn map_name(ipv6: bool, with_address: bool) -> &'static str {
     }
 }
 
-fn rules() -> Vec<Message> {
+fn rules(overlay_port: u16, user_data: &[u8]) -> Vec<Message> {
     let table = Attributes::default().text(1, TABLE);
-    let mut messages = vec![Message::new(NEW_TABLE, table.clone().bytes(TABLE_USER_DATA, VERSION))];
+    let mut messages = vec![
+        // Created first so that there is one to delete.
+        Message::new(NEW_TABLE, table.clone()),
+        Message::new(DELETE_TABLE, table.clone()),
+        Message::new(NEW_TABLE, table.clone().bytes(TABLE_USER_DATA, user_data)),
+    ];
     for (index, (ipv6, with_address)) in MAPS.into_iter().enumerate() {
         let address = if ipv6 { 16 } else { 4 };
         let set = table
@@ -205,7 +225,15 @@ fn rules() -> Vec<Message> {
             .number(10, index as u32 + 1);
         messages.push(Message::new(NEW_SET, set));
     }
-    // Prerouting and output, at the priority of destination NAT.
+    // Prerouting and output, before connection tracking.
+    for (chain, hook) in [("overlay-in", 0), ("overlay-out", 3)] {
+        let hook = Attributes::default().number(1, hook).number(2, (-300_i32) as u32);
+        messages
+            .push(Message::new(NEW_CHAIN, table.clone().text(3, chain).nested(4, &hook).text(7, "filter")));
+        messages
+            .push(Message::new(NEW_RULE, table.clone().text(2, chain).nested(4, &untracked(overlay_port))));
+    }
+    // The same, at the priority of destination NAT.
     for (chain, hook) in [("prerouting", 0), ("output", 3)] {
         let hook = Attributes::default().number(1, hook).number(2, (-100_i32) as u32);
         messages.push(Message::new(NEW_CHAIN, table.clone().text(3, chain).nested(4, &hook).text(7, "nat")));
@@ -216,6 +244,21 @@ fn rules() -> Vec<Message> {
         }
     }
     messages
+}
+
+/// UDP to the overlay's port is not tracked.
+fn untracked(overlay_port: u16) -> Attributes {
+    const UDP: u8 = 17;
+    let numbers = |pairs: &[(u16, u32)]| {
+        pairs.iter().fold(Attributes::default(), |list, (kind, value)| list.number(*kind, *value))
+    };
+    let compare = |value: &[u8]| numbers(&[(1, 1), (2, 0)]).nested(3, &Attributes::default().bytes(1, value));
+    Attributes::default()
+        .nested(1, &expression("meta", numbers(&[(1, 1), (2, 16)])))
+        .nested(1, &expression("cmp", compare(&[UDP])))
+        .nested(1, &expression("payload", numbers(&[(1, 1), (2, 2), (3, 2), (4, 2)])))
+        .nested(1, &expression("cmp", compare(&overlay_port.to_be_bytes())))
+        .nested(1, &expression("notrack", Attributes::default()))
 }
 
 /// For this family and an address of the node: look protocol and port up, and translate to what is found.
