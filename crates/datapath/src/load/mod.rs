@@ -24,7 +24,7 @@ use weft_netns::NetlinkError;
 
 pub(crate) use links::Direction;
 
-use crate::table::Raw;
+use crate::{fingerprint, table::Raw};
 
 /// The object that `build.rs` made; empty where there was no BPF toolchain.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft"));
@@ -209,11 +209,9 @@ fn load(folder: &Path) -> Result<Vec<(&'static str, SchedClassifier)>, LoadError
     Ok(loaded)
 }
 
-/// Tells builds apart: FNV-1a over the object.
+/// Tells builds apart.
 fn object_fingerprint() -> u64 {
-    OBJECT
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    fingerprint(OBJECT.iter().copied())
 }
 
 fn map_error(name: &str) -> impl Fn(MapError) -> LoadError {

@@ -15,6 +15,8 @@ use netlink_packet_core::NLM_F_DUMP;
 use weft_model::Masquerade as Plan;
 use weft_netns::{NetlinkError, netlink::NetlinkSocket};
 
+use crate::fingerprint;
+
 const TABLE: &str = "weft";
 const CHAIN: &str = "postrouting";
 const NETLINK_NETFILTER: isize = 12;
@@ -122,9 +124,7 @@ impl Wanted {
     }
 
     fn fingerprint(&self) -> u64 {
-        let text = format!("{self:?}");
-        text.bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        fingerprint(format!("{self:?}").bytes())
     }
 
     /// The transaction that makes the table anew, whatever there was.

@@ -16,6 +16,7 @@ use weft_netns::{
 use crate::{
     config::PodSpec,
     datapath::Datapath,
+    fingerprint,
     load::LoadError,
     nft::{HostPort, NftError, protocol_number},
     route::RouteTo,
@@ -91,8 +92,7 @@ pub enum CheckPodError {
 /// The host-side interface name of an attachment: the same for the same container and interface, at most 15 bytes.
 pub fn host_interface(container_id: &str, interface: &str) -> String {
     let bytes = container_id.bytes().chain([0]).chain(interface.bytes());
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = fingerprint(bytes);
     let mut name = HOST_PREFIX.to_owned();
     // 44 of the 64 bits fit.
     let _ = write!(name, "{:011x}", hash >> 20);

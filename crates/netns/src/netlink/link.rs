@@ -213,11 +213,6 @@ impl Netlink {
         self.set_flags(index, LinkFlags::empty(), LinkFlags::Up)
     }
 
-    /// Switches neighbour resolution off (`IFF_NOARP`).
-    pub fn set_no_arp(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.set_flags(index, LinkFlags::Noarp, LinkFlags::Noarp)
-    }
-
     fn set_flags(&mut self, index: u32, flags: LinkFlags, mask: LinkFlags) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -234,21 +229,6 @@ impl Netlink {
     /// Sets the MTU, in bytes.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         self.set_attribute(index, "set MTU", LinkAttribute::Mtu(mtu))
-    }
-
-    /// Sets the hardware address.
-    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
-        self.set_attribute(index, "set hardware address", LinkAttribute::Address(mac.to_vec()))
-    }
-
-    /// Renames an interface, which must be down on older kernels.
-    pub fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
-        self.set_attribute(index, "rename", LinkAttribute::IfName(name.to_owned()))
-    }
-
-    /// Moves an interface into another namespace, where it is down and may get another index.
-    pub fn move_to(&mut self, index: u32, netns: &Netns) -> Result<(), NetlinkError> {
-        self.set_attribute(index, "move", LinkAttribute::NetNsFd(netns.as_raw_fd()))
     }
 
     fn set_attribute(

@@ -139,7 +139,7 @@ impl NetlinkSocket {
         Ok(())
     }
 
-    /// The sequence number that the next [`NetlinkSocket::request`] will not use.
+    /// A new sequence number, for [`NetlinkSocket::send`]; [`NetlinkSocket::collect`] waits for its answers.
     pub fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence

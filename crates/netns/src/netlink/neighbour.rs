@@ -56,13 +56,6 @@ impl Netlink {
         let what = || format!("set neighbour {} of interface {}", spec.address, spec.index);
         self.change(&what, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
-
-    /// Removes a neighbour.
-    pub fn delete_neighbour(&mut self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
-        let message = neighbour_message(index, address);
-        let what = || format!("remove neighbour {address} of interface {index}");
-        self.change(&what, RouteNetlinkMessage::DelNeighbour(message), 0)
-    }
 }
 
 fn neighbour_message(index: u32, address: IpAddr) -> NeighbourMessage {
