@@ -10,7 +10,8 @@ use crate::{
     traffic::Way,
 };
 
-const ROUNDS: usize = 5;
+/// Odd, so that the median is a round; many and short rather than few and long, because a round is disturbed as a whole.
+const ROUNDS: usize = 15;
 
 /// The benchmark.
 pub fn run() -> anyhow::Result<Vec<Row>> {
@@ -71,25 +72,18 @@ fn compare(
         // Neighbours are resolved and caches warm before the first round counts.
         measure(&ours)?;
         measure(&theirs)?;
-        let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
+        let mut rounds = Vec::new();
         for round in 0..ROUNDS {
             // Who goes first changes, so that neither always has the warmer machine.
-            if round % 2 == 0 {
-                our_figures.push(measure(&ours)?);
-                their_figures.push(measure(&theirs)?);
+            rounds.push(if round % 2 == 0 {
+                let ours = measure(&ours)?;
+                (ours, measure(&theirs)?)
             } else {
-                their_figures.push(measure(&theirs)?);
-                our_figures.push(measure(&ours)?);
-            }
+                let theirs = measure(&theirs)?;
+                (measure(&ours)?, theirs)
+            });
         }
-        rows.push(Row::compare(
-            &format!("{name}: {what}"),
-            against,
-            unit,
-            &our_figures,
-            &their_figures,
-            goal,
-        ));
+        rows.push(Row::paired(&format!("{name}: {what}"), against, unit, &rounds, goal));
     }
     Ok(rows)
 }

@@ -36,7 +36,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// A comparison of medians.
+    /// A comparison of medians, for sides that were measured one after the other.
     pub fn compare(
         name: &str,
         against: &str,
@@ -47,6 +47,14 @@ impl Row {
     ) -> Row {
         let (ours, theirs) = (median(ours), median(theirs));
         Row::new(name, against, unit, ours, theirs, ours / theirs, goal)
+    }
+
+    /// A comparison round by round, for sides whose rounds alternate: the ratio is the median of the rounds' ratios, so that
+    /// a machine which is slower for a while is slower for both.
+    pub fn paired(name: &str, against: &str, unit: &'static str, rounds: &[(f64, f64)], goal: Goal) -> Row {
+        let (ours, theirs): (Vec<f64>, Vec<f64>) = rounds.iter().copied().unzip();
+        let ratios: Vec<f64> = rounds.iter().map(|(ours, theirs)| ours / theirs).collect();
+        Row::new(name, against, unit, median(&ours), median(&theirs), median(&ratios), goal)
     }
 
     /// A figure that stands for itself.

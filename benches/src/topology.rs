@@ -105,6 +105,9 @@ impl Node {
             bpffs: FilePath::join(bpffs.0.path(), "weft"),
             uplink: Some("eth0".to_owned()),
             vxlan_port: 8472,
+            service_ranges: Vec::new(),
+            cgroup: None,
+            direct_return: false,
             pod_ranges: vec![range],
             node_addresses: vec![address],
         };

@@ -17,7 +17,7 @@ use weft_netns::Netns;
 use crate::report::median;
 
 /// How long one measurement of one candidate takes.
-const MEASURE: Duration = Duration::from_millis(700);
+const MEASURE: Duration = Duration::from_millis(300);
 const CHUNK: usize = 128 * 1024;
 
 /// Where traffic goes from and to.

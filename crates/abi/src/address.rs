@@ -32,6 +32,13 @@ impl Address {
         Address { words_be: [0, 0, MAPPED, address_be] }
     }
 
+    /// What stands for a network namespace of this node where an address stands for a client: its cookie in the discard-only
+    /// prefix 100::/64 (RFC 6666), which no packet comes from.
+    #[inline(always)]
+    pub const fn of_netns(cookie: u64) -> Address {
+        Address { words_be: [0x0100_0000_u32.to_be(), 0, (cookie >> 32) as u32, cookie as u32] }
+    }
+
     /// The IPv4 address in network byte order, if this is one.
     #[inline(always)]
     pub const fn v4_be(&self) -> Option<u32> {

@@ -18,9 +18,22 @@ pub struct Config {
     pub tunnel_v4: Address,
     /// This node's IPv6 address, likewise.
     pub tunnel_v6: Address,
+    /// Cookie of the node's network namespace: a socket in it belongs to the node, any other to a Pod.
+    pub netns_cookie: u64,
+    /// UDP port of the overlay, network byte order.
+    pub vxlan_port_be: u16,
+    /// [`Config::DIRECT_RETURN`].
+    pub flags: u16,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 48);
+impl Config {
+    /// The node of a backend answers clients from outside itself instead of through the node that they came by.
+    pub const DIRECT_RETURN: u16 = 1;
+}
 
-// SAFETY: twelve integers.
+const _: () = assert!(size_of::<Config>() == 64);
+
+// SAFETY: integers without padding.
 unsafe impl Plain for Config {}

@@ -57,6 +57,24 @@ counters! {
     TunnelKey = "tunnel-key" drop,
     /// Out of a tunnel came a source that is not at the tunnel's other end.
     TunnelSource = "tunnel-source" drop,
+    /// A connection to a Service was given its backend at the socket.
+    SocketService = "socket-service" pass,
+    /// A connection to a Service was given its backend packet by packet.
+    PacketService = "packet-service" pass,
+    /// A connection was refused: the Service has no backend, or not this port.
+    Refused = "refused" pass,
+    /// A Service without a backend, whose rules say that packets are dropped.
+    NoBackend = "no-backend" drop,
+    /// An address of the Service range that no Service has.
+    NoService = "no-service" drop,
+    /// Not among the source ranges of a Service.
+    SourceRange = "source-range" drop,
+    /// The client's affinity could not be remembered: the table is full.
+    AffinitiesFull = "affinities-full" pass,
+    /// A new flow found the table of flows full, or its client has too many in it.
+    FlowsFull = "flows-full" drop,
+    /// A later fragment whose first has not been seen.
+    Fragment = "fragment" drop,
 }
 
 #[cfg(test)]

@@ -6,22 +6,40 @@
 #![no_std]
 
 mod address;
+mod affinity;
+mod announced;
+mod backend;
 mod config;
 mod counter;
+mod frontend;
 mod pod;
 mod route;
+mod service_port;
+mod socket;
+mod source_range;
 
 pub use address::Address;
+pub use affinity::{Affinity, AffinityKey, MAX_AFFINITIES};
+pub use announced::{Announced, MAX_ANNOUNCED};
+pub use backend::{Backend, MAX_BACKENDS};
 pub use config::Config;
 pub use counter::Counter;
+pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_POD_PORTS, MAX_PODS, Pod, PodPort};
 pub use route::{MAX_ROUTES, Path, Route};
+pub use service_port::{MAX_SERVICE_PORTS, MAX_SLOTS, ServiceCounters, ServicePort, Slots};
+pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
+pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
-/// VXLAN network identifier (RFC 7348) of the overlay.
+/// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
+
+/// VXLAN network identifier of flows from outside, between the node that they entered by and the node of their backend: their
+/// sources are nobody's in the cluster, and what a backend answers goes back through the node that the flow came by.
+pub const ENTRY_VNI: u32 = 2;
 
 /// Hardware address of every Pod's gateway and of every overlay device. It is one and the same everywhere, so that a
 /// frame that a Pod addressed to its gateway is for the receiving node's overlay device too, and nothing on the way
@@ -40,6 +58,28 @@ pub mod maps {
     pub const ROUTES: &str = "ROUTES";
     /// [`crate::PodPort`] → 1: what ports of this node lead to.
     pub const POD_PORTS: &str = "POD_PORTS";
+    /// [`crate::FrontendKey`] → [`crate::Frontend`]: what Services are reached by.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Index → [`crate::ServicePort`].
+    pub const SERVICE_PORTS: &str = "SERVICE_PORTS";
+    /// Index of a Service port → [`crate::ServiceCounters`].
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// Index → index of a backend.
+    pub const SLOTS: &str = "SLOTS";
+    /// Index → [`crate::Backend`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Index of a backend → connections that it was given.
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Longest prefix of [`crate::SourceRange`] → 1.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// [`crate::AffinityKey`] → [`crate::Affinity`].
+    pub const AFFINITIES: &str = "AFFINITIES";
+    /// Cookie of a connected socket → [`crate::SocketPeer`].
+    pub const SOCKETS: &str = "SOCKETS";
+    /// [`crate::DatagramKey`] → [`crate::SocketPeer`].
+    pub const DATAGRAM_PEERS: &str = "DATAGRAM_PEERS";
+    /// [`crate::Address`] → [`crate::Announced`].
+    pub const ANNOUNCED: &str = "ANNOUNCED";
     /// One [`crate::Config`].
     pub const CONFIG: &str = "CONFIG";
     /// [`crate::Counter`] → packets, per CPU.

@@ -7,12 +7,14 @@ pub const MAX_PODS: u32 = 8192;
 
 /// Where a Pod of this node is.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pod {
     /// Index of the Pod's host-side interface, host byte order.
     pub ifindex: u32,
-    /// [`Pod::SHAPED`] and flags to come; host byte order.
+    /// [`Pod::SHAPED`] and the like; host byte order.
     pub flags: u32,
+    /// Cookie of the Pod's network namespace.
+    pub netns_cookie: u64,
 }
 
 impl Pod {
@@ -21,7 +23,20 @@ impl Pod {
     /// Ports of the node lead to ports of the Pod: what it sends from those goes through the host's stack, which translates
     /// back.
     pub const HAS_HOST_PORTS: u32 = 2;
+    /// Flows of the Pod are translated on their way: what it sends and receives is looked up among them. Set by the kernel
+    /// programs, left alone by everybody else.
+    pub const HAS_FLOWS: u32 = 4;
 }
+
+impl PartialEq for Pod {
+    /// Leaves [`Pod::HAS_FLOWS`] out, which is not user space's to write.
+    fn eq(&self, other: &Pod) -> bool {
+        let wanted = |pod: &Pod| (pod.ifindex, pod.flags & !Pod::HAS_FLOWS, pod.netns_cookie);
+        wanted(self) == wanted(other)
+    }
+}
+
+impl Eq for Pod {}
 
 /// A Pod's port that a port of the node leads to.
 #[repr(C)]
@@ -45,7 +60,7 @@ const _: () = assert!(size_of::<PodPort>() == 20);
 // SAFETY: integers without padding.
 unsafe impl Plain for PodPort {}
 
-const _: () = assert!(size_of::<Pod>() == 8);
+const _: () = assert!(size_of::<Pod>() == 16);
 
-// SAFETY: two integers.
+// SAFETY: integers without padding.
 unsafe impl Plain for Pod {}

@@ -24,10 +24,15 @@ pub struct Route {
     /// Where the other node's tunnels begin, whatever the path from here: what comes out of a tunnel with a source in this prefix
     /// must have come from there.
     pub tunnel: Address,
-    /// A [`Path`] as a number.
+    /// A [`Path`] as a number, or [`Route::SERVICES`].
     pub path: u32,
     /// No meaning yet; zero.
     pub reserved: u32,
+}
+
+impl Route {
+    /// In the place of a path: nowhere. It is a range of Service addresses; what no frontend answers for is dropped.
+    pub const SERVICES: u32 = 3;
 }
 
 const _: () = assert!(size_of::<Route>() == 40);

@@ -128,6 +128,8 @@ fn config(options: &Options, name: &NodeName) -> node::Config {
         bpffs: options.bpffs.clone(),
         uplink: options.uplink.clone(),
         vxlan_port: options.vxlan_port,
+        cgroup: options.cgroup_root.clone(),
+        direct_return: options.direct_return,
         routing: options.routing.into(),
         plan: plan::Settings {
             pod_ranges: options.pod_cidrs.clone(),

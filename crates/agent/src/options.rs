@@ -27,9 +27,13 @@ pub struct Options {
     /// Where kernel programs and maps are pinned, on a bpffs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weft")]
     pub bpffs: PathBuf,
-    /// The cgroup2 folder whose processes are this node's; without it, the cgroup2 mount. Nothing is attached there yet
+    /// The cgroup2 folder whose processes are this node's; without it, the cgroup2 mount
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Answer clients from outside straight from their backend's node, instead of through the node that they came by. Only
+    /// where the network lets a node send from the addresses of others
+    #[arg(long)]
+    pub direct_return: bool,
     /// The socket for the CNI plugin and for `weft status`
     #[arg(long, value_name = "FILE", default_value = "/run/weft/agent.sock")]
     pub socket: PathBuf,

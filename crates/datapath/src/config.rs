@@ -20,6 +20,12 @@ pub struct Settings {
     pub pod_ranges: Vec<IpNet>,
     /// Addresses of this node.
     pub node_addresses: Vec<IpAddr>,
+    /// Ranges of Service addresses.
+    pub service_ranges: Vec<IpNet>,
+    /// Sockets of processes in this cgroup and below are connected to Services' backends; absent: only packets are translated.
+    pub cgroup: Option<PathBuf>,
+    /// A backend's node answers clients from outside itself, instead of through the node that they came by.
+    pub direct_return: bool,
 }
 
 /// A Pod's interface to be made.

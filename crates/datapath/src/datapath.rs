@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, PodPort, Route, maps, programs};
 use weft_model::{NodeName, NodePlan, Peer, PodRange};
 use weft_netns::{
-    Netlink, NetlinkError,
+    Netlink, NetlinkError, Netns, NetnsError,
     netlink::{Link, VxlanSpec, or_exists, or_gone},
 };
 
@@ -54,6 +54,9 @@ pub enum OpenError {
     /// Masquerading.
     #[error(transparent)]
     Nft(#[from] NftError),
+    /// The node's network namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
 }
 
 /// The plan could not be written whole. What was written stays; the rest stays pending.
@@ -317,6 +320,9 @@ impl Datapath {
             uplink_mtu: self.uplink.mtu,
             tunnel_v4: self.own_tunnel_end(true),
             tunnel_v6: self.own_tunnel_end(false),
+            netns_cookie: Netns::current()?.cookie()?,
+            vxlan_port_be: self.settings.vxlan_port.to_be(),
+            ..Config::default()
         };
         if self.config.get(&0, 0)?.0 != config {
             self.config.set(0, Raw(config), 0)?;

@@ -156,6 +156,9 @@ impl Scratch {
             bpffs: bpffs.0.join("weft"),
             uplink: Some(UPLINK.to_owned()),
             vxlan_port: 8472,
+            service_ranges: Vec::new(),
+            cgroup: None,
+            direct_return: false,
             pod_ranges: vec![range],
             node_addresses: vec![ADDRESS],
         };

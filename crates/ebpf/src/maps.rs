@@ -1,10 +1,16 @@
 //! The maps, all pinned by the loader.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
-use weft_abi::{Address, Config, Counter, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, Pod, PodPort, Route};
+use weft_abi::{
+    Address, Affinity, AffinityKey, Announced, Backend, Config, Counter, DatagramKey, Frontend, FrontendKey,
+    MAX_AFFINITIES, MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS,
+    MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route,
+    ServiceCounters, ServicePort, SocketPeer, SourceRange,
+};
 
 #[map]
 pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
@@ -14,6 +20,39 @@ pub static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(MAX_ROUTES, 0);
 
 #[map]
 pub static POD_PORTS: HashMap<PodPort, u32> = HashMap::pinned(MAX_POD_PORTS, 0);
+
+#[map]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::pinned(MAX_FRONTENDS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static SERVICE_PORTS: Array<ServicePort> = Array::pinned(MAX_SERVICE_PORTS, 0);
+
+#[map]
+pub static SERVICE_COUNTERS: Array<ServiceCounters> = Array::pinned(MAX_SERVICE_PORTS, 0);
+
+#[map]
+pub static SLOTS: Array<u32> = Array::pinned(MAX_SLOTS, 0);
+
+#[map]
+pub static BACKENDS: Array<Backend> = Array::pinned(MAX_BACKENDS, 0);
+
+#[map]
+pub static BACKEND_COUNTERS: Array<u64> = Array::pinned(MAX_BACKENDS, 0);
+
+#[map]
+pub static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::pinned(MAX_SOURCE_RANGES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static AFFINITIES: HashMap<AffinityKey, Affinity> = HashMap::pinned(MAX_AFFINITIES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static SOCKETS: LruHashMap<u64, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS, 0);
+
+#[map]
+pub static DATAGRAM_PEERS: LruHashMap<DatagramKey, SocketPeer> = LruHashMap::pinned(MAX_DATAGRAM_PEERS, 0);
+
+#[map]
+pub static ANNOUNCED: HashMap<Address, Announced> = HashMap::pinned(MAX_ANNOUNCED, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static CONFIG: Array<Config> = Array::pinned(1, 0);

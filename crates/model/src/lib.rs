@@ -7,6 +7,7 @@ pub mod ipam;
 pub mod node;
 pub mod plan;
 pub mod pod;
+pub mod services;
 
 pub use ipam::{Ipam, PodRange};
 pub use node::{Node, NodeName};

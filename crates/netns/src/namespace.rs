@@ -16,6 +16,7 @@ use std::{
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
 /// Where named namespaces are bound, as iproute2 does it.
@@ -156,6 +157,31 @@ impl Netns {
                     .map_err(|source| NetnsError::System { step, path: netns.path.clone(), source })
             };
         Ok(identity(self)? == identity(other)?)
+    }
+
+    /// The number that the kernel knows this namespace by (`SO_NETNS_COOKIE`): never zero, never used again while the machine
+    /// runs.
+    pub fn cookie(&self) -> Result<u64, NetnsError> {
+        let asked = self.run(|| -> io::Result<u64> {
+            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+            let (mut cookie, mut size) = (0_u64, size_of::<u64>() as libc::socklen_t);
+            // SAFETY: both out parameters outlive the call, and the size is that of the first.
+            let result = unsafe {
+                libc::getsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_NETNS_COOKIE,
+                    (&raw mut cookie).cast(),
+                    &raw mut size,
+                )
+            };
+            if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+        })?;
+        asked.map_err(|source| NetnsError::System {
+            step: "ask for its cookie",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Runs `task` in a thread of its own that has entered this namespace, and waits for it. Sockets that it makes

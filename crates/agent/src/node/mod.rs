@@ -40,6 +40,10 @@ pub struct Config {
     pub uplink: Option<String>,
     /// UDP port of the overlay.
     pub vxlan_port: u16,
+    /// Sockets of processes in this cgroup and below are connected to Services' backends.
+    pub cgroup: Option<PathBuf>,
+    /// A backend's node answers clients from outside itself.
+    pub direct_return: bool,
     /// Which paths may be used.
     pub routing: probe::Routing,
     /// What the cluster's administrator has set.
@@ -134,6 +138,9 @@ impl Node {
             bpffs: self.config.bpffs.clone(),
             uplink: self.config.uplink.clone(),
             vxlan_port: self.config.vxlan_port,
+            service_ranges: self.config.plan.service_ranges.clone(),
+            cgroup: self.config.cgroup.clone(),
+            direct_return: self.config.direct_return,
             pod_ranges: pod_ranges.to_vec(),
             node_addresses: node_addresses.to_vec(),
         }

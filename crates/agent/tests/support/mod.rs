@@ -128,6 +128,8 @@ impl Machine {
             bpffs: self.bpffs.path(),
             uplink: Some("eth0".to_owned()),
             vxlan_port: 8472,
+            cgroup: None,
+            direct_return: false,
             routing: Routing::Overlay,
             plan: Settings { service_ranges: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() },
             queue_dir: self.state.path().join("cni-queue"),

@@ -174,8 +174,9 @@ impl Datapath {
         if !spec.port_mappings.is_empty() {
             flags |= Pod::HAS_HOST_PORTS;
         }
+        let netns_cookie = netns.cookie()?;
         for address in &spec.addresses {
-            self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags });
+            self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags, netns_cookie });
         }
         self.pods.flush()?;
         self.programs.bind_pod(&mut self.netlink, link.index)?;

@@ -159,6 +159,9 @@ impl Node {
             bpffs: self.bpffs.0.join("weft"),
             uplink: None,
             vxlan_port: 8472,
+            service_ranges: Vec::new(),
+            cgroup: None,
+            direct_return: false,
             pod_ranges: self.pod_ranges.clone(),
             node_addresses: self.addresses.clone(),
         }

@@ -1,0 +1,46 @@
+//! What sockets were told at `connect` and `sendmsg`.
+
+use crate::{Address, FrontendKey, Plain};
+
+/// Most connected sockets that are remembered; the one used longest ago gives way.
+pub const MAX_SOCKETS: u32 = 131_072;
+
+/// Most (unconnected socket, peer) pairs that are remembered, likewise.
+pub const MAX_DATAGRAM_PEERS: u32 = 65_536;
+
+/// The backend that a socket was given for a frontend. Its key is the socket's cookie, or a [`DatagramKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SocketPeer {
+    /// What the process asked for.
+    pub frontend: FrontendKey,
+    /// Index of the backend.
+    pub backend: u32,
+    /// The backend's generation then.
+    pub generation: u32,
+}
+
+/// A peer of a socket that sends datagrams without being connected: both a frontend, to come back to the same backend, and a
+/// backend, to give its answers the frontend's address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DatagramKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// Address of the peer.
+    pub address: Address,
+    /// Port of the peer, network byte order.
+    pub port_be: u16,
+    /// 0 if the peer is a frontend, 1 if it is a backend.
+    pub is_backend: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<SocketPeer>() == 28);
+const _: () = assert!(size_of::<DatagramKey>() == 32);
+
+// SAFETY: integers without padding.
+unsafe impl Plain for SocketPeer {}
+// SAFETY: integers without padding.
+unsafe impl Plain for DatagramKey {}
