@@ -57,7 +57,7 @@ fn build(root: &Path, out: &Path) -> anyhow::Result<PathBuf> {
         .arg(&target)
         .current_dir(root)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,weft")
         // This build's own compiler must not reach into the other.
         .env_remove("RUSTC")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")

@@ -55,4 +55,7 @@ impl Frontend {
     pub const NODE_ALLOWED: u32 = 4;
     /// An address of this node (NodePort, host port): the port alone is the Service's, the address is not.
     pub const NODE_ADDRESS: u32 = 8;
+    /// The address lies in a range of Services, which the node routes to its programs: what its own processes send there is
+    /// seen packet by packet.
+    pub const ROUTED: u32 = 16;
 }

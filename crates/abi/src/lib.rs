@@ -19,7 +19,7 @@ mod socket;
 mod source_range;
 
 pub use address::Address;
-pub use affinity::{Affinity, AffinityKey, MAX_AFFINITIES};
+pub use affinity::{Affinity, AffinityKey, AffinityMember, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS};
 pub use announced::{Announced, MAX_ANNOUNCED};
 pub use backend::{Backend, MAX_BACKENDS};
 pub use config::Config;
@@ -74,6 +74,8 @@ pub mod maps {
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// [`crate::AffinityKey`] → [`crate::Affinity`].
     pub const AFFINITIES: &str = "AFFINITIES";
+    /// [`crate::AffinityMember`] → 1.
+    pub const AFFINITY_MEMBERS: &str = "AFFINITY_MEMBERS";
     /// Cookie of a connected socket → [`crate::SocketPeer`].
     pub const SOCKETS: &str = "SOCKETS";
     /// [`crate::DatagramKey`] → [`crate::SocketPeer`].
@@ -98,7 +100,25 @@ pub mod programs {
     pub const OVERLAY_EGRESS: &str = "overlay_egress";
     /// tcx ingress of the uplink.
     pub const UPLINK_INGRESS: &str = "uplink_ingress";
-    /// All of them.
+    /// cgroup connect, IPv4: gives TCP connections to Services their backend.
+    pub const SOCK_CONNECT4: &str = "sock_connect4";
+    /// The same, IPv6.
+    pub const SOCK_CONNECT6: &str = "sock_connect6";
+    /// cgroup sendmsg, IPv4: gives datagrams of unconnected sockets to Services their backend.
+    pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
+    /// The same, IPv6.
+    pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
+    /// cgroup recvmsg, IPv4: gives what comes from a backend the address that was asked.
+    pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
+    /// The same, IPv6.
+    pub const SOCK_RECVMSG6: &str = "sock_recvmsg6";
+    /// cgroup getpeername, IPv4: tells a process the address that it asked for.
+    pub const SOCK_GETPEERNAME4: &str = "sock_getpeername4";
+    /// The same, IPv6.
+    pub const SOCK_GETPEERNAME6: &str = "sock_getpeername6";
+    /// cgroup sock_release: forgets a socket.
+    pub const SOCK_RELEASE: &str = "sock_release";
+    /// All that run on interfaces.
     pub const ALL: [&str; 5] = [POD_EGRESS, POD_INGRESS, OVERLAY_INGRESS, OVERLAY_EGRESS, UPLINK_INGRESS];
 }
 

@@ -1,14 +1,16 @@
 //! Weft's kernel programs: a file a hook, `steps/` shared by them.
 //!
-//! Invariants: a packet between Pods never meets the host's netfilter; every drop is counted by reason; no map is
-//! written here except counters.
+//! Invariants: a packet between Pods never meets the host's netfilter; every drop is counted by reason; tables that
+//! state what the cluster is are only read here; what is written is what the programs themselves remember and count.
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod maps;
 mod overlay;
 mod pod;
+mod sock;
 mod steps;
 mod uplink;
 

@@ -6,10 +6,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use weft_abi::{
-    Address, Affinity, AffinityKey, Announced, Backend, Config, Counter, DatagramKey, Frontend, FrontendKey,
-    MAX_AFFINITIES, MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS,
-    MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route,
-    ServiceCounters, ServicePort, SocketPeer, SourceRange,
+    Address, Affinity, AffinityKey, AffinityMember, Announced, Backend, Config, Counter, DatagramKey,
+    Frontend, FrontendKey, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS, MAX_ANNOUNCED, MAX_BACKENDS,
+    MAX_DATAGRAM_PEERS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS,
+    MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer,
+    SourceRange,
 };
 
 #[map]
@@ -44,6 +45,10 @@ pub static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::pinned(MAX_SOURCE
 
 #[map]
 pub static AFFINITIES: HashMap<AffinityKey, Affinity> = HashMap::pinned(MAX_AFFINITIES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static AFFINITY_MEMBERS: HashMap<AffinityMember, u32> =
+    HashMap::pinned(MAX_AFFINITY_MEMBERS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SOCKETS: LruHashMap<u64, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS, 0);

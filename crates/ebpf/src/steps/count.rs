@@ -1,5 +1,7 @@
 //! Counting.
 
+use core::arch::asm;
+
 use weft_abi::Counter;
 
 use crate::maps::COUNTERS;
@@ -12,4 +14,12 @@ pub fn packet(counter: Counter) {
         // way that matters for a statistic.
         unsafe { *slot += 1 };
     }
+}
+
+/// Adds one to a word that other CPUs add to as well.
+#[inline(always)]
+pub fn add(counter: *mut u64) {
+    // The target's atomics lack what the instruction set has (no compare-and-swap, hence no `fetch_add` in `core`).
+    // SAFETY: the pointer is to an aligned word of a map's value.
+    unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64) };
 }

@@ -1,0 +1,280 @@
+//! Services at the socket: the address that a process names is exchanged for a backend's once, when it connects or sends, and no
+//! packet has to be translated.
+//!
+//! Left to the packets' programs is what they do better: connected UDP sockets, which nothing could move to another backend
+//! once the kernel has their peer; source ranges, which ask for an address that a socket may not have yet; and what the rules
+//! say is dropped rather than refused.
+
+mod address;
+mod choose;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
+use weft_abi::{Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, SocketPeer};
+
+use self::{
+    address::{Family, V4, V6, protocol},
+    choose::{Choice, backend_of, choose},
+};
+use crate::{
+    maps::{CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
+    steps::count,
+};
+
+/// The system call goes on.
+const ALLOW: i32 = 1;
+/// The system call fails; with EPERM unless [`bpf_set_retval`] says otherwise.
+const DENY: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+#[cgroup_sock_addr(connect4)]
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    connect::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    connect::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sendmsg::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sendmsg::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    recvmsg::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    recvmsg::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
+    getpeername::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    getpeername::<V6>(&ctx)
+}
+
+/// A socket that ends needs not be remembered.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: the context pointer is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // Most sockets are not in the table.
+    let _ = SOCKETS.remove(&cookie);
+    ALLOW
+}
+
+#[inline(always)]
+fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(protocol) = protocol(ctx) else { return ALLOW };
+    let Some(place) = place(ctx) else { return ALLOW };
+    if protocol == UDP && !place.is_node {
+        return ALLOW;
+    }
+    let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
+    let found = match find(&asked, &place) {
+        Found::Nothing => return ALLOW,
+        Found::Refused => return refuse(),
+        Found::Frontend(found) => found,
+    };
+    if protocol == UDP && found.flags & Frontend::ROUTED != 0 {
+        return ALLOW;
+    }
+    match given(&found, &place) {
+        Given::Backend(choice) => {
+            let peer =
+                SocketPeer { frontend: asked, backend: choice.index, generation: choice.backend.generation };
+            // A full table makes room: what is lost is a name for `getpeername`.
+            let _ = SOCKETS.insert(&place.socket, &peer, 0);
+            F::set(ctx, &choice.backend.address, choice.backend.port_be);
+            count::packet(Counter::SocketService);
+            ALLOW
+        }
+        Given::Refused => refuse(),
+        Given::Dropped if place.is_node && found.flags & Frontend::ROUTED == 0 => DENY,
+        Given::Dropped => ALLOW,
+    }
+}
+
+#[inline(always)]
+fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(UDP) = protocol(ctx) else { return ALLOW };
+    let Some(place) = place(ctx) else { return ALLOW };
+    let asked =
+        FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol: UDP, reserved: 0 };
+    let found = match find(&asked, &place) {
+        Found::Nothing => return ALLOW,
+        Found::Refused => return refuse(),
+        Found::Frontend(found) => found,
+    };
+    let to_frontend = DatagramKey {
+        cookie: place.socket,
+        address: asked.address,
+        port_be: asked.port_be,
+        is_backend: 0,
+        reserved: 0,
+    };
+    // SAFETY: an entry that is replaced while it is read names a backend of this socket all the same.
+    let before = unsafe { DATAGRAM_PEERS.get(&to_frontend) };
+    if let Some(backend) = before.and_then(|peer| backend_of(peer.backend, peer.generation, true)) {
+        F::set(ctx, &backend.address, backend.port_be);
+        return ALLOW;
+    }
+    match given(&found, &place) {
+        Given::Backend(choice) => {
+            let peer =
+                SocketPeer { frontend: asked, backend: choice.index, generation: choice.backend.generation };
+            let from_backend = DatagramKey {
+                cookie: place.socket,
+                address: choice.backend.address,
+                port_be: choice.backend.port_be,
+                is_backend: 1,
+                reserved: 0,
+            };
+            // Without these the answer has the backend's address, which a process that looks at it would not take.
+            let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
+            let _ = DATAGRAM_PEERS.insert(&from_backend, &peer, 0);
+            F::set(ctx, &choice.backend.address, choice.backend.port_be);
+            count::packet(Counter::SocketService);
+            ALLOW
+        }
+        Given::Refused => refuse(),
+        Given::Dropped if place.is_node && found.flags & Frontend::ROUTED == 0 => DENY,
+        Given::Dropped => ALLOW,
+    }
+}
+
+#[inline(always)]
+fn recvmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(UDP) = protocol(ctx) else { return ALLOW };
+    // SAFETY: the context pointer is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let (address, port_be) = (F::address(ctx), address::port(ctx));
+    let key = DatagramKey { cookie, address, port_be, is_backend: 1, reserved: 0 };
+    // SAFETY: an entry that is replaced while it is read names a frontend of this socket all the same.
+    if let Some(peer) = unsafe { DATAGRAM_PEERS.get(&key) } {
+        F::set(ctx, &peer.frontend.address, peer.frontend.port_be);
+        return ALLOW;
+    }
+    // SAFETY: as above.
+    if let Some(peer) = unsafe { SOCKETS.get(&cookie) }
+        && let Some(backend) = backend_of(peer.backend, peer.generation, false)
+        && backend.address == address
+        && backend.port_be == port_be
+    {
+        F::set(ctx, &peer.frontend.address, peer.frontend.port_be);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context pointer is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: an entry that is replaced while it is read is this socket's all the same.
+    if let Some(peer) = unsafe { SOCKETS.get(&cookie) } {
+        F::set(ctx, &peer.frontend.address, peer.frontend.port_be);
+    }
+    ALLOW
+}
+
+fn refuse() -> i32 {
+    count::packet(Counter::Refused);
+    // SAFETY: a helper without pointers.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    DENY
+}
+
+/// Where a system call is made.
+struct Place {
+    /// Cookie of the socket.
+    socket: u64,
+    /// Cookie of the network namespace.
+    netns: u64,
+    /// The namespace is the node's own.
+    is_node: bool,
+    config: &'static Config,
+}
+
+#[inline(always)]
+fn place(ctx: &SockAddrContext) -> Option<Place> {
+    let config = CONFIG.get(0)?;
+    // SAFETY: the context pointer is valid while the program runs.
+    let (socket, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    Some(Place { socket, netns, is_node: netns == config.netns_cookie, config })
+}
+
+enum Found {
+    /// No address of a Service.
+    Nothing,
+    /// A port that the Service of this address does not have.
+    Refused,
+    Frontend(Frontend),
+}
+
+/// The frontend that a process asks for.
+#[inline(always)]
+fn find(asked: &FrontendKey, place: &Place) -> Found {
+    // SAFETY: of an entry that is replaced while it is read, both are the Service's.
+    if let Some(found) = unsafe { FRONTENDS.get(asked) } {
+        return Found::Frontend(*found);
+    }
+    // SAFETY: only whether there is an entry is asked.
+    if unsafe { FRONTENDS.get(&FrontendKey::whole(asked.address)) }.is_some() {
+        return Found::Refused;
+    }
+    if !place.is_node || !address::is_loopback(&asked.address) {
+        return Found::Nothing;
+    }
+    // A node's own ports answer its own processes on loopback too.
+    let node = if asked.address.v4_be().is_some() { place.config.tunnel_v4 } else { place.config.tunnel_v6 };
+    // SAFETY: as above.
+    match unsafe { FRONTENDS.get(&FrontendKey { address: node, ..*asked }) } {
+        Some(found) if found.flags & Frontend::NODE_ADDRESS != 0 => Found::Frontend(*found),
+        _ => Found::Nothing,
+    }
+}
+
+enum Given {
+    Backend(Choice),
+    Refused,
+    Dropped,
+}
+
+/// The backend for a new connection, or what becomes of it without one.
+#[inline(always)]
+fn given(frontend: &Frontend, place: &Place) -> Given {
+    if frontend.flags & Frontend::SOURCE_RANGES != 0
+        && !(place.is_node && frontend.flags & Frontend::NODE_ALLOWED != 0)
+    {
+        return Given::Dropped;
+    }
+    let Some(service_port) = SERVICE_PORTS.get(frontend.service_port) else { return Given::Refused };
+    match choose(frontend.service_port, service_port, &Address::of_netns(place.netns)) {
+        Some(choice) => Given::Backend(choice),
+        None => {
+            choose::count_without_backend(frontend.service_port);
+            if service_port.flags & ServicePort::DROP_INSIDE != 0 { Given::Dropped } else { Given::Refused }
+        }
+    }
+}
