@@ -8,7 +8,7 @@ use weft_netns::Netns;
 use crate::place::{self, Cgroup, LabDir};
 
 /// Replaces this process with `words`, inside the network namespace and cgroup of `target`: a Pod's name, `pod/NAME`,
-/// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME` or `fabric`. Returns only if that fails.
+/// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME`, `outside` or `fabric`. Returns only if that fails.
 pub fn exec(
     lab: &LabDir,
     namespace: &str,
@@ -34,6 +34,10 @@ pub fn exec(
 fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<(String, Option<Cgroup>)> {
     if target == "fabric" {
         return Ok((lab.netns("fabric"), None));
+    }
+    if target == "outside" {
+        let outside = lab.record()?.outside;
+        return Ok((outside.netns, Some(Cgroup::at(&outside.cgroup).below("exec")?)));
     }
     if let Some(node) = target.strip_prefix("node/") {
         let record = lab.record()?;

@@ -24,5 +24,7 @@ pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};
 pub use overview::{NodeOverview, Overview, PodOverview};
-pub use place::{BadName, Cgroup, LabDir, LabName, LabRecord, NameTaken, NodeRecord, PodRecord, clean};
+pub use place::{
+    BadName, Cgroup, LabDir, LabName, LabRecord, NameTaken, NodeRecord, OutsideRecord, PodRecord, clean,
+};
 pub use ranges::{IpFamily, Ranges};

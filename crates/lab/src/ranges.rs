@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+/// Which address of the fabric the host `outside` has.
+pub(crate) const OUTSIDE_HOST: u8 = 254;
+
 /// IP families of a lab, the first one of a dual-stack lab being IPv4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,8 +68,38 @@ impl Ranges {
             .collect()
     }
 
+    /// Addresses of the fabric that LoadBalancer Services get, in a lab of so many nodes.
+    pub fn load_balancers(&self, nodes: u8) -> Vec<IpNet> {
+        // A large lab's nodes reach into the usual range.
+        let (start, less) = if nodes <= 126 { (128, 6) } else { (208, 4) };
+        let range = |address: IpNet| {
+            IpNet::new_assert(address.addr(), if address.addr().is_ipv4() { 32 } else { 128 } - less)
+        };
+        self.on_fabric(start).into_iter().map(range).collect()
+    }
+
     /// [`Ranges::on_fabric`] without the length.
     pub fn fabric_addresses(&self, host: u8) -> Vec<IpAddr> {
         self.on_fabric(host).iter().map(IpNet::addr).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_balancers_are_no_nodes() {
+        for nodes in [1, 126, 127, 200] {
+            let ranges = IpFamily::Dual.ranges();
+            for pool in ranges.load_balancers(nodes) {
+                for host in (1..=nodes + 1).chain([OUTSIDE_HOST]) {
+                    assert!(ranges.fabric_addresses(host).iter().all(|address| !pool.contains(address)));
+                }
+            }
+        }
+        let pools: Vec<String> =
+            IpFamily::Dual.ranges().load_balancers(3).iter().map(ToString::to_string).collect();
+        assert_eq!(pools, ["192.168.1.128/26", "fd00:192:168:1::80/122"]);
     }
 }

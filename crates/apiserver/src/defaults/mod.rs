@@ -89,7 +89,7 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value, before: Option<
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => pod::pod(object),
         ("", "podtemplates") => pod::template(object),
-        ("", "services") => service::service(object),
+        ("", "services") => service::service(object, before),
         ("", "namespaces") => namespace(object, &name),
         ("", "secrets") => secret(object),
         ("", "persistentvolumes") => {

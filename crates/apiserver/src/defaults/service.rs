@@ -5,8 +5,11 @@ use serde_json::{Map, Value, json};
 use super::ports;
 use crate::meta::{default, map};
 
-pub(super) fn service(service: &mut Map<String, Value>) {
+pub(super) fn service(service: &mut Map<String, Value>, before: Option<&Value>) {
     let spec = map(service, "spec");
+    if let Some(before) = before {
+        drop_of_other_types(spec, &before["spec"]);
+    }
     default(spec, "type", "ClusterIP");
     default(spec, "sessionAffinity", "None");
     let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -20,13 +23,9 @@ pub(super) fn service(service: &mut Map<String, Value>) {
     }
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
         default(spec, "externalTrafficPolicy", "Cluster");
-    } else if spec.get("externalIPs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-        spec.remove("externalTrafficPolicy");
     }
     if kind == "LoadBalancer" {
         default(spec, "allocateLoadBalancerNodePorts", true);
-    } else {
-        spec.remove("allocateLoadBalancerNodePorts");
     }
     ports(spec, "ports", false);
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -34,6 +33,42 @@ pub(super) fn service(service: &mut Map<String, Value>) {
             && let Some(number) = port.get("port").cloned()
         {
             default(port, "targetPort", number);
+        }
+    }
+}
+
+/// Who changes a Service's type need not take away what only the old type had; what they set anew is theirs.
+fn drop_of_other_types(spec: &mut Map<String, Value>, before: &Value) {
+    let external = |spec: &Value| {
+        let listed = spec["externalIPs"].as_array().is_some_and(|addresses| !addresses.is_empty());
+        listed || matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
+    };
+    let now = Value::Object(spec.clone());
+    let balanced = |spec: &Value| spec["type"] == "LoadBalancer";
+    let checked = |spec: &Value| balanced(spec) && spec["externalTrafficPolicy"] == "Local";
+    let mut unchanged = |name: &str, over: bool| {
+        if over && now[name] == before[name] {
+            spec.remove(name);
+        }
+    };
+    unchanged("externalTrafficPolicy", external(before) && !external(&now));
+    unchanged("healthCheckNodePort", checked(before) && !checked(&now));
+    let over = balanced(before) && !balanced(&now);
+    for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        unchanged(name, over);
+    }
+    let ported = |spec: &Value| matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+    if ported(before) && !ported(&now) {
+        let held = |port: &Value| {
+            let ports = before["ports"].as_array().into_iter().flatten();
+            ports.into_iter().any(|old| old["nodePort"] == port["nodePort"])
+        };
+        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            if held(port)
+                && let Value::Object(port) = port
+            {
+                port.remove("nodePort");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod metadata;
 pub(crate) mod names;
 mod network;
 mod pod;
+mod service;
 mod workload;
 
 use serde_json::Value;
@@ -39,6 +40,7 @@ pub(crate) fn update(
         contents(resource, types, object, &mut errors);
     }
     match subresource {
+        "status" if resource.is("", "services") => service::status(object, &mut errors),
         "" => immutable(resource, before, object, &mut errors),
         "resize" => pod::resize(&before["spec"], &object["spec"], &mut errors),
         _ => {}
@@ -60,7 +62,7 @@ fn contents(resource: &ResourceType, types: &Types, object: &Value, errors: &mut
     let spec = &object["spec"];
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => pod::spec(spec, "spec", errors),
-        ("", "services") => network::service(spec, errors),
+        ("", "services") => service::check(spec, errors),
         ("", "configmaps") => config_map(object, errors),
         ("", "secrets") => secret(object, errors),
         ("apps", "controllerrevisions") => {}
@@ -96,6 +98,7 @@ fn immutable(resource: &ResourceType, before: &Value, object: &Value, errors: &m
             }
             return;
         }
+        ("", "services") => return service::update(before, object, errors),
         ("", "secrets") => &["/type"],
         ("", "nodes") => {
             let old = &before["spec"]["podCIDRs"];

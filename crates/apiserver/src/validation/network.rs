@@ -1,90 +1,17 @@
-//! Services, EndpointSlices, Ingresses, NetworkPolicies.
+//! EndpointSlices, Ingresses, NetworkPolicies.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::workload::selector;
-use super::{Errors, list, metadata, names, one_of, pod, port_number, required};
+use super::{Errors, list, names, one_of, pod, port_number, required};
 use crate::error::FieldError;
 
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
-pub(super) fn service(spec: &Value, errors: &mut Errors) {
-    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    one_of(&spec["type"], "spec.type", &kinds, errors);
-    one_of(&spec["sessionAffinity"], "spec.sessionAffinity", &["ClientIP", "None"], errors);
-    let policies = ["Cluster", "Local"];
-    one_of(&spec["externalTrafficPolicy"], "spec.externalTrafficPolicy", &policies, errors);
-    one_of(&spec["internalTrafficPolicy"], "spec.internalTrafficPolicy", &policies, errors);
-    let families = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    one_of(&spec["ipFamilyPolicy"], "spec.ipFamilyPolicy", &families, errors);
-    for (at, family) in list(&spec["ipFamilies"], "spec.ipFamilies", errors).iter().enumerate() {
-        one_of(family, &format!("spec.ipFamilies[{at}]"), &["IPv4", "IPv6"], errors);
-    }
-    metadata::labels(&spec["selector"], "spec.selector", errors);
-    let headless = spec["clusterIP"] == "None" || spec["clusterIPs"][0] == "None";
-    if spec["type"] == "ExternalName" {
-        let name = spec["externalName"].as_str().unwrap_or_default();
-        if name.is_empty() {
-            errors.push(FieldError::required("spec.externalName", ""));
-        } else if let Err(why) = names::dns_subdomain(name.trim_end_matches('.')) {
-            errors.push(FieldError::invalid("spec.externalName", &spec["externalName"], why));
-        }
-    } else if headless && spec["type"] != "ClusterIP" {
-        let why = "may not be set to 'None' for LoadBalancer or NodePort services";
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), why));
-    }
-    let ports = list(&spec["ports"], "spec.ports", errors);
-    if ports.is_empty() && !headless && spec["type"] != "ExternalName" {
-        errors.push(FieldError::required("spec.ports", ""));
-    }
-    service_ports(ports, errors);
-    for (at, address) in list(&spec["externalIPs"], "spec.externalIPs", errors).iter().enumerate() {
-        ip(address, &format!("spec.externalIPs[{at}]"), errors);
-    }
-    let ranges = list(&spec["loadBalancerSourceRanges"], "spec.loadBalancerSourceRanges", errors);
-    for (at, range) in ranges.iter().enumerate() {
-        cidr(range, &format!("spec.loadBalancerSourceRanges[{at}]"), errors);
-    }
-}
-
-fn service_ports(ports: &[Value], errors: &mut Errors) {
-    let (mut seen, mut used) = (BTreeSet::new(), BTreeSet::new());
-    for (at, port) in ports.iter().enumerate() {
-        let at = format!("spec.ports[{at}]");
-        port_number(&port["port"], &format!("{at}.port"), errors);
-        one_of(&port["protocol"], &format!("{at}.protocol"), PROTOCOLS, errors);
-        match port["name"].as_str().unwrap_or_default() {
-            "" if ports.len() > 1 => errors.push(FieldError::required(format!("{at}.name"), "")),
-            "" => {}
-            name => {
-                if let Err(why) = names::dns_label(name) {
-                    errors.push(FieldError::invalid(format!("{at}.name"), &port["name"], why));
-                }
-                if !seen.insert(name.to_owned()) {
-                    errors.push(FieldError::duplicate(format!("{at}.name"), &port["name"]));
-                }
-            }
-        }
-        if !used.insert((port["protocol"].to_string(), port["port"].to_string())) {
-            errors.push(FieldError::duplicate(at.clone(), &port["port"]));
-        }
-        match &port["targetPort"] {
-            Value::Null => {}
-            Value::String(name) => {
-                if let Err(why) = pod::port_name(name) {
-                    errors.push(FieldError::invalid(format!("{at}.targetPort"), &port["targetPort"], why));
-                }
-            }
-            number => port_number(number, &format!("{at}.targetPort"), errors),
-        }
-    }
-}
-
-fn ip(value: &Value, field: &str, errors: &mut Errors) {
+pub(super) fn ip(value: &Value, field: &str, errors: &mut Errors) {
     if value.as_str().is_none_or(|text| text.parse::<IpAddr>().is_err()) {
         errors.push(FieldError::invalid(
             field,
@@ -94,7 +21,7 @@ fn ip(value: &Value, field: &str, errors: &mut Errors) {
     }
 }
 
-fn cidr(value: &Value, field: &str, errors: &mut Errors) -> Option<IpNet> {
+pub(super) fn cidr(value: &Value, field: &str, errors: &mut Errors) -> Option<IpNet> {
     let range = value.as_str().and_then(|text| text.trim().parse::<IpNet>().ok());
     if range.is_none() {
         let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";

@@ -122,3 +122,55 @@ fn load_balancers_have_node_ports_and_a_health_port_when_local() {
     cluster.apply(&service("bare", &spec));
     assert!(cluster.get(&["service", "bare"])["spec"]["ports"][0].get("nodePort").is_none());
 }
+
+#[test]
+fn a_change_of_type_gives_back_what_only_the_old_type_had() {
+    let cluster = Cluster::start();
+    let spec = json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100,
+        "loadBalancerClass": "weft.network/announce", "ports": [{"port": 80, "nodePort": 30080}],
+    });
+    cluster.apply(&service("a", &spec));
+    cluster.kubectl(&["patch", "service", "a", "-p", r#"{"spec": {"type": "ClusterIP"}}"#]);
+    let left = cluster.get(&["service", "a"])["spec"].clone();
+    for gone in
+        ["healthCheckNodePort", "loadBalancerClass", "externalTrafficPolicy", "allocateLoadBalancerNodePorts"]
+    {
+        assert!(left.get(gone).is_none(), "{gone} in {left}");
+    }
+    assert!(left["ports"][0].get("nodePort").is_none(), "{left}");
+    // Both ports are free again.
+    cluster.apply(&service("b", &spec));
+}
+
+#[test]
+fn fields_of_other_types_are_refused() {
+    let cluster = Cluster::start();
+    let refuse = |spec: Value| cluster.refused(&["create", "-f", "-"], &service("a", &spec));
+    let ports = json!([{"port": 80}]);
+    for (more, why) in [
+        (json!({"ports": [{"port": 80, "nodePort": 30080}]}), "may not be used when `type` is 'ClusterIP'"),
+        (json!({"externalTrafficPolicy": "Local"}), "may only be set for externally-accessible services"),
+        (json!({"type": "NodePort", "healthCheckNodePort": 30080}), "may only be set when `type`"),
+        (json!({"loadBalancerClass": "a.b/c"}), "may only be used when `type` is 'LoadBalancer'"),
+        (
+            json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+            "may only be used when `type` is 'LoadBalancer'",
+        ),
+        (json!({"externalIPs": ["127.0.0.1"]}), "loopback range"),
+        (json!({"trafficDistribution": "Near"}), "Unsupported value"),
+        (
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
+            "must be greater than 0",
+        ),
+    ] {
+        let mut spec = json!({"ports": ports});
+        spec.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        let said = refuse(spec);
+        assert!(said.contains(why), "{more}: {said}");
+    }
+    cluster.apply(&service("lb", &json!({"type": "LoadBalancer", "ports": ports})));
+    let class = r#"{"spec": {"loadBalancerClass": "a.b/c"}}"#;
+    let changed = cluster.refused(&["patch", "service", "lb", "-p", class], "");
+    assert!(changed.contains("may not change once set"), "{changed}");
+}

@@ -1,11 +1,17 @@
 //! EndpointSlices: which Pods stand behind a Service now, and which of them are ready.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::{
         core::v1::{ObjectReference, Pod, Service, ServicePort},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+        },
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -13,7 +19,7 @@ use serde_json::json;
 
 use super::{
     Again, Pass,
-    owned::{hash_of, is_finished, is_ready, is_terminating, owned, owner_reference},
+    owned::{controller_uid, hash_of, is_finished, is_ready, is_terminating, owner_reference},
     selector::selects_labels,
 };
 use crate::world::World;
@@ -21,7 +27,16 @@ use crate::world::World;
 const ENDPOINTS_A_SLICE: usize = 100;
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
-    let (pods, slices) = (world.pods.list(), world.endpoint_slices.list());
+    let mut pods: HashMap<String, Vec<Arc<Pod>>> = HashMap::new();
+    for pod in world.pods.list() {
+        pods.entry(pod.metadata.namespace.clone().unwrap_or_default()).or_default().push(pod);
+    }
+    let mut slices: HashMap<String, Vec<Arc<EndpointSlice>>> = HashMap::new();
+    for slice in world.endpoint_slices.list() {
+        if let Some(uid) = controller_uid(&slice.metadata) {
+            slices.entry(uid.to_owned()).or_default().push(slice);
+        }
+    }
     let zones: BTreeMap<String, String> = world
         .nodes
         .list()
@@ -38,13 +53,15 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
         if service.metadata.deletion_timestamp.is_some() || selector.is_none_or(BTreeMap::is_empty) {
             continue;
         }
-        let behind = pods.iter().filter(|pod| {
-            pod.metadata.namespace == service.metadata.namespace
-                && selects_labels(selector, pod.metadata.labels.as_ref())
-                && !is_finished(pod)
-        });
-        let wanted = slices_of(&service, behind, &zones);
-        pass.take(write(world, wanted, owned(&slices, &*service)).await.map(|()| None));
+        let near = pods.get(service.metadata.namespace.as_deref().unwrap_or_default());
+        // A Pod that is being deleted stays as a terminating endpoint until it has ended.
+        let behind = near
+            .into_iter()
+            .flatten()
+            .filter(|pod| selects_labels(selector, pod.metadata.labels.as_ref()) && !is_finished(pod));
+        let held = service.metadata.uid.as_ref().and_then(|uid| slices.remove(uid)).unwrap_or_default();
+        let wanted = slices_of(&service, behind, &zones, &held);
+        pass.take(write(world, wanted, held).await.map(|()| None));
     }
     pass.end()
 }
@@ -57,8 +74,13 @@ fn slices_of<'p>(
     service: &Service,
     pods: impl Iterator<Item = &'p Arc<Pod>>,
     zones: &BTreeMap<String, String>,
+    held: &[Arc<EndpointSlice>],
 ) -> BTreeMap<String, EndpointSlice> {
     let Some(spec) = &service.spec else { return BTreeMap::new() };
+    // Names have no addresses to send anything to.
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return BTreeMap::new();
+    }
     let families: Vec<&str> = match &spec.ip_families {
         Some(families) if !families.is_empty() => families.iter().map(String::as_str).collect(),
         _ => vec!["IPv4", "IPv6"],
@@ -77,32 +99,73 @@ fn slices_of<'p>(
     }
     let mut slices = BTreeMap::new();
     for ((family, hash), (ports, endpoints)) in groups {
-        for (number, endpoints) in endpoints.chunks(ENDPOINTS_A_SLICE).enumerate() {
-            let slice = slice(service, family, &hash, number, ports.clone(), endpoints.to_vec());
-            slices.insert(slice.metadata.name.clone().unwrap_or_default(), slice);
+        let base = format!(
+            "{}-{}-{hash}",
+            service.metadata.name.as_deref().unwrap_or_default(),
+            family.to_ascii_lowercase()
+        );
+        for (name, endpoints) in place(&base, endpoints, held) {
+            slices.insert(name.clone(), slice(service, family, name, ports.clone(), endpoints));
         }
     }
     slices
 }
 
+/// Puts each endpoint into a slice: the one it stands in, else the first with room. An endpoint that moved between
+/// slices would for a moment stand in none.
+fn place(
+    base: &str,
+    endpoints: Vec<Endpoint>,
+    held: &[Arc<EndpointSlice>],
+) -> BTreeMap<String, Vec<Endpoint>> {
+    let name = |number: usize| format!("{base}-{number}");
+    let mut at: HashMap<&str, &str> = HashMap::new();
+    for slice in held {
+        let Some(name) = slice.metadata.name.as_deref().filter(|name| {
+            name.strip_prefix(base)
+                .and_then(|rest| rest.strip_prefix('-'))
+                .is_some_and(|n| n.parse::<usize>().is_ok())
+        }) else {
+            continue;
+        };
+        at.extend(
+            slice.endpoints.iter().filter_map(|endpoint| Some((endpoint.addresses.first()?.as_str(), name))),
+        );
+    }
+    let mut placed: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+    let mut new = Vec::new();
+    for endpoint in endpoints {
+        match endpoint.addresses.first().and_then(|address| at.get(address.as_str())) {
+            Some(name) => placed.entry((*name).to_owned()).or_default().push(endpoint),
+            None => new.push(endpoint),
+        }
+    }
+    let mut number = 0;
+    for endpoint in new {
+        while placed.get(&name(number)).is_some_and(|slice| slice.len() >= ENDPOINTS_A_SLICE) {
+            number += 1;
+        }
+        placed.entry(name(number)).or_default().push(endpoint);
+    }
+    placed
+}
+
 fn slice(
     service: &Service,
     family: &str,
-    hash: &str,
-    number: usize,
+    name: String,
     ports: Vec<EndpointPort>,
     endpoints: Vec<Endpoint>,
 ) -> EndpointSlice {
-    let name = service.metadata.name.clone().unwrap_or_default();
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.insert("kubernetes.io/service-name".into(), name.clone());
+    labels.insert("kubernetes.io/service-name".into(), service.metadata.name.clone().unwrap_or_default());
     labels.insert("endpointslice.kubernetes.io/managed-by".into(), "endpointslice-controller.k8s.io".into());
     let spec = service.spec.as_ref();
     if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
         labels.insert("service.kubernetes.io/headless".into(), String::new());
     }
     let metadata = ObjectMeta {
-        name: Some(format!("{name}-{}-{hash}-{number}", family.to_ascii_lowercase())),
+        name: Some(name),
         namespace: service.metadata.namespace.clone(),
         labels: Some(labels),
         owner_references: Some(vec![owner_reference(service)]),
@@ -116,16 +179,20 @@ fn endpoint(service: &Service, pod: &Pod, address: IpAddr, zones: &BTreeMap<Stri
     let node = spec.and_then(|spec| spec.node_name.clone());
     let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
     let (serving, terminating) = (is_ready(pod), is_terminating(pod));
+    let ready = publish || (serving && !terminating);
+    let zone = node.as_ref().and_then(|node| zones.get(node).cloned());
     let named = spec.filter(|spec| spec.subdomain == service.metadata.name);
     Endpoint {
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
-            ready: Some(publish || (serving && !terminating)),
-            serving: Some(publish || serving),
+            ready: Some(ready),
+            // Not what is published, but what the Pod says of itself.
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: named.and_then(|spec| spec.hostname.clone()),
-        zone: node.as_ref().and_then(|node| zones.get(node).cloned()),
+        hints: hints(service, ready, zone.as_deref(), node.as_deref()),
+        zone,
         node_name: node,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
@@ -136,6 +203,18 @@ fn endpoint(service: &Service, pod: &Pod, address: IpAddr, zones: &BTreeMap<Stri
         }),
         ..Endpoint::default()
     }
+}
+
+/// Which clients an endpoint is for, as `trafficDistribution` asks: only ready endpoints carry hints.
+fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let wish = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    if !ready || !matches!(wish, "PreferClose" | "PreferSameZone" | "PreferSameNode") {
+        return None;
+    }
+    let node = node.filter(|_| wish == "PreferSameNode");
+    let for_zones = zone.map(|zone| vec![ForZone { name: zone.to_owned() }]);
+    let for_nodes = node.map(|node| vec![ForNode { name: node.to_owned() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_zones, for_nodes })
 }
 
 /// The Service's ports as numbers on this Pod. A name that the Pod does not have is left out.
@@ -206,4 +285,53 @@ async fn write(
         store.delete(&world.client, &slice.metadata, None).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(number: usize) -> Endpoint {
+        Endpoint { addresses: vec![format!("10.0.{}.{}", number / 250, number % 250)], ..Endpoint::default() }
+    }
+
+    fn held(placed: &BTreeMap<String, Vec<Endpoint>>) -> Vec<Arc<EndpointSlice>> {
+        let slice = |(name, endpoints): (&String, &Vec<Endpoint>)| EndpointSlice {
+            metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
+            endpoints: endpoints.clone(),
+            ..EndpointSlice::default()
+        };
+        placed.iter().map(slice).map(Arc::new).collect()
+    }
+
+    #[test]
+    fn an_endpoint_stays_in_its_slice_when_others_come_and_go() {
+        let first = place("web-ipv4-x", (0..250).map(endpoint).collect(), &[]);
+        assert_eq!(first.values().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+        let fewer: Vec<Endpoint> =
+            (0..250).filter(|number| *number != 5).chain([300]).map(endpoint).collect();
+        let second = place("web-ipv4-x", fewer, &held(&first));
+        for (name, endpoints) in &second {
+            let stay = endpoints.iter().filter(|one| first[name].contains(one)).count();
+            assert!(stay + 1 >= endpoints.len(), "{name}");
+        }
+        assert_eq!(second.values().map(Vec::len).sum::<usize>(), 250);
+    }
+
+    #[test]
+    fn hints_name_the_zone_and_for_the_same_node_the_node() {
+        let service = |wish: &str| Service {
+            spec: Some(k8s_openapi::api::core::v1::ServiceSpec {
+                traffic_distribution: Some(wish.to_owned()),
+                ..Default::default()
+            }),
+            ..Service::default()
+        };
+        let close = hints(&service("PreferClose"), true, Some("a"), Some("n")).unwrap();
+        assert_eq!((close.for_zones.unwrap()[0].name.as_str(), close.for_nodes), ("a", None));
+        let node = hints(&service("PreferSameNode"), true, Some("a"), Some("n")).unwrap();
+        assert_eq!((node.for_zones.unwrap().len(), node.for_nodes.unwrap()[0].name.as_str()), (1, "n"));
+        assert_eq!(hints(&service("PreferSameZone"), false, Some("a"), Some("n")), None);
+        assert_eq!(hints(&service("PreferSameZone"), true, None, Some("n")), None);
+    }
 }

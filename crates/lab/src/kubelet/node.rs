@@ -29,6 +29,8 @@ use crate::{controllers::now, place::Cgroup};
 /// A node of the lab.
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// What it says of its place (`topology.kubernetes.io/zone`).
+    zone: String,
     pub(crate) netns: Arc<Netns>,
     pub(crate) cgroup: Cgroup,
     pub(crate) folder: PathBuf,
@@ -43,6 +45,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(
         name: String,
+        zone: String,
         netns: Netns,
         cgroup: Cgroup,
         folder: PathBuf,
@@ -59,7 +62,7 @@ impl Node {
             }
         })?;
         let (attachments, network) = (Attachments::default(), watch::Sender::new(0));
-        Ok(Node { name, netns, cgroup, folder, addresses, attachments, inside, network })
+        Ok(Node { name, zone, netns, cgroup, folder, addresses, attachments, inside, network })
     }
 
     pub(crate) fn cni_conf(&self) -> PathBuf {
@@ -125,6 +128,7 @@ pub(super) async fn register(kubelets: &Kubelets, node: &Node) -> kube::Result<(
         "metadata": { "name": node.name, "labels": {
             "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux",
             "kubernetes.io/arch": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
+            "topology.kubernetes.io/zone": node.zone, "topology.kubernetes.io/region": "lab",
         }},
         "status": status,
     });

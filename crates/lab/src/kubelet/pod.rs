@@ -331,6 +331,13 @@ impl Ports {
         self.refresh();
     }
 
+    /// A container is ending: its ports take no new connections. The tasks end with the connections that there are.
+    pub(super) fn close(&mut self, container: &str) -> Vec<JoinHandle<()>> {
+        self.containers.remove(container);
+        let kept = self.wanted();
+        self.responder.close_all_but(&kept)
+    }
+
     /// A container has ended.
     pub(super) fn remove(&mut self, container: &str) {
         self.containers.remove(container);
@@ -338,7 +345,7 @@ impl Ports {
         self.refresh();
     }
 
-    fn refresh(&mut self) -> Vec<(Port, String)> {
+    fn wanted(&self) -> BTreeSet<Port> {
         let mut wanted: BTreeSet<Port> = self.containers.values().flatten().copied().collect();
         if !self.containers.is_empty() {
             wanted.extend(self.of_services());
@@ -346,7 +353,11 @@ impl Ports {
         for port in self.excluded.values().flatten() {
             wanted.remove(port);
         }
-        let failed = self.responder.set_ports(&wanted);
+        wanted
+    }
+
+    fn refresh(&mut self) -> Vec<(Port, String)> {
+        let failed = self.responder.set_ports(&self.wanted());
         for ((protocol, port), why) in &failed {
             tracing::warn!(pod = self.pod.metadata.name, ?protocol, port, why, "the responder cannot listen");
         }

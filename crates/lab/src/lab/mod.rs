@@ -2,6 +2,8 @@
 
 mod agent;
 mod logs;
+mod outside;
+mod pools;
 mod readiness;
 
 use std::{
@@ -34,6 +36,7 @@ use crate::{
     ranges::{IpFamily, Ranges},
     world::World,
 };
+use outside::Outside;
 
 /// Port of the API server on the fabric.
 const API_PORT: u16 = 6443;
@@ -45,6 +48,8 @@ pub struct Options {
     pub name: LabName,
     /// How many nodes, 1 to 200.
     pub nodes: u8,
+    /// Over how many zones they are spread, 1 to `nodes`.
+    pub zones: u8,
     /// IP families of nodes, Pods and Services.
     pub ip_family: IpFamily,
     /// How Pods reach other nodes: `auto`, `overlay` or `native`.
@@ -114,6 +119,9 @@ fn check(options: &Options) -> Result<()> {
     if !(1..=200).contains(&options.nodes) {
         bail!("a lab has 1 to 200 nodes, not {}", options.nodes);
     }
+    if !(1..=options.nodes).contains(&options.zones) {
+        bail!("{} cannot be spread over {} zones", plural(options.nodes.into(), "node"), options.zones);
+    }
     let least = if options.ip_family == IpFamily::Ipv4 { 576 } else { 1400 };
     if !(least..=9216).contains(&options.mtu) {
         bail!("the MTU must be {least} to 9216 bytes, not {}", options.mtu);
@@ -148,16 +156,21 @@ async fn up(
     let own = Cgroup::of_lab(&options.name)?;
     own.below("lab")?;
 
-    let (fabric, nodes) = {
+    let (fabric, nodes, outside) = {
         let (options, dir, ranges) = (options.clone(), dir.clone(), ranges.clone());
         tokio::task::spawn_blocking(move || make_nodes(&options, &dir, &ranges, &own)).await??
     };
-    tell(Progress::Step(format!("{} on the fabric", plural(nodes.len(), "node"))));
+    let answering = outside.answer()?;
+    tasks.spawn(async move {
+        let _answering = answering;
+        std::future::pending().await
+    });
+    tell(Progress::Step(format!("{} and the host outside on the fabric", plural(nodes.len(), "node"))));
 
     let (server, address) = serve(dir, options, &ranges, &fabric, tasks)?;
     let client =
         client_of(&server.kubeconfig(&format!("https://{address}"), &options.name.to_string())).await?;
-    let mut record = record_of(options, dir, address, &nodes);
+    let mut record = record_of(options, dir, address, &nodes, &outside);
     dir.write_record(&record)?;
     let (failures, failed) = watch::channel(agent::Failures::new());
     for node in &nodes {
@@ -174,6 +187,7 @@ async fn up(
         Kubelets::new(world.clone(), dir.clone(), spawner, store, options.executable.clone(), tasks);
     kubelets.register(&nodes).await.context("register the nodes")?;
     tasks.spawn(kubelets.run(nodes));
+    pools::make(&client, &ranges.load_balancers(options.nodes)).await?;
     let applied: Vec<Applied> = apply(&client, manifests).await?;
     if !applied.is_empty() {
         tell(Progress::Step(format!(
@@ -190,19 +204,19 @@ async fn up(
     Ok(())
 }
 
-/// Makes the fabric and every node's namespace, cgroup and folders.
+/// Makes the fabric, every node's namespace, cgroup and folders, and the host outside.
 fn make_nodes(
     options: &Options,
     dir: &LabDir,
     ranges: &Ranges,
     own: &Cgroup,
-) -> Result<(Fabric, Vec<Arc<Node>>)> {
+) -> Result<(Fabric, Vec<Arc<Node>>, Outside)> {
     let fabric = Fabric::create(dir, ranges, options.mtu)?;
     let mut nodes = Vec::new();
     for number in 1..=options.nodes {
         let name = format!("node-{number}");
         let host = number + 1;
-        let netns = fabric.add_node(dir, &name, ranges, host)?;
+        let netns = fabric.add_host(dir, &name, ranges, host)?;
         let cgroup = own.below(&name)?;
         let folder = dir.node(&name);
         for part in ["cni/net.d", "cni/bin", "state", "bpf"] {
@@ -211,9 +225,11 @@ fn make_nodes(
         let bpf = folder.join("bpf");
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mount a BPF file system on {}", bpf.display()))?;
-        nodes.push(Arc::new(Node::new(name, netns, cgroup, folder, ranges.fabric_addresses(host))?));
+        let zone = format!("zone-{}", (number - 1) % options.zones + 1);
+        nodes.push(Arc::new(Node::new(name, zone, netns, cgroup, folder, ranges.fabric_addresses(host))?));
     }
-    Ok((fabric, nodes))
+    let outside = Outside::create(dir, &fabric, ranges, own)?;
+    Ok((fabric, nodes, outside))
 }
 
 /// Starts the API server: on loopback for the machine's users, on the fabric for the agents.
@@ -271,7 +287,13 @@ pub async fn client_of(kubeconfig: &str) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-fn record_of(options: &Options, dir: &LabDir, api: SocketAddr, nodes: &[Arc<Node>]) -> LabRecord {
+fn record_of(
+    options: &Options,
+    dir: &LabDir,
+    api: SocketAddr,
+    nodes: &[Arc<Node>],
+    outside: &Outside,
+) -> LabRecord {
     let nodes = nodes.iter().map(|node| NodeRecord {
         name: node.name.clone(),
         netns: Netns::name(&node.netns).to_owned(),
@@ -285,6 +307,7 @@ fn record_of(options: &Options, dir: &LabDir, api: SocketAddr, nodes: &[Arc<Node
         started: controllers::now().0.to_string(),
         ready: false,
         nodes: nodes.collect(),
+        outside: outside.record(),
         api,
         ip_family: options.ip_family,
         routing: options.routing.clone(),

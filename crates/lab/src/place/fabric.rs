@@ -40,12 +40,12 @@ impl Fabric {
         Ok(Fabric { netns, bridge, mtu })
     }
 
-    /// Makes a node's namespace and joins it. `host` is the last part of its addresses.
-    pub(crate) fn add_node(&self, lab: &LabDir, node: &str, ranges: &Ranges, host: u8) -> Result<Netns> {
-        let netns = Netns::create(&lab.netns(node))?;
+    /// Makes a host's namespace, a node's or another, and joins it. `number` is the last part of its addresses.
+    pub(crate) fn add_host(&self, lab: &LabDir, name: &str, ranges: &Ranges, number: u8) -> Result<Netns> {
+        let netns = Netns::create(&lab.netns(name))?;
         start_namespace(&netns)?;
         let spec = VethSpec {
-            name: node,
+            name,
             peer_name: UPLINK,
             peer_netns: Some(&netns),
             mac: None,
@@ -54,13 +54,13 @@ impl Fabric {
         };
         let mut fabric = Netlink::open_in(&self.netns)?;
         fabric.add_veth(&spec)?;
-        let port = fabric.link(node)?.index;
+        let port = fabric.link(name)?.index;
         fabric.set_master(port, self.bridge)?;
         fabric.set_up(port)?;
         let mut inside = Netlink::open_in(&netns)?;
         let uplink = inside.link(UPLINK)?.index;
         inside.set_up(uplink)?;
-        for (address, gateway) in ranges.on_fabric(host).into_iter().zip(ranges.fabric_addresses(1)) {
+        for (address, gateway) in ranges.on_fabric(number).into_iter().zip(ranges.fabric_addresses(1)) {
             self.address(&mut inside, uplink, address, gateway)?;
         }
         Ok(netns)

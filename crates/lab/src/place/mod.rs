@@ -54,6 +54,8 @@ pub struct LabRecord {
     pub ready: bool,
     /// The nodes, in order.
     pub nodes: Vec<NodeRecord>,
+    /// The host outside the cluster.
+    pub outside: OutsideRecord,
     /// Where the API server listens for kubectl.
     pub api: SocketAddr,
     /// IP families.
@@ -83,6 +85,17 @@ pub struct NodeRecord {
     pub cgroup: PathBuf,
     /// Socket of its agent.
     pub socket: PathBuf,
+}
+
+/// The host `outside`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutsideRecord {
+    /// Name of its network namespace.
+    pub netns: String,
+    /// Its addresses on the fabric.
+    pub addresses: Vec<IpAddr>,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
 }
 
 /// Where a Pod runs, so that commands can enter it.

@@ -1,6 +1,6 @@
 //! HTTP/1 and HTTP/2: 200 and who answered, whatever was asked.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,7 +10,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 use super::Identity;
 
@@ -43,6 +46,7 @@ pub(super) async fn serve(
     identity: Arc<Identity>,
     log: Arc<dyn Fn(&str) + Send + Sync>,
     tls: bool,
+    mut closed: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
         let scheme = if tls { "HTTPS" } else { "HTTP" };
@@ -50,10 +54,20 @@ pub(super) async fn serve(
         let response = answer(&request, &identity, local, source, tls);
         async move { Ok::<_, Infallible>(response) }
     });
-    auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .map_err(io::Error::other)
+    let server = auto::Builder::new(TokioExecutor::new());
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = async { drop(closed.wait_for(|closed| *closed).await) } => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(io::Error::other)
 }
 
 fn answer(

@@ -18,7 +18,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use weft_netns::Netns;
 
 /// Who answers.
@@ -40,12 +40,18 @@ pub(crate) enum Protocol {
 /// A port that is to be answered on.
 pub(crate) type Port = (Protocol, u16);
 
+/// An open port. Its task ends when the sender says true, once the connections that it has are over.
+struct Listening {
+    close: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
 /// The responder of one Pod.
 pub(crate) struct Responder {
     netns: Arc<Netns>,
     identity: Arc<Identity>,
     log: Arc<dyn Fn(&str) + Send + Sync>,
-    listening: BTreeMap<Port, JoinHandle<()>>,
+    listening: BTreeMap<Port, Listening>,
     /// Ports that could not be opened, so that each is reported once.
     failed: BTreeSet<Port>,
 }
@@ -69,8 +75,8 @@ impl Responder {
         let surplus: Vec<Port> =
             self.listening.keys().filter(|port| !wanted.contains(port)).copied().collect();
         for port in surplus {
-            if let Some(task) = self.listening.remove(&port) {
-                task.abort();
+            if let Some(open) = self.listening.remove(&port) {
+                open.task.abort();
             }
         }
         self.failed.retain(|port| wanted.contains(port));
@@ -101,25 +107,39 @@ impl Responder {
         failures
     }
 
-    fn serve(&self, (protocol, _): Port, socket: Socket) -> io::Result<JoinHandle<()>> {
+    /// Takes no new connection on any port but `kept`, and lets those that there are finish. The tasks end when they have.
+    pub(crate) fn close_all_but(&mut self, kept: &BTreeSet<Port>) -> Vec<JoinHandle<()>> {
+        let closed: Vec<Port> = self.listening.keys().filter(|port| !kept.contains(port)).copied().collect();
+        let closed = closed.iter().filter_map(|port| self.listening.remove(port));
+        closed
+            .map(|open| {
+                open.close.send_replace(true);
+                open.task
+            })
+            .collect()
+    }
+
+    fn serve(&self, (protocol, _): Port, socket: Socket) -> io::Result<Listening> {
         let (identity, log) = (self.identity.clone(), self.log.clone());
-        Ok(match protocol {
+        let (close, closed) = watch::channel(false);
+        let task = match protocol {
             Protocol::Tcp => {
                 let listener = tokio::net::TcpListener::from_std(socket.into())?;
-                tokio::spawn(tcp::serve(listener, identity, log))
+                tokio::spawn(tcp::serve(listener, identity, log, closed))
             }
             Protocol::Udp => {
                 let socket = tokio::net::UdpSocket::from_std(socket.into())?;
-                tokio::spawn(udp::serve(socket, identity, log))
+                tokio::spawn(udp::serve(socket, identity, log, closed))
             }
-        })
+        };
+        Ok(Listening { close, task })
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        for task in self.listening.values() {
-            task.abort();
+        for open in self.listening.values() {
+            open.task.abort();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use super::{Identity, canonical, http, tls};
@@ -14,17 +15,26 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 type Log = Arc<dyn Fn(&str) + Send + Sync>;
 
-pub(super) async fn serve(listener: TcpListener, identity: Arc<Identity>, log: Log) {
-    // Connections end with the listener: a Pod that goes takes its connections with it.
+pub(super) async fn serve(
+    listener: TcpListener,
+    identity: Arc<Identity>,
+    log: Log,
+    mut closed: watch::Receiver<bool>,
+) {
+    // Connections end with this task: a Pod that is gone takes its connections with it.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closed.wait_for(|closed| *closed) => break,
+        };
+        match accepted {
             Ok((stream, source)) => {
-                let (identity, log) = (identity.clone(), log.clone());
+                let (identity, log, closed) = (identity.clone(), log.clone(), closed.clone());
                 connections.spawn(async move {
                     let source = canonical(source);
-                    if let Err(error) = connection(stream, source, identity, &log).await {
+                    if let Err(error) = connection(stream, source, identity, &log, closed).await {
                         tracing::debug!(%source, %error, "connection ended");
                     }
                 });
@@ -36,6 +46,8 @@ pub(super) async fn serve(listener: TcpListener, identity: Arc<Identity>, log: L
             }
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn connection(
@@ -43,6 +55,7 @@ async fn connection(
     source: SocketAddr,
     identity: Arc<Identity>,
     log: &Log,
+    closed: watch::Receiver<bool>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let local = canonical(stream.local_addr()?);
@@ -54,10 +67,10 @@ async fn connection(
     let seen = peeked?;
     let first = first.get(..seen).unwrap_or_default();
     if tls::is_hello(first) {
-        return tls::serve(stream, local, source, identity, log).await;
+        return tls::serve(stream, local, source, identity, log, closed).await;
     }
     if http::is_request(first) {
-        return http::serve(stream, local, source, identity, log.clone(), false).await;
+        return http::serve(stream, local, source, identity, log.clone(), false, closed).await;
     }
     if seen > 0 {
         log(&format!("TCP {} from {source}", local.port()));

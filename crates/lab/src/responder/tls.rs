@@ -13,6 +13,7 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -29,10 +30,11 @@ pub(super) async fn serve(
     source: SocketAddr,
     identity: Arc<Identity>,
     log: &Arc<dyn Fn(&str) + Send + Sync>,
+    closed: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let mut stream = acceptor()?.accept(stream).await?;
     if stream.get_ref().1.alpn_protocol().is_some() {
-        return http::serve(stream, local, source, identity, log.clone(), true).await;
+        return http::serve(stream, local, source, identity, log.clone(), true, closed).await;
     }
     // No ALPN: look at what comes. TLS records cannot be peeked at, so the first bytes are put back in front.
     let mut first = vec![0; 4096];
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     if http::is_request(first.get(..count.min(8)).unwrap_or_default()) {
         let (reader, writer) = tokio::io::split(stream);
         let whole = tokio::io::join(io::Cursor::new(first).chain(reader), writer);
-        return http::serve(whole, local, source, identity, log.clone(), true).await;
+        return http::serve(whole, local, source, identity, log.clone(), true, closed).await;
     }
     log(&format!("TLS {} from {source}", local.port()));
     while count > 0 && !first.is_empty() {

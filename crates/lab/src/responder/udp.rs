@@ -12,7 +12,7 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 use socket2::Socket;
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use super::{Identity, canonical};
 
@@ -29,10 +29,19 @@ pub(super) fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) async fn serve(socket: UdpSocket, identity: Arc<Identity>, log: Arc<dyn Fn(&str) + Send + Sync>) {
+pub(super) async fn serve(
+    socket: UdpSocket,
+    identity: Arc<Identity>,
+    log: Arc<dyn Fn(&str) + Send + Sync>,
+    mut closed: watch::Receiver<bool>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        match exchange(&socket, &mut buffer, &identity).await {
+        let exchanged = tokio::select! {
+            exchanged = exchange(&socket, &mut buffer, &identity) => exchanged,
+            _ = closed.wait_for(|closed| *closed) => return,
+        };
+        match exchanged {
             Ok((port, source)) => log(&format!("UDP {port} from {source}")),
             // An ICMP error for an earlier answer is told here: its client is gone, the others are not.
             Err(error) => tracing::debug!(%error, "UDP exchange failed"),

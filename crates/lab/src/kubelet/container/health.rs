@@ -1,6 +1,6 @@
 //! When a container is started, ready and alive, by its probes.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use k8s_openapi::api::core::v1::Probe;
 
@@ -27,7 +27,7 @@ pub(super) async fn probe(context: &Surroundings, target: &Target, slot: Slot, r
     }
     let ready = async {
         match &container.readiness_probe {
-            Some(probe) => keep_ready(context, target, probe, slot).await,
+            Some(probe) => keep_ready(context, target, probe, slot, false).await,
             None => std::future::pending().await,
         }
     };
@@ -81,14 +81,33 @@ async fn until(
     }
 }
 
-async fn keep_ready(context: &Surroundings, target: &Target, probe: &Probe, slot: Slot) {
+/// Goes on probing readiness, and nothing else, while a container ends.
+pub(super) async fn while_ending(
+    context: &Surroundings,
+    target: &Target,
+    slot: Slot,
+    role: Role,
+) -> Infallible {
+    let state = context.board.read();
+    let ready = match slot {
+        Slot::Init(index) => state.init.get(index),
+        Slot::App(index) => state.app.get(index),
+    };
+    let ready = ready.is_some_and(|state| state.ready);
+    if let (Some(probe), true) = (&target.container.readiness_probe, role != Role::Init) {
+        keep_ready(context, target, probe, slot, ready).await;
+    }
+    std::future::pending().await
+}
+
+/// `ready` is what was said last.
+async fn keep_ready(context: &Surroundings, target: &Target, probe: &Probe, slot: Slot, mut ready: bool) {
     let rhythm = Rhythm::of(probe);
-    if target.inside.is_some() {
+    if target.inside.is_some() && !ready {
         // A stand-in needs no time to start.
         tokio::time::sleep(rhythm.delay).await;
     }
     let (mut failures, mut successes) = (0, 0);
-    let mut ready = false;
     loop {
         match target.check(probe).await {
             Ok(()) => (failures, successes) = (0, successes + 1),

@@ -148,10 +148,16 @@ async fn run_once(
             running.stop(context.grace()).await
         }
         grace = stopped(stop) => {
-            context.board.container(slot, |state| state.ready = false);
             let begun = tokio::time::Instant::now();
-            before_stop(&target, &running, grace).await;
-            running.stop(grace.saturating_sub(begun.elapsed())).await
+            let ending = async {
+                before_stop(&target, &running, grace).await;
+                context.stop(&container.name, &mut running, grace.saturating_sub(begun.elapsed())).await
+            };
+            // Until it has ended it may answer, and says whether it does: that is what draining is made of.
+            tokio::select! {
+                end = ending => end,
+                never = health::while_ending(context, &target, slot, role) => match never {},
+            }
         }
     };
     lock(&context.ports).remove(&container.name);

@@ -29,6 +29,9 @@ use crate::{
     place::{enter, make_dir, write_file},
 };
 
+/// How long a stand-in goes on taking connections after it was asked to end, as a server that drains does: until
+/// then every node has heard that it is ending.
+const DRAIN: Duration = Duration::from_secs(2);
 /// How long a stand-in for a program that ends takes.
 const A_MOMENT: Duration = Duration::from_millis(300);
 /// What runs in place of the container.
@@ -147,6 +150,22 @@ impl Surroundings {
         let inside = Inside { folder, cgroup, env: environment.variables, cwd };
         lock(&self.ports).exclude(container);
         Ok(Running::Process { child: Box::new(child), inside })
+    }
+
+    /// Asks what runs to end, and makes it after the grace period.
+    pub(super) async fn stop(&self, container: &str, running: &mut Running, grace: Duration) -> End {
+        if let Running::StandIn { ends: false } = running {
+            let begun = tokio::time::Instant::now();
+            tokio::time::sleep(grace.min(DRAIN)).await;
+            let connections = lock(&self.ports).close(container);
+            for mut task in connections {
+                let left = grace.saturating_sub(begun.elapsed());
+                if tokio::time::timeout(left, &mut task).await.is_err() {
+                    task.abort();
+                }
+            }
+        }
+        running.stop(grace).await
     }
 
     pub(super) fn could_not_start(&self, container: &Container, slot: Slot, error: &anyhow::Error) {

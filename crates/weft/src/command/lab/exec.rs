@@ -15,7 +15,7 @@ pub struct Exec {
     /// Namespace of the Pod
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// POD, deploy/NAME (or another workload's), node/NAME, or fabric
+    /// POD, deploy/NAME (or another workload's), node/NAME, outside, or fabric
     target: String,
     /// The command and its arguments
     #[arg(last = true, required = true)]

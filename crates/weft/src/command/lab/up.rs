@@ -21,6 +21,9 @@ pub struct Up {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=200))]
     nodes: u8,
+    /// Over how many zones the nodes are spread (topology.kubernetes.io/zone)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=200))]
+    zones: u8,
     /// Manifests to apply: files, folders, or - for standard input
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -85,6 +88,7 @@ impl Up {
         Ok(Options {
             name: self.name.clone(),
             nodes: self.nodes,
+            zones: self.zones,
             ip_family: match self.ip_family {
                 Families::Ipv4 => IpFamily::Ipv4,
                 Families::Ipv6 => IpFamily::Ipv6,
@@ -226,6 +230,9 @@ pub fn say_next(record: &LabRecord, foreground: bool) {
             [node.name.clone(), addresses.join(", "), node.netns.clone()]
         })
         .collect();
+    let addresses: Vec<String> = record.outside.addresses.iter().map(ToString::to_string).collect();
+    let outside = ["(outside)".to_owned(), addresses.join(", "), record.outside.netns.clone()];
+    let rows: Vec<[String; 3]> = rows.into_iter().chain([outside]).collect();
     println!();
     print_table(["NODE", "ADDRESS", "NAMESPACE"], &rows);
     println!("\nLab {} is up. What to do next:", record.name);
@@ -233,6 +240,7 @@ pub fn say_next(record: &LabRecord, foreground: bool) {
     println!("  kubectl get pods -A -o wide");
     println!("  weft verify");
     println!("  weft lab exec node/node-1 -- ip route");
+    println!("  weft lab exec outside -- curl -s http://NODE:NODEPORT/");
     if foreground {
         println!("Ctrl-C takes it down.");
     } else {
