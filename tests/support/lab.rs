@@ -99,6 +99,12 @@ impl Lab {
         Place::new(format!("node {name}"), node["netns"].as_str().unwrap(), addresses(node))
     }
 
+    /// The host outside the cluster.
+    pub fn outside(&self) -> Place {
+        let outside = &self.record()["outside"];
+        Place::new("the host outside".into(), outside["netns"].as_str().unwrap(), addresses(outside))
+    }
+
     /// Takes a node's link down.
     pub fn cut_off(&self, node: &str) {
         self.on_fabric(node, |netlink, index| netlink.set_down(index).unwrap());
