@@ -7,6 +7,11 @@ use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use weft_model::{Node, NodeName, Phase, Pod, PodKey};
 
+/// The zone that a node is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint of a node that the cluster autoscaler is about to remove (KEP-3836).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// What of a Node the network uses. A field that does not parse is left out and logged.
 pub fn node(node: &core::Node) -> Node {
     let name = node.name_any();
@@ -28,6 +33,12 @@ pub fn node(node: &core::Node) -> Node {
         addresses: parsed(internal, "address of Node", &name),
         pod_ranges: parsed::<IpNet>(ranges, "Pod range of Node", &name).iter().map(IpNet::trunc).collect(),
         ready: conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
+        zone: node.labels().get(ZONE).filter(|zone| !zone.is_empty()).cloned(),
+        leaving: node.metadata.deletion_timestamp.is_some()
+            || spec
+                .iter()
+                .flat_map(|spec| spec.taints.iter().flatten())
+                .any(|taint| taint.key == TO_BE_DELETED),
         name: NodeName::new(name),
     }
 }
@@ -107,6 +118,19 @@ mod tests {
         );
         assert_eq!(node.pod_ranges.len(), 2);
         assert!(node.ready);
+    }
+
+    #[test]
+    fn a_node_in_a_zone_that_is_leaving() {
+        let node =
+            a_node(json!({ "metadata": { "name": "n", "labels": { "topology.kubernetes.io/zone": "z" } } }));
+        assert_eq!((node.zone.as_deref(), node.leaving), (Some("z"), false));
+        let node =
+            a_node(json!({ "metadata": { "name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z" } }));
+        assert_eq!((node.zone.as_deref(), node.leaving), (None, true));
+        let taint =
+            json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule", "value": "1" }]);
+        assert!(a_node(json!({ "metadata": { "name": "n" }, "spec": { "taints": taint } })).leaving);
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub struct Node {
     pub pod_ranges: Vec<IpNet>,
     /// The Ready condition is True.
     pub ready: bool,
+    /// The label `topology.kubernetes.io/zone`.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// The node is about to go: load balancers are to send it nothing new.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 // === impl NodeName ===

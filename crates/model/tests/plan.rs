@@ -16,6 +16,8 @@ fn node(name: &str, created: i64, addresses: &[&str], ranges: &[&str]) -> Node {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         pod_ranges: ranges.iter().map(|r| r.parse().unwrap()).collect(),
         ready: true,
+        zone: None,
+        leaving: false,
     }
 }
 
@@ -160,6 +162,8 @@ fn clusters() -> impl Strategy<Value = Vec<Node>> {
                 addresses: addresses.iter().map(|(c, d)| format!("10.96.{c}.{d}").parse().unwrap()).collect(),
                 pod_ranges,
                 ready: true,
+                zone: None,
+                leaving: false,
             })
             .collect()
     })

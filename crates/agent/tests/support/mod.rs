@@ -235,6 +235,8 @@ pub fn node(name: &str, created: i64, ranges: &[&str]) -> weft_model::Node {
         },
         pod_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
         ready: true,
+        zone: None,
+        leaving: false,
     }
 }
 

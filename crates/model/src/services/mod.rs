@@ -1,8 +1,25 @@
 //! Services: from what the API says to what a node serves.
+//!
+//! A [`Planner`] is told what the API says by [`Event`]s, in any order, and says what of the plan has changed. One
+//! endpoint's change costs the work of its Service, whatever the cluster's size.
 
+mod choose;
+mod claims;
+mod intern;
+mod object;
+mod outside;
 mod plan;
+mod planner;
 
+pub use choose::ThisNode;
+pub use claims::Conflict;
+pub use object::{
+    AddressType, Endpoint, EndpointSlice, Event, Ingress, Service, ServicePort, ServiceType, SliceKey,
+    SlicePort, TrafficPolicy,
+};
+pub use outside::{HealthCheck, LoadBalancer, LocalEndpoints};
 pub use plan::{
     BackendKey, BackendState, Choice, Frontend, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan,
     WhenEmpty,
 };
+pub use planner::{Changes, Counts, Planner};

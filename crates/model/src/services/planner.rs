@@ -1,0 +1,427 @@
+//! Events in, changes of the plan out.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map},
+    mem,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    AddressType, Conflict, EndpointSlice, Event, Frontend, HealthCheck, LoadBalancer, LocalEndpoints,
+    Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, SliceKey, SlicePort, ThisNode,
+    choose::{self, KeptEndpoint, Slice},
+    claims::Claims,
+    intern::Interned,
+};
+use crate::Protocol;
+
+/// What a node serves, kept in line with what the API says. The plan is a function of the objects, never of the order in
+/// which they came.
+pub struct Planner {
+    node: ThisNode,
+    services: HashMap<ServiceKey, Entry>,
+    /// Which Service a slice belongs to, and the list that it was last seen in.
+    slices: HashMap<SliceKey, (ServiceKey, u32)>,
+    /// What is to be planned again.
+    dirty: BTreeMap<ServiceKey, Families>,
+    claims: Claims,
+    lists: Lists,
+    endpoints: usize,
+    strings: Interned<str>,
+    zone_lists: Interned<[Arc<str>]>,
+    port_lists: Interned<[SlicePort]>,
+}
+
+/// What has changed since the last time; `None` is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// For the data plane, sorted.
+    pub ports: Vec<(ServicePortKey, Option<ServicePortPlan>)>,
+    /// For the health checks of load balancers.
+    pub health_checks: Vec<(ServiceKey, Option<HealthCheck>)>,
+    /// For who answers for addresses.
+    pub load_balancers: Vec<(ServiceKey, Option<LoadBalancer>)>,
+}
+
+/// How much a planner knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services.
+    pub services: usize,
+    /// EndpointSlices.
+    pub slices: usize,
+    /// Endpoints in them.
+    pub endpoints: usize,
+}
+
+/// A Service, or what is known of one before it is.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Box<Service>>,
+    /// The list that the Service was last seen in.
+    seen: u32,
+    /// By name.
+    slices: Vec<Slice>,
+    /// What the data plane was told last.
+    planned: Vec<PortId>,
+    /// What the others were told last; few Services have it.
+    outside: Option<Box<Outside>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Outside {
+    health_check: Option<HealthCheck>,
+    load_balancer: Option<LoadBalancer>,
+}
+
+/// A port of a Service in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PortId {
+    name: Arc<str>,
+    protocol: Protocol,
+    ipv6: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Families {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+/// Lists are numbered, so that what was not in the last one can be told.
+#[derive(Debug, Default)]
+struct Lists {
+    services: u32,
+    services_whole: bool,
+    slices: u32,
+    slices_whole: bool,
+}
+
+const FAMILIES: [bool; 2] = [false, true];
+
+// === impl Planner ===
+
+impl Planner {
+    /// A planner that knows nothing yet.
+    pub fn new(node: ThisNode) -> Self {
+        Self {
+            node,
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            dirty: BTreeMap::new(),
+            claims: Claims::default(),
+            lists: Lists::default(),
+            endpoints: 0,
+            strings: Interned::default(),
+            zone_lists: Interned::default(),
+            port_lists: Interned::default(),
+        }
+    }
+
+    /// This was heard.
+    pub fn hear(&mut self, event: Event) {
+        match event {
+            Event::Service(service) => self.set_service(service),
+            Event::ServiceGone(key) => self.remove_service(&key),
+            Event::Slice(slice) => self.set_slice(slice),
+            Event::SliceGone(key) => self.remove_slice(&key),
+            Event::ServicesBegin => self.lists.services += 1,
+            Event::SlicesBegin => self.lists.slices += 1,
+            Event::ServicesEnd => self.end_services(),
+            Event::SlicesEnd => self.end_slices(),
+        }
+    }
+
+    /// Both kinds have been listed whole: what is not known is not there.
+    pub fn is_synced(&self) -> bool {
+        self.lists.services_whole && self.lists.slices_whole
+    }
+
+    /// The Service is this now.
+    pub fn set_service(&mut self, mut service: Service) {
+        let key = self.intern_key(&service.key);
+        service.key = key.clone();
+        for port in &mut service.ports {
+            port.name = self.strings.one(&port.name);
+        }
+        let entry = self.services.entry(key.clone()).or_default();
+        entry.seen = self.lists.services;
+        if entry.service.as_deref() == Some(&service) {
+            return;
+        }
+        let old = entry.service.take();
+        self.change_claims(old.as_deref(), Some(&service));
+        self.services.entry(key.clone()).or_default().service = Some(Box::new(service));
+        self.mark(&key, Families::BOTH);
+    }
+
+    /// There is no such Service.
+    pub fn remove_service(&mut self, key: &ServiceKey) {
+        let Some(old) = self.services.get_mut(key).and_then(|entry| entry.service.take()) else { return };
+        self.change_claims(Some(&old), None);
+        self.mark(key, Families::BOTH);
+    }
+
+    /// The EndpointSlice is this now.
+    pub fn set_slice(&mut self, slice: EndpointSlice) {
+        let service =
+            self.intern_key(&ServiceKey::new(Arc::clone(&slice.key.namespace), Arc::clone(&slice.service)));
+        let key = SliceKey { namespace: Arc::clone(&service.namespace), name: slice.key.name };
+        let seen = self.lists.slices;
+        match self.slices.entry(key.clone()) {
+            hash_map::Entry::Occupied(mut known) => {
+                let before = mem::replace(known.get_mut(), (service.clone(), seen)).0;
+                if before != service {
+                    self.drop_slice(&before, &key.name);
+                }
+            }
+            hash_map::Entry::Vacant(new) => drop(new.insert((service.clone(), seen))),
+        }
+        let ports: Arc<[SlicePort]> = slice
+            .ports
+            .iter()
+            .map(|port| SlicePort { name: self.strings.one(&port.name), ..*port })
+            .collect();
+        let endpoints = slice.endpoints.iter().map(|endpoint| {
+            KeptEndpoint::new(endpoint, &self.node.name, &mut self.strings, &mut self.zone_lists)
+        });
+        let slice = Slice {
+            name: key.name,
+            address_type: slice.address_type,
+            endpoints: endpoints.collect(),
+            ports: self.port_lists.one(&ports),
+        };
+        self.keep_slice(&service, slice);
+    }
+
+    /// There is no such EndpointSlice.
+    pub fn remove_slice(&mut self, key: &SliceKey) {
+        if let Some((service, _)) = self.slices.remove(key) {
+            self.drop_slice(&service, &key.name);
+        }
+    }
+
+    /// The node has these addresses and this zone now; its name never changes.
+    pub fn set_node(&mut self, addresses: &[IpAddr], zone: Option<&str>) {
+        if self.node.addresses != addresses {
+            let new = ThisNode { addresses: addresses.to_vec(), ..self.node.clone() };
+            let old = mem::replace(&mut self.node, new);
+            // Whoever gains or loses a frontend by it is planned again with all others.
+            for service in self.services.values().filter_map(|entry| entry.service.as_deref()) {
+                each_frontend(service, &old, |port, one| {
+                    drop(self.claims.remove(&service.key, &port.name, port.protocol, one))
+                });
+                each_frontend(service, &self.node, |port, one| {
+                    drop(self.claims.add(&service.key, &port.name, port.protocol, one))
+                });
+            }
+        } else if self.node.zone.as_deref() == zone {
+            return;
+        }
+        self.node.zone = zone.map(Arc::from);
+        self.dirty.extend(self.services.keys().map(|key| (key.clone(), Families::BOTH)));
+    }
+
+    /// What has changed in the plan since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        for (key, families) in mem::take(&mut self.dirty) {
+            let Some(entry) = self.services.get_mut(&key) else { continue };
+            entry.plan(&key, families, &self.node, &self.claims, &mut changes);
+            if entry.service.is_none() && entry.slices.is_empty() {
+                self.services.remove(&key);
+            }
+        }
+        changes
+    }
+
+    /// The same with all ports that there are, changed or not, and none that is gone: for a data plane that starts anew.
+    pub fn take_all(&mut self) -> Changes {
+        self.services.values_mut().for_each(|entry| entry.planned.clear());
+        self.dirty = self.services.keys().map(|key| (key.clone(), Families::BOTH)).collect();
+        self.take_changes()
+    }
+
+    /// There is something to take.
+    pub fn has_changes(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// What several Services claim, and who of them is not reached by it.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.claims.conflicts()
+    }
+
+    /// The Service as it was last heard of.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)?.service.as_deref()
+    }
+
+    /// How much is known.
+    pub fn counts(&self) -> Counts {
+        let services = self.services.values().filter(|entry| entry.service.is_some()).count();
+        Counts { services, slices: self.slices.len(), endpoints: self.endpoints }
+    }
+
+    fn end_services(&mut self) {
+        self.lists.services_whole = true;
+        let last = self.lists.services;
+        let stale = |(_, entry): &(&ServiceKey, &Entry)| entry.service.is_some() && entry.seen != last;
+        let gone: Vec<ServiceKey> = self.services.iter().filter(stale).map(|(key, _)| key.clone()).collect();
+        gone.iter().for_each(|key| self.remove_service(key));
+    }
+
+    fn end_slices(&mut self) {
+        self.lists.slices_whole = true;
+        let last = self.lists.slices;
+        let stale = self.slices.iter().filter(|(_, (_, seen))| *seen != last);
+        let gone: Vec<SliceKey> = stale.map(|(key, _)| key.clone()).collect();
+        gone.iter().for_each(|key| self.remove_slice(key));
+    }
+
+    fn intern_key(&mut self, key: &ServiceKey) -> ServiceKey {
+        ServiceKey { namespace: self.strings.one(&key.namespace), name: self.strings.one(&key.name) }
+    }
+
+    fn mark(&mut self, key: &ServiceKey, families: Families) {
+        let marked = self.dirty.entry(key.clone()).or_default();
+        marked.ipv4 |= families.ipv4;
+        marked.ipv6 |= families.ipv6;
+    }
+
+    fn change_claims(&mut self, old: Option<&Service>, new: Option<&Service>) {
+        let mut others = Vec::new();
+        if let Some(old) = old {
+            each_frontend(old, &self.node, |port, one| {
+                others.extend(self.claims.remove(&old.key, &port.name, port.protocol, one));
+            });
+        }
+        if let Some(new) = new {
+            each_frontend(new, &self.node, |port, one| {
+                others.extend(self.claims.add(&new.key, &port.name, port.protocol, one));
+            });
+        }
+        others.iter().for_each(|other| self.mark(other, Families::BOTH));
+    }
+
+    fn keep_slice(&mut self, service: &ServiceKey, slice: Slice) {
+        let entry = self.services.entry(service.clone()).or_default();
+        let mut touched = Families::of(slice.address_type);
+        match entry.slices.binary_search_by(|one| one.name.cmp(&slice.name)) {
+            Ok(place) => {
+                let Some(known) = entry.slices.get_mut(place).filter(|known| **known != slice) else {
+                    return;
+                };
+                touched = touched.and(Families::of(known.address_type));
+                self.endpoints = self.endpoints + slice.endpoints.len() - known.endpoints.len();
+                *known = slice;
+            }
+            Err(place) => {
+                self.endpoints += slice.endpoints.len();
+                entry.slices.insert(place, slice);
+            }
+        }
+        self.mark(service, touched);
+    }
+
+    fn drop_slice(&mut self, service: &ServiceKey, name: &str) {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        let Ok(place) = entry.slices.binary_search_by(|one| (*one.name).cmp(name)) else { return };
+        let slice = entry.slices.remove(place);
+        self.endpoints -= slice.endpoints.len();
+        self.mark(service, Families::of(slice.address_type));
+    }
+}
+
+fn each_frontend(service: &Service, node: &ThisNode, mut each: impl FnMut(&ServicePort, Frontend)) {
+    for port in &service.ports {
+        for ipv6 in FAMILIES {
+            choose::frontends(service, port, ipv6, node).into_iter().for_each(|one| each(port, one));
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn plan(
+        &mut self,
+        key: &ServiceKey,
+        families: Families,
+        node: &ThisNode,
+        claims: &Claims,
+        changes: &mut Changes,
+    ) {
+        let before = mem::take(&mut self.planned);
+        let (again, mut planned) = before.into_iter().partition::<Vec<_>, _>(|port| families.has(port.ipv6));
+        let named = |id: &PortId| ServicePortKey {
+            service: key.clone(),
+            port: Arc::clone(&id.name),
+            protocol: id.protocol,
+            ipv6: id.ipv6,
+        };
+        let first = changes.ports.len();
+        if let Some(service) = self.service.as_deref().filter(|service| service.is_served()) {
+            for (port, ipv6) in service.ports.iter().flat_map(|port| FAMILIES.map(|ipv6| (port, ipv6))) {
+                if !families.has(ipv6) || !service.has_family(ipv6) {
+                    continue;
+                }
+                let mut frontends = choose::frontends(service, port, ipv6, node);
+                frontends.retain(|one| claims.holds(key, &port.name, port.protocol, *one));
+                let plan = choose::plan(service, port, ipv6, frontends, &self.slices, node);
+                let id = PortId { name: Arc::clone(&port.name), protocol: port.protocol, ipv6 };
+                changes.ports.push((named(&id), Some(plan)));
+                planned.push(id);
+            }
+        }
+        let gone = again.iter().filter(|id| !planned.contains(id));
+        changes.ports.extend(gone.map(|id| (named(id), None)));
+        if let Some(new) = changes.ports.get_mut(first..) {
+            new.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        planned.shrink_to_fit();
+        self.planned = planned;
+        self.tell_outside(key, changes);
+    }
+
+    /// What others than the data plane are told.
+    fn tell_outside(&mut self, key: &ServiceKey, changes: &mut Changes) {
+        let local = || LocalEndpoints::count(&choose::local_ready(&self.slices));
+        let wanted = self.service.as_deref().filter(|service| service.is_outside()).map(|service| {
+            let local = local();
+            Outside {
+                health_check: HealthCheck::of(service, local),
+                load_balancer: LoadBalancer::of(service, local),
+            }
+        });
+        let before = self.outside.as_deref();
+        let health_check = wanted.as_ref().and_then(|wanted| wanted.health_check.clone());
+        if before.and_then(|before| before.health_check.as_ref()) != health_check.as_ref() {
+            changes.health_checks.push((key.clone(), health_check));
+        }
+        let load_balancer = wanted.as_ref().and_then(|wanted| wanted.load_balancer.clone());
+        if before.and_then(|before| before.load_balancer.as_ref()) != load_balancer.as_ref() {
+            changes.load_balancers.push((key.clone(), load_balancer));
+        }
+        self.outside = wanted.map(Box::new);
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    const BOTH: Self = Self { ipv4: true, ipv6: true };
+
+    fn of(address_type: AddressType) -> Self {
+        Self { ipv4: address_type == AddressType::Ipv4, ipv6: address_type == AddressType::Ipv6 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { ipv4: self.ipv4 || other.ipv4, ipv6: self.ipv6 || other.ipv6 }
+    }
+
+    fn has(self, ipv6: bool) -> bool {
+        if ipv6 { self.ipv6 } else { self.ipv4 }
+    }
+}
