@@ -3,7 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use weft_kube::{Client, Mirror, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods};
+use weft_kube::{
+    Client, Mirror, ObjectRef, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods,
+};
 use weft_model::{Node, NodeName};
 
 use crate::{
@@ -93,8 +95,8 @@ async fn pass_conditions(
 
 /// Publishes each conflict once; again when it went away and came back.
 async fn publish(client: Client, mut readiness: watch::Receiver<Readiness>) {
-    let mut told: HashSet<(NodeName, String)> = HashSet::new();
-    let name = |event: &WarningEvent| (event.about.name.clone(), event.message.clone());
+    let mut told: HashSet<(ObjectRef, String)> = HashSet::new();
+    let name = |event: &WarningEvent| (event.about.clone(), event.message.clone());
     loop {
         let events = readiness.borrow_and_update().events.clone();
         told.retain(|one| events.iter().any(|event| name(event) == *one));
@@ -103,7 +105,7 @@ async fn publish(client: Client, mut readiness: watch::Receiver<Readiness>) {
             match client.publish(event).await {
                 Ok(()) => drop(told.insert(name(event))),
                 Err(error) => {
-                    tracing::warn!("Event about Node {} cannot be published: {error}", event.about.name);
+                    tracing::warn!("Event about {} cannot be published: {error}", event.about);
                     failed = true;
                 }
             }

@@ -1,4 +1,6 @@
-//! Events about Nodes.
+//! Events about Nodes and Services.
+
+use std::fmt;
 
 use k8s_openapi::{api::core::v1::Event, jiff::Timestamp};
 use kube::{
@@ -6,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use weft_model::{Node, NodeName};
+use weft_model::{Node, NodeName, services::ServiceKey};
 
 use crate::{ApiError, Client};
 
@@ -14,20 +16,24 @@ use crate::{ApiError, Client};
 const NAMESPACE: &str = "default";
 const COMPONENT: &str = "weft";
 
-/// The Node that an Event is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRef {
+/// The object that an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectRef {
+    /// Its kind, as `Node`.
+    pub kind: &'static str,
+    /// Its namespace, if it has one.
+    pub namespace: Option<String>,
     /// Its name.
-    pub name: NodeName,
+    pub name: String,
     /// Its UID.
     pub uid: String,
 }
 
-/// A warning about a Node.
+/// A warning about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WarningEvent {
-    /// The Node that it is about.
-    pub about: NodeRef,
+    /// The object that it is about.
+    pub about: ObjectRef,
     /// The node that says so.
     pub reporter: NodeName,
     /// One word for machines, as `PodRangeConflict`.
@@ -38,9 +44,37 @@ pub struct WarningEvent {
     pub key: String,
 }
 
-impl From<&Node> for NodeRef {
-    fn from(node: &Node) -> Self {
-        Self { name: node.name.clone(), uid: node.uid.clone() }
+// === impl ObjectRef ===
+
+impl ObjectRef {
+    /// The Node.
+    pub fn node(node: &Node) -> Self {
+        Self { kind: "Node", namespace: None, name: node.name.to_string(), uid: node.uid.clone() }
+    }
+
+    /// The Service `key`.
+    pub fn service(key: &ServiceKey, uid: &str) -> Self {
+        Self {
+            kind: "Service",
+            namespace: Some(key.namespace.to_string()),
+            name: key.name.to_string(),
+            uid: uid.to_owned(),
+        }
+    }
+
+    /// Where Events about it stand.
+    fn events(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(NAMESPACE)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.name)
     }
 }
 
@@ -50,7 +84,7 @@ impl Client {
     /// # Errors
     /// What the API server answered.
     pub async fn publish(&self, warning: &WarningEvent) -> Result<(), ApiError> {
-        let api: Api<Event> = Api::namespaced(self.kube.clone(), NAMESPACE);
+        let api: Api<Event> = Api::namespaced(self.kube.clone(), warning.about.events());
         let name = warning.object_name();
         let now = Timestamp::now().to_string();
         let created = match api.create(&PostParams::default(), &warning.object(&name, &now)?).await {
@@ -84,12 +118,13 @@ impl WarningEvent {
         serde_json::from_value(json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": { "name": name, "namespace": NAMESPACE },
+            "metadata": { "name": name, "namespace": self.about.events() },
             "type": "Warning",
             "reason": self.reason,
             "message": self.message,
             "involvedObject": {
-                "apiVersion": "v1", "kind": "Node", "name": self.about.name, "uid": self.about.uid,
+                "apiVersion": "v1", "kind": self.about.kind, "namespace": self.about.namespace,
+                "name": self.about.name, "uid": self.about.uid,
             },
             "source": { "component": COMPONENT, "host": self.reporter },
             "reportingComponent": COMPONENT,
@@ -109,7 +144,7 @@ mod tests {
     #[test]
     fn an_event_names_the_node_and_has_a_legal_name() {
         let warning = WarningEvent {
-            about: NodeRef { name: "node-1".into(), uid: "u1".into() },
+            about: ObjectRef { kind: "Node", namespace: None, name: "node-1".into(), uid: "u1".into() },
             reporter: "node-2".into(),
             reason: "PodRangeConflict",
             message: "both".into(),
@@ -121,5 +156,21 @@ mod tests {
         assert_eq!(event.involved_object.kind.as_deref(), Some("Node"));
         assert_eq!(event.involved_object.uid.as_deref(), Some("u1"));
         assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+    }
+
+    #[test]
+    fn an_event_about_a_service_stands_in_its_namespace() {
+        let warning = WarningEvent {
+            about: ObjectRef::service(&ServiceKey::new("shop", "web"), "u1"),
+            reporter: "node-2".into(),
+            reason: "ServiceRefused",
+            message: "full".into(),
+            key: "node-2 http".into(),
+        };
+        assert_eq!(warning.about.to_string(), "Service shop/web");
+        let event = warning.object("web.x", "2026-01-01T00:00:00Z").unwrap();
+        assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
+        assert_eq!(event.involved_object.namespace.as_deref(), Some("shop"));
     }
 }

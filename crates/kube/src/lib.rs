@@ -1,8 +1,8 @@
 //! Kubernetes objects to and from model types: watches, Node conditions, Events.
 //!
-//! Level-triggered: a watch keeps a [`Mirror`] equal to what the API says, over broken connections, expired versions and
-//! an API server that is away; whoever reads a mirror sees the last known state and never an order of events. Only the
-//! fields that the network uses are kept.
+//! Level-triggered: a watch keeps a [`Mirror`] equal to what the API says, or passes on [`weft_model::services::Event`]s
+//! that add up to it, over broken connections, expired versions and an API server that is away; whoever reads sees the last
+//! known state and never depends on an order of events. Only the fields that the network uses are kept.
 
 mod client;
 mod condition;
@@ -10,12 +10,13 @@ mod convert;
 mod error;
 mod event;
 mod mirror;
+mod services;
 mod watch;
 
 pub use client::{Client, ConnectError};
 pub use condition::{Condition, keep_conditions};
 pub use convert::{node, pod};
 pub use error::ApiError;
-pub use event::{NodeRef, WarningEvent};
+pub use event::{ObjectRef, WarningEvent};
 pub use mirror::Mirror;
-pub use watch::{WatchHealth, watch_nodes, watch_pods};
+pub use watch::{ServiceEvents, WatchHealth, watch_nodes, watch_pods, watch_services, watch_slices};

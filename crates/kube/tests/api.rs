@@ -1,11 +1,9 @@
 //! Watches, conditions and Events against a real API server that misbehaves on request.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, TcpListener},
-    time::Duration,
-};
+mod support;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1 as core;
 use kube::{
@@ -13,47 +11,18 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use support::{Cluster, LIMIT};
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use weft_apiserver::{ApiServer, Config};
 use weft_kube::{
-    Client, Condition, Mirror, NodeRef, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods,
+    Client, Condition, Mirror, ObjectRef, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods,
 };
 use weft_model::{Node, NodeName, Pod, PodKey};
 
-const LIMIT: Duration = Duration::from_secs(30);
-
-struct Cluster {
-    server: ApiServer,
-    kube: kube::Client,
-    folder: TempDir,
-    stop: watch::Sender<bool>,
-}
-
 impl Cluster {
-    async fn start() -> Self {
-        let server = ApiServer::new(Config::default()).unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kubeconfig");
-        std::fs::write(&path, server.kubeconfig(&url, "test")).unwrap();
-        let (stop, drain) = watch::channel(false);
-        let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener, drain).await.unwrap() });
-        let file = kube::config::Kubeconfig::read_from(path).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
-        Self { server, kube: kube::Client::try_from(config).unwrap(), folder, stop }
-    }
-
-    async fn client(&self) -> Client {
-        Client::new(Some(&self.folder.path().join("kubeconfig"))).await.unwrap()
-    }
-
     fn nodes(&self) -> Api<core::Node> {
         Api::all(self.kube.clone())
     }
@@ -85,12 +54,6 @@ impl Cluster {
         let (health, follows) = watch::channel(WatchHealth::default());
         let task = tokio::spawn(watch_pods(self.client().await, node.into(), mirror, health));
         Watched { seen, follows, task }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
     }
 }
 
@@ -331,7 +294,7 @@ async fn conditions_wait_for_a_server_that_is_away() {
 async fn an_event_stands_once_however_many_tell_it() {
     let cluster = Cluster::start().await;
     let warning = |reporter: &str| WarningEvent {
-        about: NodeRef { name: "a".into(), uid: "uid-of-a".to_owned() },
+        about: ObjectRef { kind: "Node", namespace: None, name: "a".to_owned(), uid: "uid-of-a".to_owned() },
         reporter: reporter.into(),
         reason: "PodRangeConflict",
         message: "range 10.244.0.0/24 of a and b".to_owned(),

@@ -1,7 +1,7 @@
 //! What a node says of itself.
 
 use weft_datapath::{Counter, Path, probe};
-use weft_kube::{Condition, NodeRef, WarningEvent};
+use weft_kube::{Condition, ObjectRef, WarningEvent};
 use weft_model::{NodeName, Peer};
 
 use super::Node;
@@ -103,7 +103,7 @@ impl Node {
 
     /// Conflicts are told on both Nodes' objects, by both nodes: one of the two may be away.
     fn events(&self) -> Vec<WarningEvent> {
-        let about = |name: &NodeName| self.nodes.iter().find(|node| node.name == *name).map(NodeRef::from);
+        let about = |name: &NodeName| self.nodes.iter().find(|node| node.name == *name).map(ObjectRef::node);
         let mut events = Vec::new();
         for conflict in &self.refused {
             let parties = [Some(&conflict.node), conflict.other()];

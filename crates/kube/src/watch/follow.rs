@@ -1,31 +1,28 @@
-//! Watches that keep a mirror equal to what the API says, for as long as the process lives.
-//!
-//! List, then watch from there. What ends a watch decides how it goes on: a connection that closed is opened again where
+//! One watch: list, then watch from there. What ends a watch decides how it goes on: a connection that closed is opened again where
 //! it ended; a version that expired (410) is listed anew; a server that says "too many" (429) is given the time that it
 //! asks for; anything else is tried again, ever more slowly. Meanwhile readers keep what was last known.
 
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     hash::{BuildHasher, Hasher, RandomState},
+    marker::PhantomData,
     time::Duration,
 };
 
 use futures::{TryStreamExt, pin_mut};
-use k8s_openapi::api::core::v1 as core;
 use kube::{
-    Api, ResourceExt,
-    api::{ListParams, WatchEvent, WatchParams},
-    core::Status,
+    Resource, ResourceExt,
+    api::{ListParams, ObjectList, WatchEvent, WatchParams},
+    core::{Request, Status},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use weft_model::{Node, NodeName, Pod, PodKey};
 
-use crate::{ApiError, Client, Mirror, client::WATCH_SECONDS, convert};
+use super::sink::Sink;
+use crate::{ApiError, Client, client::WATCH_SECONDS};
 
 /// Whether a watch follows the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,42 +41,28 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A watch that the server closes sooner than this was no use, and opening the next is to wait.
 const SHORT_LIVED: Duration = Duration::from_millis(500);
 
-/// Keeps `mirror` equal to the cluster's Nodes. Does not return; drop it to end.
-pub async fn watch_nodes(
-    client: Client,
-    mirror: watch::Sender<Mirror<NodeName, Node>>,
-    health: watch::Sender<WatchHealth>,
-) {
-    let convert = |object: &core::Node| {
-        let node = convert::node(object);
-        (node.name.clone(), node)
-    };
-    Follower::new("Nodes", Api::all(client.kube), None, convert, mirror, health).run().await;
+/// An object of the API, as far as a watch looks at it.
+pub(crate) trait Versioned {
+    /// `metadata.resourceVersion`.
+    fn version(&self) -> Option<String>;
 }
 
-/// Keeps `mirror` equal to the Pods that are bound to `node`. Does not return; drop it to end.
-pub async fn watch_pods(
-    client: Client,
-    node: NodeName,
-    mirror: watch::Sender<Mirror<PodKey, Pod>>,
-    health: watch::Sender<WatchHealth>,
-) {
-    let convert = |object: &core::Pod| {
-        let pod = convert::pod(object);
-        (pod.key.clone(), pod)
-    };
-    let own = Some(format!("spec.nodeName={node}"));
-    Follower::new("Pods", Api::all(client.kube), own, convert, mirror, health).run().await;
+/// Which objects are of interest.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selectors {
+    pub(super) fields: Option<String>,
+    pub(super) labels: Option<String>,
 }
 
-struct Follower<O, K, V> {
+pub(super) struct Follower<O, S> {
     what: &'static str,
-    api: Api<O>,
-    field_selector: Option<String>,
-    convert: fn(&O) -> (K, V),
-    mirror: watch::Sender<Mirror<K, V>>,
+    kube: kube::Client,
+    url: Request,
+    selectors: Selectors,
+    sink: S,
     health: watch::Sender<WatchHealth>,
     wait: Duration,
+    objects: PhantomData<fn() -> O>,
 }
 
 /// Why a watch ended.
@@ -98,24 +81,23 @@ enum Ended {
 
 // === impl Follower ===
 
-impl<O, K, V> Follower<O, K, V>
+impl<O, S> Follower<O, S>
 where
-    O: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    K: Ord,
-    V: PartialEq,
+    O: Versioned + Clone + DeserializeOwned + Debug + Send + 'static,
+    S: Sink<O>,
 {
-    fn new(
+    pub(super) fn new(
         what: &'static str,
-        api: Api<O>,
-        field_selector: Option<String>,
-        convert: fn(&O) -> (K, V),
-        mirror: watch::Sender<Mirror<K, V>>,
+        client: Client,
+        url: Request,
+        selectors: Selectors,
+        sink: S,
         health: watch::Sender<WatchHealth>,
     ) -> Self {
-        Self { what, api, field_selector, convert, mirror, health, wait: FIRST_WAIT }
+        Self { what, kube: client.kube, url, selectors, sink, health, wait: FIRST_WAIT, objects: PhantomData }
     }
 
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
             match self.list().await {
                 Ok(version) => self.watch_from(version).await,
@@ -127,18 +109,22 @@ where
     /// Takes over all there is; returns the version that the list stands for.
     async fn list(&mut self) -> kube::Result<String> {
         let mut params = ListParams {
-            field_selector: self.field_selector.clone(),
+            field_selector: self.selectors.fields.clone(),
+            label_selector: self.selectors.labels.clone(),
             limit: Some(PAGE),
             ..ListParams::default()
         };
-        let mut objects = BTreeMap::new();
+        self.sink.begin().await;
         loop {
-            let page = self.api.list(&params).await?;
-            objects.extend(page.items.iter().map(self.convert));
+            let request = self.url.list(&params).map_err(kube::Error::BuildRequest)?;
+            let page: ObjectList<O> = self.kube.request(request).await?;
+            for object in page.items {
+                self.sink.set(object).await;
+            }
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
                 self.follows();
-                self.mirror.send_if_modified(|mirror| mirror.replace(objects));
+                self.sink.end().await;
                 return Ok(page.metadata.resource_version.unwrap_or_default());
             }
         }
@@ -160,12 +146,15 @@ where
     /// One request; `version` follows what has been taken over.
     async fn watch(&mut self, version: &mut String) -> Result<(), Ended> {
         let params = WatchParams {
-            field_selector: self.field_selector.clone(),
+            field_selector: self.selectors.fields.clone(),
+            label_selector: self.selectors.labels.clone(),
             timeout: Some(WATCH_SECONDS),
             ..WatchParams::default()
         };
         let begun = Instant::now();
-        let stream = self.api.watch(&params, version).await.map_err(Ended::from_request)?;
+        let request = self.url.watch(&params, version).map_err(kube::Error::BuildRequest);
+        let request = request.map_err(Ended::from_request)?;
+        let stream = self.kube.request_events::<O>(request).await.map_err(Ended::from_request)?;
         pin_mut!(stream);
         let patience = Duration::from_secs(u64::from(WATCH_SECONDS) + 10);
         let mut events = 0_u64;
@@ -182,14 +171,12 @@ where
             events += 1;
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    object.resource_version().into_iter().for_each(|new| *version = new);
-                    let (key, value) = (self.convert)(&object);
-                    self.mirror.send_if_modified(|mirror| mirror.set(key, value));
+                    object.version().into_iter().for_each(|new| *version = new);
+                    self.sink.set(object).await;
                 }
                 WatchEvent::Deleted(object) => {
-                    object.resource_version().into_iter().for_each(|new| *version = new);
-                    let (key, _) = (self.convert)(&object);
-                    self.mirror.send_if_modified(|mirror| mirror.remove(&key));
+                    object.version().into_iter().for_each(|new| *version = new);
+                    self.sink.remove(object).await;
                 }
                 WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
                 WatchEvent::Error(status) => return Err(Ended::from_status(status)),
@@ -225,6 +212,14 @@ where
         let wait = self.wait / 2 + self.wait / 2 * (part >> 16) / (u32::from(u16::MAX) + 1);
         sleep(wait.max(why.asked_to_wait())).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+// === impl Versioned ===
+
+impl<T: Resource> Versioned for T {
+    fn version(&self) -> Option<String> {
+        self.resource_version()
     }
 }
 

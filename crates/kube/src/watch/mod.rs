@@ -1,0 +1,84 @@
+//! Watches that follow the API for as long as the process lives.
+//!
+//! Nodes and Pods are few enough to be kept in a [`Mirror`]. Services and EndpointSlices are many: they are decoded
+//! field by field to what the network uses, and passed on one by one.
+
+mod follow;
+mod sink;
+
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::{Resource, core::Request};
+use tokio::sync::{mpsc, watch};
+use weft_model::{Node, NodeName, Pod, PodKey, services::Event};
+
+use crate::{Client, Mirror, convert, services};
+use follow::{Follower, Selectors};
+use sink::{Into, Mirrored, Passed};
+
+pub(crate) use follow::Versioned;
+pub use follow::WatchHealth;
+
+/// What is heard of Services and EndpointSlices, and when. A full channel holds the watch up, not the memory.
+pub type ServiceEvents = mpsc::Sender<(Instant, Event)>;
+
+/// Keeps `mirror` equal to the cluster's Nodes. Does not return; drop it to end.
+pub async fn watch_nodes(
+    client: Client,
+    mirror: watch::Sender<Mirror<NodeName, Node>>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let convert = |object: &core::Node| {
+        let node = convert::node(object);
+        (node.name.clone(), node)
+    };
+    let url = Request::new(core::Node::url_path(&(), None));
+    Follower::new("Nodes", client, url, Selectors::default(), Mirrored::new(mirror, convert), health)
+        .run()
+        .await;
+}
+
+/// Keeps `mirror` equal to the Pods that are bound to `node`. Does not return; drop it to end.
+pub async fn watch_pods(
+    client: Client,
+    node: NodeName,
+    mirror: watch::Sender<Mirror<PodKey, Pod>>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let convert = |object: &core::Pod| {
+        let pod = convert::pod(object);
+        (pod.key.clone(), pod)
+    };
+    let own = Selectors { fields: Some(format!("spec.nodeName={node}")), ..Selectors::default() };
+    let url = Request::new(core::Pod::url_path(&(), None));
+    Follower::new("Pods", client, url, own, Mirrored::new(mirror, convert), health).run().await;
+}
+
+/// Passes on what happens to the Services that this network serves: those that are not headless and nobody else's. Does not
+/// return; drop it to end.
+pub async fn watch_services(client: Client, events: ServiceEvents, health: watch::Sender<WatchHealth>) {
+    let into = Into {
+        begin: || Event::ServicesBegin,
+        set: |object| Event::Service(services::service(object)),
+        remove: |object: services::ServiceObject| Event::ServiceGone(services::service(object).key),
+        end: || Event::ServicesEnd,
+    };
+    let url = Request::new("/api/v1/services");
+    let ours = Selectors { labels: Some(services::OURS.to_owned()), ..Selectors::default() };
+    Follower::new("Services", client, url, ours, Passed::new(events, into), health).run().await;
+}
+
+/// Passes on what happens to the EndpointSlices of such Services. Does not return; drop it to end.
+pub async fn watch_slices(client: Client, events: ServiceEvents, health: watch::Sender<WatchHealth>) {
+    let into = Into {
+        begin: || Event::SlicesBegin,
+        set: |object| Event::Slice(services::slice(object)),
+        remove: |object: services::SliceObject| Event::SliceGone(services::slice(object).key),
+        end: || Event::SlicesEnd,
+    };
+    let url = Request::new("/apis/discovery.k8s.io/v1/endpointslices");
+    let labels = format!("{},{}", services::SERVICE_NAME, services::OURS);
+    let ours = Selectors { labels: Some(labels), ..Selectors::default() };
+    Follower::new("EndpointSlices", client, url, ours, Passed::new(events, into), health).run().await;
+}
