@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::command::{output, root};
 
 /// What each of our packages may import of ours. A package that is not listed here may not exist.
-const OURS: [(&str, &[&str]); 15] = [
+const OURS: [(&str, &[&str]); 16] = [
     ("weft-abi", &[]),
     ("weft-model", &[]),
     ("weft-netns", &[]),
@@ -17,9 +17,10 @@ const OURS: [(&str, &[&str]); 15] = [
     ("weft-apiserver", &[]),
     ("weft-ebpf", &["weft-abi"]),
     ("weft-datapath", &["weft-abi", "weft-model", "weft-netns"]),
+    ("weft-announce", &["weft-model"]),
     ("weft-kube", &["weft-model"]),
     ("weft-lab", &["weft-apiserver", "weft-cni", "weft-netns"]),
-    ("weft-agent", &["weft-cni", "weft-datapath", "weft-kube", "weft-model"]),
+    ("weft-agent", &["weft-announce", "weft-cni", "weft-datapath", "weft-kube", "weft-model"]),
     ("weft", &["weft-agent", "weft-kube", "weft-lab", "weft-model"]),
     ("weft-bench", ANY),
     ("weft-tests", ANY),
