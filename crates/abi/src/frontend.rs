@@ -58,4 +58,8 @@ impl Frontend {
     /// The address lies in a range of Services, which the node routes to its programs: what its own processes send there is
     /// seen packet by packet.
     pub const ROUTED: u32 = 16;
+    /// The address is the Service's own: it has an entry of its own ([`FrontendKey::whole`]).
+    pub const OWN_ADDRESS: u32 = 32;
+    /// A Pod's `hostPort`, which no Service has.
+    pub const HOST_PORT: u32 = 64;
 }

@@ -18,6 +18,10 @@ pub struct SocketPeer {
     pub backend: u32,
     /// The backend's generation then.
     pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Cookie of the socket's network namespace, to find it by when its backend is gone.
+    pub netns_cookie: u64,
 }
 
 /// A peer of a socket that sends datagrams without being connected: both a frontend, to come back to the same backend, and a
@@ -37,7 +41,7 @@ pub struct DatagramKey {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<SocketPeer>() == 28);
+const _: () = assert!(size_of::<SocketPeer>() == 40);
 const _: () = assert!(size_of::<DatagramKey>() == 32);
 
 // SAFETY: integers without padding.

@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{Array, MapData, MapError};
@@ -22,6 +24,7 @@ use crate::{
     nft::{HostPort, HostPorts, Masquerade, NftError, PodTarget},
     pod::{Removal, is_pod_interface},
     route::{KernelRoutes, RouteTo},
+    service::{CountReaders, Limits, ServiceError, Services, SocketEnder, Stores, Surroundings},
     sysctl::{self, SysctlError},
     table::{BpfHash, BpfLpm, BpfTableError, Raw, Table, Written},
     uplink::{self, Uplink, UplinkError},
@@ -29,6 +32,10 @@ use crate::{
 
 /// Name of the overlay device.
 pub(crate) const OVERLAY: &str = "weft0";
+
+/// The tables of Services are large and nobody else writes to them: they are compared with what is wanted less often than the
+/// rest.
+const COMPARE_SERVICES: Duration = Duration::from_secs(60);
 
 /// The data plane could not be opened. What an earlier process left goes on working.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,9 @@ pub enum OpenError {
     /// The node's network namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// Services.
+    #[error(transparent)]
+    Services(#[from] ServiceError),
 }
 
 /// The plan could not be written whole. What was written stays; the rest stays pending.
@@ -89,7 +99,7 @@ pub type Counters = Vec<(Counter, u64)>;
 /// The data plane of one node: owns its tables and speaks to its kernel. One value a node, used by one thread, which
 /// stays in the node's network namespace.
 pub struct Datapath {
-    settings: Settings,
+    pub(crate) settings: Settings,
     uplink: Uplink,
     mtu: Mtu,
     overlay: u32,
@@ -97,13 +107,21 @@ pub struct Datapath {
     pub(crate) programs: Programs,
     config: Array<MapData, Raw<Config>>,
     pub(crate) pods: Table<Address, Pod, BpfHash<Address, Pod>>,
-    peers: Table<(Address, u32), Route, BpfLpm<Route>>,
+    peers: Table<(Address, u32), Route, BpfLpm<Address, Route>>,
     pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
     masquerade: Masquerade,
     pub(crate) host_ports: Table<HostPort, PodTarget, HostPorts>,
     pub(crate) pod_ports: Table<PodPort, u32, BpfHash<PodPort, u32>>,
     pub(crate) removal: Removal,
-    plan: Option<NodePlan>,
+    pub(crate) services: Services,
+    pub(crate) service_counts: CountReaders,
+    services_compared: Instant,
+    pub(crate) socket_ender: SocketEnder,
+    /// Namespaces of this node's Pods, by cookie.
+    pub(crate) namespaces: BTreeMap<u64, PathBuf>,
+    /// The cookie of the node's own.
+    own_namespace: u64,
+    pub(crate) plan: Option<NodePlan>,
     paths: BTreeMap<NodeName, Path>,
 }
 
@@ -120,6 +138,15 @@ impl Datapath {
         let peers = Table::adopt(BpfLpm::new(maps::ROUTES, programs.map(maps::ROUTES)?)?)?;
         let routes = Table::adopt(KernelRoutes::open()?)?;
         let masquerade = Masquerade::open()?;
+        let surroundings = Surroundings {
+            node_addresses: settings.node_addresses.clone(),
+            all_node_addresses: BTreeSet::new(),
+            service_ranges: settings.service_ranges.clone(),
+        };
+        let (stores, service_counts) = Stores::open(&programs)?;
+        let services = Services::adopt(stores, Limits::default(), surroundings)?;
+        let own_namespace = Netns::current()?.cookie()?;
+        let socket_ender = SocketEnder::start(programs.map(maps::SOCKETS)?, own_namespace)?;
         let mut datapath = Datapath {
             settings: settings.clone(),
             uplink,
@@ -135,6 +162,12 @@ impl Datapath {
             host_ports: Table::adopt(HostPorts::open(settings.vxlan_port)?)?,
             pod_ports,
             removal: Removal::start()?,
+            services,
+            service_counts,
+            services_compared: Instant::now(),
+            socket_ender,
+            namespaces: BTreeMap::new(),
+            own_namespace,
             plan: None,
             paths: BTreeMap::new(),
         };
@@ -209,6 +242,13 @@ impl Datapath {
         }
         if self.masquerade.repair()? {
             done.push("masquerade rules put back".to_owned());
+        }
+        if self.services_compared.elapsed() >= COMPARE_SERVICES {
+            self.services_compared = Instant::now();
+            let written = self.services.resync()?.total();
+            if written > 0 {
+                done.push(format!("{written} entries of the tables of Services put back"));
+            }
         }
         Ok(done)
     }
@@ -320,7 +360,7 @@ impl Datapath {
             uplink_mtu: self.uplink.mtu,
             tunnel_v4: self.own_tunnel_end(true),
             tunnel_v6: self.own_tunnel_end(false),
-            netns_cookie: Netns::current()?.cookie()?,
+            netns_cookie: self.own_namespace,
             vxlan_port_be: self.settings.vxlan_port.to_be(),
             ..Config::default()
         };
@@ -337,6 +377,12 @@ impl Datapath {
         for (program, interface, direction) in hooks {
             if self.programs.attach(program, interface, direction)? {
                 done.push(format!("{program} attached to {interface}"));
+            }
+        }
+        if let Some(cgroup) = &self.settings.cgroup {
+            let hooks = self.programs.attach_sockets(cgroup)?;
+            if hooks > 0 {
+                done.push(format!("{hooks} programs of sockets attached to {}", cgroup.display()));
             }
         }
         let pods = self.pods_in_table()?;

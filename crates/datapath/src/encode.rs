@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_abi::{Address, Path, Route};
+use weft_abi::{Address, Backend, FrontendKey, Path, Route, SourceRange};
+use weft_model::{Protocol, services::BackendKey};
 
 /// A prefix as the longest-prefix table has it: the address and its bits, counted in the mapped form.
 pub(crate) fn prefix(range: IpNet) -> (Address, u32) {
@@ -17,6 +18,53 @@ pub(crate) fn prefix(range: IpNet) -> (Address, u32) {
 /// The way to another node, and where its tunnels begin.
 pub(crate) fn route(next_hop: IpAddr, tunnel: IpAddr, path: Path) -> Route {
     Route { next_hop: next_hop.into(), tunnel: tunnel.into(), path: path as u32, reserved: 0 }
+}
+
+/// The IP protocol number.
+pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// The protocol of an IP protocol number, if Services have it.
+pub(crate) fn protocol(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| protocol_number(*known) == number)
+}
+
+/// What a Service is reached by.
+pub(crate) fn frontend_key(address: IpAddr, port: u16, protocol: Protocol) -> FrontendKey {
+    FrontendKey {
+        address: address.into(),
+        port_be: port.to_be(),
+        protocol: protocol_number(protocol),
+        reserved: 0,
+    }
+}
+
+/// A backend's entry.
+pub(crate) fn backend(key: BackendKey, protocol: Protocol, flags: u8, generation: u32) -> Backend {
+    Backend {
+        address: key.address.into(),
+        port_be: key.port.to_be(),
+        protocol: protocol_number(protocol),
+        flags,
+        generation,
+    }
+}
+
+/// Whose entry it is; none if it never was anybody's.
+pub(crate) fn backend_key(entry: &Backend) -> Option<(BackendKey, Protocol)> {
+    let key = BackendKey { address: entry.address.into(), port: u16::from_be(entry.port_be) };
+    Some((key, protocol(entry.protocol)?))
+}
+
+/// A range of sources of a Service port, and its bits.
+pub(crate) fn source_range(service_port: u32, range: IpNet) -> (SourceRange, u32) {
+    let (address, bits) = prefix(range);
+    (SourceRange { service_port, address }, SourceRange::SERVICE_PORT_BITS + bits)
 }
 
 #[cfg(test)]

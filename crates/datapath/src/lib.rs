@@ -14,6 +14,7 @@ mod pod;
 pub mod probe;
 pub mod requirements;
 mod route;
+mod service;
 mod sysctl;
 pub mod table;
 mod uplink;
@@ -23,6 +24,7 @@ pub use datapath::{Applied, ApplyError, Counters, Datapath, OpenError, Repaired}
 pub use load::{LoadError, Origin};
 pub use mtu::Mtu;
 pub use pod::{AddPodError, CheckPodError, InstalledPod, PodLinks, host_interface};
+pub use service::{InstalledBackend, InstalledServicePort, Refused, ServiceError, ServicesWritten};
 pub use uplink::{Uplink, UplinkError};
 pub use weft_abi::{ABI_VERSION, Counter, Path};
 

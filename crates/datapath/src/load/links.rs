@@ -8,7 +8,7 @@ use aya::programs::{
     tc::TcAttachOptions,
 };
 
-use super::{LoadError, Programs, pins};
+use super::{LoadError, Programs, pins, sockets::is_socket_program};
 
 /// Side of an interface, as the host sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,9 @@ impl Programs {
     pub(super) fn replace_in_links(&mut self) -> Result<(), LoadError> {
         for name in pins::link_names(&self.folder)? {
             let Some((program, _)) = name.split_once('-') else { continue };
+            if is_socket_program(program) {
+                continue;
+            }
             let path = self.folder.join("links").join(&name);
             let pinned = PinnedLink::from_pin(&path)
                 .map_err(|source| LoadError::Link { name: name.clone(), source })?;

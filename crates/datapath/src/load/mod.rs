@@ -4,12 +4,16 @@
 //! tcx attachment waits for an RCU grace period while it holds the lock that every network change of the machine needs
 //! (some 15 ms each), a block is bound in microseconds and replaced for all Pods at once.
 //!
-//! Layout below the bpffs folder: `maps/NAME`, `programs/NAME`, `links/PROGRAM-INTERFACE`. The map `META` says which
+//! Programs of sockets are linked to a cgroup, likewise by pinned links.
+//!
+//! Layout below the bpffs folder: `maps/NAME`, `programs/NAME`, `links/PROGRAM-INTERFACE` (or `-cgroup`). The map `META` says which
 //! ABI and which object the rest was made from.
 
 mod blocks;
+pub(crate) mod bpf_call;
 mod links;
 mod pins;
+mod sockets;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +27,7 @@ use weft_abi::{ABI_VERSION, Config, Counter, maps, programs};
 use weft_netns::NetlinkError;
 
 pub(crate) use links::Direction;
+use sockets::SocketProgram;
 
 use crate::{fingerprint, table::Raw};
 
@@ -124,6 +129,7 @@ pub enum Origin {
 pub(crate) struct Programs {
     folder: PathBuf,
     programs: Vec<(&'static str, SchedClassifier)>,
+    sockets: Vec<SocketProgram>,
     pub(crate) origin: Origin,
 }
 
@@ -147,17 +153,20 @@ impl Programs {
         if found != 0
             && fingerprint == object_fingerprint()
             && let Some(programs) = pins::open_programs(folder)?
+            && let Some(sockets) = sockets::open(folder)?
         {
-            return Ok(Programs { folder: folder.to_owned(), programs, origin: Origin::Adopted });
+            return Ok(Programs { folder: folder.to_owned(), programs, sockets, origin: Origin::Adopted });
         }
+        let (programs, sockets) = load(folder)?;
         let mut loaded = Programs {
             folder: folder.to_owned(),
-            programs: load(folder)?,
+            programs,
+            sockets,
             origin: if found == 0 { Origin::Loaded } else { Origin::Replaced },
         };
         loaded.replace_in_links()?;
         for (name, program) in &mut loaded.programs {
-            pins::pin_program(folder, name, program)?;
+            pins::pin_program(folder, name, |path| program.pin(path))?;
         }
         if meta.is_none() {
             meta = pins::open_meta(folder)?;
@@ -196,7 +205,7 @@ impl Programs {
     }
 }
 
-fn load(folder: &Path) -> Result<Vec<(&'static str, SchedClassifier)>, LoadError> {
+fn load(folder: &Path) -> Result<Loaded, LoadError> {
     let mut object = EbpfLoader::new().default_map_pin_directory(folder.join("maps")).load(OBJECT)?;
     let mut loaded = Vec::new();
     for name in programs::ALL {
@@ -206,8 +215,11 @@ fn load(folder: &Path) -> Result<Vec<(&'static str, SchedClassifier)>, LoadError
         program.load().map_err(at)?;
         loaded.push((name, pins::own(program).map_err(at)?));
     }
-    Ok(loaded)
+    Ok((loaded, sockets::load(&mut object, folder)?))
 }
+
+/// Programs of interfaces by name, and programs of sockets.
+type Loaded = (Vec<(&'static str, SchedClassifier)>, Vec<SocketProgram>);
 
 /// Tells builds apart.
 fn object_fingerprint() -> u64 {

@@ -8,6 +8,7 @@ use std::{
 
 use aya::{
     maps::{Array, Map, MapData, MapError},
+    pin::PinError,
     programs::{ProgramError, SchedClassifier},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -66,12 +67,16 @@ pub(super) fn own(program: &SchedClassifier) -> Result<SchedClassifier, ProgramE
 }
 
 /// Pins a program in place of an older one, at no moment leaving the name without a program.
-pub(super) fn pin_program(folder: &Path, name: &str, program: &mut SchedClassifier) -> Result<(), LoadError> {
-    let (new, pin) =
-        (folder.join("programs").join(format!("new-{name}")), folder.join("programs").join(name));
+pub(super) fn pin_program(
+    folder: &Path,
+    name: &str,
+    pin: impl FnOnce(&Path) -> Result<(), PinError>,
+) -> Result<(), LoadError> {
+    let programs = folder.join("programs");
+    let (new, path) = (programs.join(format!("new-{name}")), programs.join(name));
     remove_if_there(&new)?;
-    program.pin(&new).map_err(|source| LoadError::Pin { name: name.to_owned(), source })?;
-    fs::rename(&new, &pin).map_err(|source| LoadError::File { path: pin, source })
+    pin(&new).map_err(|source| LoadError::Pin { name: name.to_owned(), source })?;
+    fs::rename(&new, &path).map_err(|source| LoadError::File { path, source })
 }
 
 /// Removes a pin; one that is not there is not an error.

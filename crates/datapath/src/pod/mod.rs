@@ -175,6 +175,7 @@ impl Datapath {
             flags |= Pod::HAS_HOST_PORTS;
         }
         let netns_cookie = netns.cookie()?;
+        self.namespaces.insert(netns_cookie, spec.netns.clone());
         for address in &spec.addresses {
             self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags, netns_cookie });
         }

@@ -1,9 +1,9 @@
 //! eBPF maps as tables.
 
-use std::{io, marker::PhantomData};
+use std::io;
 
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
-use weft_abi::{Address, Plain};
+use weft_abi::Plain;
 
 use super::Store;
 
@@ -24,6 +24,14 @@ pub enum BpfTableError {
         /// Name of the map.
         map: &'static str,
     },
+    /// The map could not be read whole.
+    #[error("reading map {map}: {source}")]
+    Read {
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Anything else.
     #[error("map {map}: {source}")]
     Map {
@@ -40,11 +48,10 @@ pub struct BpfHash<K: Plain, V: Plain> {
     map: HashMap<MapData, Raw<K>, Raw<V>>,
 }
 
-/// A longest-prefix table; keys are (address, bits).
-pub struct BpfLpm<V: Plain> {
+/// A longest-prefix table; keys are (data, bits).
+pub struct BpfLpm<K: Plain, V: Plain> {
     name: &'static str,
-    map: LpmTrie<MapData, Raw<Address>, Raw<V>>,
-    _value: PhantomData<V>,
+    map: LpmTrie<MapData, Raw<K>, Raw<V>>,
 }
 
 impl<K: Plain, V: Plain> BpfHash<K, V> {
@@ -54,10 +61,10 @@ impl<K: Plain, V: Plain> BpfHash<K, V> {
     }
 }
 
-impl<V: Plain> BpfLpm<V> {
+impl<K: Plain, V: Plain> BpfLpm<K, V> {
     pub(crate) fn new(name: &'static str, map: MapData) -> Result<Self, BpfTableError> {
         let map = LpmTrie::try_from(aya::maps::Map::LpmTrie(map)).map_err(at(name))?;
-        Ok(BpfLpm { name, map, _value: PhantomData })
+        Ok(BpfLpm { name, map })
     }
 }
 
@@ -78,18 +85,18 @@ impl<K: Plain, V: Plain> Store<K, V> for BpfHash<K, V> {
     }
 }
 
-impl<V: Plain> Store<(Address, u32), V> for BpfLpm<V> {
+impl<K: Plain, V: Plain> Store<(K, u32), V> for BpfLpm<K, V> {
     type Error = BpfTableError;
 
-    fn upsert(&mut self, key: &(Address, u32), value: &V) -> Result<(), BpfTableError> {
+    fn upsert(&mut self, key: &(K, u32), value: &V) -> Result<(), BpfTableError> {
         self.map.insert(&Key::new(key.1, Raw(key.0)), Raw(*value), 0).map_err(at(self.name))
     }
 
-    fn remove(&mut self, key: &(Address, u32)) -> Result<(), BpfTableError> {
+    fn remove(&mut self, key: &(K, u32)) -> Result<(), BpfTableError> {
         or_gone(self.map.remove(&Key::new(key.1, Raw(key.0)))).map_err(at(self.name))
     }
 
-    fn dump(&mut self) -> Result<Vec<((Address, u32), V)>, BpfTableError> {
+    fn dump(&mut self) -> Result<Vec<((K, u32), V)>, BpfTableError> {
         let entries = self
             .map
             .iter()
@@ -98,7 +105,7 @@ impl<V: Plain> Store<(Address, u32), V> for BpfLpm<V> {
     }
 }
 
-fn at(map: &'static str) -> impl Fn(MapError) -> BpfTableError {
+pub(super) fn at(map: &'static str) -> impl Fn(MapError) -> BpfTableError {
     move |source| match &source {
         // E2BIG from a hash map, ENOSPC from a longest-prefix table.
         MapError::SyscallError(error)

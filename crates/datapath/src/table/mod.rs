@@ -1,11 +1,13 @@
 //! One mechanism for every kernel table: what is wanted, what is there, what is still to be written.
 
+pub(crate) mod array;
 mod bpf;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use array::{ArrayTable, BpfArray};
 pub(crate) use bpf::Raw;
 pub use bpf::{BpfHash, BpfLpm, BpfTableError};
 
@@ -22,6 +24,22 @@ pub trait Store<K, V> {
 
     /// Every entry that the kernel holds and that belongs to this table.
     fn dump(&mut self) -> Result<Vec<(K, V)>, Self::Error>;
+}
+
+impl<K, V, E, S: Store<K, V, Error = E> + ?Sized> Store<K, V> for Box<S> {
+    type Error = E;
+
+    fn upsert(&mut self, key: &K, value: &V) -> Result<(), E> {
+        (**self).upsert(key, value)
+    }
+
+    fn remove(&mut self, key: &K) -> Result<(), E> {
+        (**self).remove(key)
+    }
+
+    fn dump(&mut self) -> Result<Vec<(K, V)>, E> {
+        (**self).dump()
+    }
 }
 
 /// How many entries a flush or resync wrote.

@@ -168,7 +168,10 @@ impl Node {
     }
 
     pub fn start(&mut self) {
-        let settings = self.settings();
+        self.start_with(self.settings());
+    }
+
+    pub fn start_with(&mut self, settings: Settings) {
         self.datapath = Some(self.netns.0.run(|| Datapath::open(&settings).unwrap()).unwrap());
     }
 

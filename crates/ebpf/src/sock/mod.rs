@@ -101,8 +101,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     match given(&found, &place) {
         Given::Backend(choice) => {
-            let peer =
-                SocketPeer { frontend: asked, backend: choice.index, generation: choice.backend.generation };
+            let peer = remembered(&asked, &choice, &place);
             // A full table makes room: what is lost is a name for `getpeername`.
             let _ = SOCKETS.insert(&place.socket, &peer, 0);
             F::set(ctx, &choice.backend.address, choice.backend.port_be);
@@ -141,8 +140,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     match given(&found, &place) {
         Given::Backend(choice) => {
-            let peer =
-                SocketPeer { frontend: asked, backend: choice.index, generation: choice.backend.generation };
+            let peer = remembered(&asked, &choice, &place);
             let from_backend = DatagramKey {
                 cookie: place.socket,
                 address: choice.backend.address,
@@ -195,6 +193,17 @@ fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
         F::set(ctx, &peer.frontend.address, peer.frontend.port_be);
     }
     ALLOW
+}
+
+#[inline(always)]
+fn remembered(asked: &FrontendKey, choice: &Choice, place: &Place) -> SocketPeer {
+    SocketPeer {
+        frontend: *asked,
+        backend: choice.index,
+        generation: choice.backend.generation,
+        reserved: 0,
+        netns_cookie: place.netns,
+    }
 }
 
 fn refuse() -> i32 {

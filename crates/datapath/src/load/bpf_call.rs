@@ -1,0 +1,147 @@
+//! The few calls of bpf(2) that aya does not offer: links of cgroups, and reading maps in one go.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// What a link of a cgroup holds together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupLink {
+    /// Identifier of the program.
+    pub(crate) program: u32,
+    /// Identifier of the cgroup: the inode number of its folder; 0 once that is gone.
+    pub(crate) cgroup: u64,
+}
+
+/// # Safety
+/// `attributes` is what the command takes, and whatever it points to outlives the call.
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller promises the rest.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens what is pinned at a path.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: the path outlives the call.
+    let descriptor = unsafe { bpf(BPF_OBJ_GET, &mut attributes) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// What a cgroup's link holds together.
+pub(crate) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    #[repr(C)]
+    struct Attributes {
+        descriptor: u32,
+        length: u32,
+        info: u64,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        padding: u32,
+        cgroup: u64,
+        attach_type: u32,
+        rest: u32,
+    }
+    let mut info = Info::default();
+    let mut attributes = Attributes {
+        descriptor: link.as_raw_fd() as u32,
+        length: size_of::<Info>() as u32,
+        info: &raw mut info as u64,
+    };
+    // SAFETY: the information outlives the call, and its size is given.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    Ok(CgroupLink { program: info.program, cgroup: info.cgroup })
+}
+
+/// Puts another program into a link, without a gap.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut attributes = Attributes {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: descriptors alone.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
+}
+
+/// The first `count` elements of an array map.
+pub(crate) fn read_array<V: weft_abi::Plain>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<V>> {
+    #[repr(C)]
+    struct Attributes {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    let mut values: Vec<V> = Vec::with_capacity(count as usize);
+    let mut keys: Vec<u32> = Vec::with_capacity(count as usize);
+    let mut next = 0_u32;
+    let mut read = 0_usize;
+    while read < count as usize {
+        let mut attributes = Attributes {
+            in_batch: if read == 0 { 0 } else { &raw mut next as u64 },
+            out_batch: &raw mut next as u64,
+            // SAFETY: `read` elements were filled, and there is room for `count`.
+            keys: unsafe { keys.as_mut_ptr().add(read) } as u64,
+            // SAFETY: as above.
+            values: unsafe { values.as_mut_ptr().add(read) } as u64,
+            count: count - read as u32,
+            map: map.as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: keys and values have room for `count` elements of their sizes, which are the map's.
+        let ended = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
+            Ok(_) => false,
+            // The end of the map.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        read += attributes.count as usize;
+        if ended || attributes.count == 0 {
+            break;
+        }
+    }
+    // SAFETY: the kernel filled that many, each of which is plain data.
+    unsafe { values.set_len(read.min(count as usize)) };
+    Ok(values)
+}

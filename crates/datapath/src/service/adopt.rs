@@ -1,0 +1,209 @@
+//! Taking over what an earlier process wrote, so that a restart writes nothing where nothing changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use weft_abi::{Backend, Frontend, FrontendKey, Slots};
+use weft_model::services::{
+    BackendKey, Choice, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty,
+};
+
+use super::{
+    Leftovers, Limits, ServiceError, Services, Stores, Surroundings,
+    backends::Backends,
+    claims::Claims,
+    host_ports,
+    port::{Entry, Installed, Run},
+    slots::{Place, SlotRuns, class_of},
+};
+use crate::{
+    encode,
+    table::{ArrayTable, Table},
+};
+
+impl Services {
+    /// Reads the tables. Until [`Services::replace`] says what is wanted, everything stays as it is.
+    pub(crate) fn adopt(
+        stores: Stores,
+        limits: Limits,
+        surroundings: Surroundings,
+    ) -> Result<Services, ServiceError> {
+        let slots = ArrayTable::adopt(stores.slots)?;
+        let mut services = Services {
+            limits,
+            surroundings,
+            frontends: Table::adopt(stores.frontends)?,
+            source_ranges: Table::adopt(stores.source_ranges)?,
+            members: Table::adopt(stores.members)?,
+            service_ports: ArrayTable::adopt(stores.service_ports)?,
+            runs: SlotRuns::new(slots.size()),
+            slots,
+            backends: Backends::adopt(ArrayTable::adopt(stores.backends)?),
+            free_ports: Vec::new(),
+            claims: Claims::default(),
+            installed: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            gone: Vec::new(),
+            settled: false,
+        };
+        services.find_entries();
+        services.adopt_host_ports();
+        Ok(services)
+    }
+
+    /// Takes the indexes and slots that are in use.
+    fn find_entries(&mut self) {
+        let named: BTreeSet<u32> = (self.frontends.desired().values())
+            .filter(|frontend| frontend.flags & Frontend::ADDRESS == 0)
+            .map(|frontend| frontend.service_port)
+            .collect();
+        for index in (0..self.service_ports.size()).rev() {
+            if !named.contains(&index) {
+                self.free_ports.push(index);
+                continue;
+            }
+            let value = self.service_ports.get(index);
+            let inside = self.reserve(value.inside);
+            // The cluster IP's entry has one list for both.
+            let outside =
+                if value.outside == value.inside { Run::default() } else { self.reserve(value.outside) };
+            self.unclaimed.insert(index, Entry { index, inside, outside });
+        }
+    }
+
+    fn reserve(&mut self, slots: Slots) -> Run {
+        if slots.count() == 0 {
+            return Run::default();
+        }
+        // It may have been given more room than it fills now; the rest is free.
+        let place = Place { first: slots.first(), class: class_of(slots.count()) };
+        if self.runs.reserve(place) {
+            Run { place: Some(place), count: slots.count() }
+        } else {
+            Run::default()
+        }
+    }
+
+    /// Ports of the node that lead to Pods are known from the tables alone.
+    fn adopt_host_ports(&mut self) {
+        let mut found: BTreeMap<u32, Vec<FrontendKey>> = BTreeMap::new();
+        for (key, frontend) in self.frontends.desired() {
+            if frontend.flags & Frontend::HOST_PORT != 0 {
+                found.entry(frontend.service_port).or_default().push(*key);
+            }
+        }
+        for (index, frontends) in found {
+            let Some(entry) = self.unclaimed.get(&index).copied() else { continue };
+            let backend = entry.inside.place.map(|place| self.slots.get(place.first));
+            let Some(backend) = backend.map(|backend| self.backends.entry(backend)) else { continue };
+            let Some(first) = frontends.first().copied() else { continue };
+            let (Some((key, _)), Some(protocol)) =
+                (encode::backend_key(&backend), encode::protocol(first.protocol))
+            else {
+                continue;
+            };
+            if backend.flags & Backend::LIVE == 0 {
+                continue;
+            }
+            let addresses: Vec<IpAddr> = frontends.iter().map(|frontend| frontend.address.into()).collect();
+            let port = u16::from_be(first.port_be);
+            let all = addresses.len() > 1 || self.surroundings.node_addresses.contains(&addresses[0]);
+            let on = if all { "*".to_owned() } else { addresses[0].to_string() };
+            let of = ServicePortKey {
+                service: ServiceKey::new("", on),
+                port: port.to_string().into(),
+                protocol,
+                ipv6: addresses[0].is_ipv6(),
+            };
+            let plan = host_ports::plan(addresses, port, key.address, key.port);
+            self.unclaimed.remove(&index);
+            plan.known
+                .iter()
+                .for_each(|state| self.backends.list(*state, protocol, std::time::Instant::now()));
+            for frontend in frontends {
+                self.claims.claim(frontend, &of);
+            }
+            self.installed.insert(of, Installed { plan, internal: None, external: Some(entry) });
+        }
+    }
+
+    /// Gives the Service ports of a whole plan the entries that their frontends lead to already.
+    pub(super) fn adopt_indexes(&mut self, wanted: &BTreeMap<ServicePortKey, ServicePortPlan>) {
+        for (key, plan) in wanted {
+            let mut entry = |is_cluster_ip: bool| {
+                let of_kind = plan
+                    .frontends
+                    .iter()
+                    .filter(|frontend| (frontend.kind == FrontendKind::ClusterIp) == is_cluster_ip);
+                let mut indexes = of_kind.filter_map(|frontend| {
+                    let entry = encode::frontend_key(frontend.address, frontend.port, key.protocol);
+                    self.frontends.desired().get(&entry).map(|frontend| frontend.service_port)
+                });
+                indexes.find_map(|index| self.unclaimed.remove(&index))
+            };
+            let (internal, external) = (entry(true), entry(false));
+            if internal.is_some() || external.is_some() {
+                self.installed.insert(key.clone(), Installed { plan: nothing(), internal, external });
+            }
+        }
+    }
+
+    /// Takes away what an earlier process wrote and the whole plan has no place for.
+    pub(super) fn drop_unclaimed(&mut self, leftovers: &mut Leftovers) {
+        let stale: Vec<FrontendKey> = (self.frontends.desired().iter())
+            .filter(|(key, frontend)| {
+                if frontend.flags & Frontend::ADDRESS != 0 {
+                    !self.claims.has_address(&key.address)
+                } else {
+                    self.claims.owner(key).is_none()
+                }
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        stale.iter().for_each(|key| self.frontends.unset(key));
+        for (index, entry) in std::mem::take(&mut self.unclaimed) {
+            leftovers.service_ports.push(index);
+            leftovers.runs.extend([entry.inside.place, entry.outside.place].into_iter().flatten());
+        }
+        let used: BTreeSet<u32> = (self.installed.values())
+            .flat_map(|installed| [installed.internal, installed.external])
+            .flatten()
+            .map(|entry| entry.index)
+            .collect();
+        // Left behind where no frontend led any more: cleared, though free already.
+        for index in 0..self.service_ports.used() {
+            if !used.contains(&index) {
+                self.service_ports.set(index, Default::default());
+            }
+        }
+        let mut members = BTreeSet::new();
+        let mut ranges = BTreeSet::new();
+        for (key, installed) in &self.installed {
+            members.extend(self.members_of(installed, key.protocol));
+            ranges.extend(super::port::source_ranges_of(installed));
+        }
+        leftovers.members.extend(self.members.desired().keys().filter(|member| !members.contains(*member)));
+        leftovers
+            .source_ranges
+            .extend(self.source_ranges.desired().keys().filter(|range| !ranges.contains(*range)));
+    }
+}
+
+/// The plan of which nothing is known.
+fn nothing() -> ServicePortPlan {
+    let none = Choice { backends: Arc::from(Vec::<BackendKey>::new()), when_empty: WhenEmpty::Reject };
+    ServicePortPlan {
+        frontends: Vec::new(),
+        internal: none.clone(),
+        cluster: none.clone(),
+        external: none,
+        known: Arc::from(Vec::new()),
+        affinity_seconds: None,
+        source_ranges: Vec::new(),
+        nobody_else: false,
+    }
+}

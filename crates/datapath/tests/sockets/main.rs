@@ -1,0 +1,246 @@
+//! Services at the socket: real processes in a cgroup of their own, in Pods and on the node.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod process;
+mod service;
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+};
+
+use process::Process;
+use service::{Server, Services, plan};
+use support::{Fabric, until};
+use weft_model::{
+    Protocol,
+    services::{FrontendKind, WhenEmpty},
+};
+
+const VIP: &str = "10.96.0.10";
+const VIP6: &str = "fd00:10:96::10";
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+#[test]
+fn a_tcp_connection_to_a_cluster_ip_reaches_a_backend_from_pods_and_from_the_node_in_both_families() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    for (vip, ip) in [(VIP, backend.v4()), (VIP6, backend.v6())] {
+        let server = Server::tcp(&backend, ip);
+        let mut wanted = plan(Protocol::Tcp, &[server.address]);
+        wanted.frontend(at(vip, 80), FrontendKind::ClusterIp);
+        services.serve(wanted);
+        let mut in_pod = Process::in_pod(&services, &client);
+        assert_eq!(in_pod.tcp(at(vip, 80)), Ok(at(vip, 80)), "getpeername says what was asked");
+        assert_eq!(in_pod.ask(), server.greeting(if ip.is_ipv4() { client.v4() } else { client.v6() }));
+        let mut on_node = Process::on_node(&services);
+        assert_eq!(on_node.tcp(at(vip, 80)), Ok(at(vip, 80)));
+        assert!(on_node.ask().starts_with(&server.name));
+    }
+}
+
+#[test]
+fn connections_spread_evenly_over_the_backends() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let servers: Vec<Server> = (0..4).map(|_| Server::tcp(&backend, backend.v4())).collect();
+    let mut wanted = plan(Protocol::Tcp, &servers.iter().map(|server| server.address).collect::<Vec<_>>());
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(wanted);
+    let mut client = Process::in_pod(&services, &client);
+    for _ in 0..2000 {
+        client.tcp(at(VIP, 80)).unwrap();
+    }
+    let installed = services.installed();
+    assert_eq!(installed.connections, 2000);
+    for backend in &installed.internal {
+        // 500 expected, standard deviation 19.4: five of them.
+        assert!(backend.connections.abs_diff(500) < 97, "{backend:?}");
+    }
+}
+
+#[test]
+fn without_a_backend_a_connection_is_refused_at_once_and_a_port_that_the_service_lacks_too() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let client = services.node.pod();
+    let mut wanted = plan(Protocol::Tcp, &[]);
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(wanted);
+    for mut process in [Process::in_pod(&services, &client), Process::on_node(&services)] {
+        assert_eq!(process.tcp(at(VIP, 80)), Err(ErrorKind::ConnectionRefused));
+        assert_eq!(process.tcp(at(VIP, 81)), Err(ErrorKind::ConnectionRefused));
+        process.udp();
+        assert_eq!(process.send(at(VIP, 80)), Err(ErrorKind::ConnectionRefused));
+    }
+    assert_eq!(services.installed().without_backend, 2);
+}
+
+#[test]
+fn an_unconnected_udp_socket_stays_with_its_backend_and_moves_when_that_is_gone_without_changing_its_port() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let (one, two) = (Server::udp(&backend, backend.v4()), Server::udp(&backend, backend.v4()));
+    let mut wanted = plan(Protocol::Udp, &[one.address, two.address]);
+    wanted.frontend(at(VIP, 53), FrontendKind::ClusterIp);
+    services.serve(wanted.clone());
+    let mut process = Process::in_pod(&services, &client);
+    let port = process.udp();
+    process.send(at(VIP, 53)).unwrap();
+    let (from, first) = process.receive();
+    assert_eq!(from, at(VIP, 53), "the answer comes from where it was asked");
+    for _ in 0..20 {
+        process.send(at(VIP, 53)).unwrap();
+        assert_eq!(process.receive(), (from, first.clone()));
+    }
+    let (gone, left) = if first.starts_with(&one.name) { (&one, &two) } else { (&two, &one) };
+    wanted.not_serving(gone.address);
+    services.serve(wanted);
+    process.send(at(VIP, 53)).unwrap();
+    let (from, text) = process.receive();
+    assert_eq!((from, text), (at(VIP, 53), format!("{} {}", left.name, SocketAddr::new(client.v4(), port))));
+}
+
+#[test]
+fn the_sockets_of_a_backend_that_is_gone_end_and_those_of_a_terminating_one_go_on() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let (one, two) = (Server::tcp(&backend, backend.v4()), Server::tcp(&backend, backend.v4()));
+    let mut wanted = plan(Protocol::Tcp, &[one.address]);
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(wanted);
+    let mut in_pod = Process::in_pod(&services, &client);
+    let mut on_node = Process::on_node(&services);
+    let mut direct = Process::in_pod(&services, &client);
+    in_pod.tcp(at(VIP, 80)).unwrap();
+    on_node.tcp(at(VIP, 80)).unwrap();
+    direct.tcp(one.address).unwrap();
+    // Draining: it is known, but new connections go elsewhere.
+    let mut draining = plan(Protocol::Tcp, &[two.address]);
+    draining.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    draining.draining(one.address);
+    services.serve(draining);
+    assert!(in_pod.ask().starts_with(&one.name));
+    let mut late = Process::in_pod(&services, &client);
+    late.tcp(at(VIP, 80)).unwrap();
+    assert!(late.ask().starts_with(&two.name));
+    // Gone.
+    let mut gone = plan(Protocol::Tcp, &[two.address]);
+    gone.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(gone);
+    assert_eq!(in_pod.wait_for_end(), "ConnectionAborted");
+    assert_eq!(on_node.wait_for_end(), "ConnectionAborted");
+    assert!(late.ask().starts_with(&two.name), "who has another backend is not disturbed");
+    assert!(direct.ask().starts_with(&one.name), "who named the address itself is not either");
+}
+
+#[test]
+fn a_client_with_affinity_comes_back_to_its_backend_as_long_as_that_may_be_chosen() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let servers: Vec<Server> = (0..8).map(|_| Server::tcp(&backend, backend.v4())).collect();
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let mut wanted = plan(Protocol::Tcp, &addresses);
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    wanted.plan.affinity_seconds = Some(10_800);
+    services.serve(wanted.clone());
+    let mut process = Process::in_pod(&services, &client);
+    let mut ask = || {
+        process.tcp(at(VIP, 80)).unwrap();
+        process.ask().split(' ').next().unwrap().to_owned()
+    };
+    let first = ask();
+    assert!((0..20).all(|_| ask() == first));
+    // Terminating: connections stay, new ones go elsewhere, and stay there.
+    let chosen = servers.iter().find(|server| server.name == first).unwrap().address;
+    wanted.draining(chosen);
+    services.serve(wanted);
+    let second = ask();
+    assert_ne!(second, first);
+    assert!((0..20).all(|_| ask() == second));
+}
+
+#[test]
+fn a_node_port_answers_the_node_s_own_processes_on_its_addresses_and_on_loopback_and_pods_on_its_addresses() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let server = Server::tcp(&backend, backend.v4());
+    let mut wanted = plan(Protocol::Tcp, &[server.address]);
+    let node: IpAddr = services.node.addresses[0];
+    wanted.frontend(SocketAddr::new(node, 30_080), FrontendKind::NodePort);
+    services.serve(wanted);
+    let mut on_node = Process::on_node(&services);
+    for address in [SocketAddr::new(node, 30_080), at("127.0.0.1", 30_080)] {
+        on_node.tcp(address).unwrap();
+        assert!(on_node.ask().starts_with(&server.name));
+    }
+    let mut in_pod = Process::in_pod(&services, &client);
+    in_pod.tcp(SocketAddr::new(node, 30_080)).unwrap();
+    assert!(in_pod.ask().starts_with(&server.name));
+    assert_eq!(in_pod.tcp(at("127.0.0.1", 30_080)), Err(ErrorKind::ConnectionRefused));
+    assert_eq!(
+        on_node.tcp(SocketAddr::new(node, 30_081)),
+        Err(ErrorKind::ConnectionRefused),
+        "by the node itself"
+    );
+}
+
+#[test]
+fn a_restart_attaches_nothing_anew_and_writes_nothing_and_connections_go_on() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let server = Server::tcp(&backend, backend.v4());
+    let mut wanted = plan(Protocol::Tcp, &[server.address]);
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(wanted.clone());
+    let mut process = Process::in_pod(&services, &client);
+    process.tcp(at(VIP, 80)).unwrap();
+    services.node.stop();
+    let mut meanwhile = Process::in_pod(&services, &client);
+    meanwhile.tcp(at(VIP, 80)).unwrap();
+    assert!(meanwhile.ask().starts_with(&server.name), "served without an agent");
+    services.start();
+    let written = services.replace(vec![wanted.clone()]);
+    assert_eq!(written.written.total(), 0);
+    assert!(process.ask().starts_with(&server.name));
+    services.node.with(|datapath| datapath.know_namespace(client.netns.0.path()).unwrap());
+    let mut gone = plan(Protocol::Tcp, &[]);
+    gone.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(gone);
+    assert_eq!(process.wait_for_end(), "ConnectionAborted");
+}
+
+#[test]
+fn what_the_rules_drop_is_not_refused() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let mut wanted = plan(Protocol::Tcp, &[]);
+    let node = services.node.addresses[0];
+    wanted.frontend(SocketAddr::new(node, 30_080), FrontendKind::NodePort);
+    wanted.plan.cluster.when_empty = WhenEmpty::Drop;
+    services.serve(wanted);
+    let mut process = Process::on_node(&services);
+    assert_eq!(process.tcp(SocketAddr::new(node, 30_080)), Err(ErrorKind::PermissionDenied));
+    until("counted", || services.installed().without_backend == 1);
+}
+
+/// Not a test: what [`Process`] runs.
+#[test]
+#[ignore = "is run by the other tests as a process of its own"]
+fn client() {
+    process::serve();
+}

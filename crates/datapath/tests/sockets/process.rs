@@ -1,0 +1,159 @@
+//! A process with sockets, in a cgroup and a namespace of the test's choice, that does what it is told line by line. It is this
+//! very test program, started once more.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::unix::process::CommandExt as _,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use weft_netns::Netns;
+
+use crate::{
+    service::Services,
+    support::{DEADLINE, Pod},
+};
+
+/// Marks the lines of its answers among what the test harness prints.
+const MARK: &str = "=> ";
+
+pub struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    pub fn in_pod(services: &Services, pod: &Pod) -> Process {
+        Process::start(services, &pod.netns.0)
+    }
+
+    pub fn on_node(services: &Services) -> Process {
+        Process::start(services, &services.node.netns.0)
+    }
+
+    fn start(services: &Services, netns: &Netns) -> Process {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "client", "--ignored", "--nocapture", "--quiet"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let procs = services.cgroup.0.join("cgroup.procs");
+        let file = fs::OpenOptions::new().write(true).open(&procs).unwrap();
+        // SAFETY: write(2) alone, on a descriptor that was opened before.
+        unsafe {
+            command.pre_exec(move || (&file).write_all(b"0"));
+        }
+        let mut child = netns.enter_child(&mut command).unwrap().spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Process { child, input, output: BufReader::new(output) }
+    }
+
+    fn tell(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").unwrap();
+        loop {
+            let mut answer = String::new();
+            assert!(self.output.read_line(&mut answer).unwrap() > 0, "the process ended at {line:?}");
+            if let Some((_, answer)) = answer.split_once(MARK) {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Connects; says what it is connected to.
+    pub fn tcp(&mut self, to: SocketAddr) -> Result<SocketAddr, ErrorKind> {
+        result(&self.tell(&format!("tcp {to}"))).map(|peer| peer.parse().unwrap())
+    }
+
+    /// Sends a line and says what comes back.
+    pub fn ask(&mut self) -> String {
+        result(&self.tell("ask")).unwrap()
+    }
+
+    /// Reads until the connection ends; says how.
+    pub fn wait_for_end(&mut self) -> String {
+        self.tell("end")
+    }
+
+    /// Opens a UDP socket; says its port.
+    pub fn udp(&mut self) -> u16 {
+        self.tell("udp").parse().unwrap()
+    }
+
+    pub fn send(&mut self, to: SocketAddr) -> Result<(), ErrorKind> {
+        result(&self.tell(&format!("send {to}"))).map(drop)
+    }
+
+    /// Where a datagram is from, and what it says.
+    pub fn receive(&mut self) -> (SocketAddr, String) {
+        let answer = result(&self.tell("receive")).unwrap();
+        let (from, text) = answer.split_once(' ').unwrap();
+        (from.parse().unwrap(), text.to_owned())
+    }
+}
+
+fn result(answer: &str) -> Result<String, ErrorKind> {
+    match answer.strip_prefix("error ") {
+        None => Ok(answer.to_owned()),
+        Some("ConnectionRefused") => Err(ErrorKind::ConnectionRefused),
+        Some("PermissionDenied") => Err(ErrorKind::PermissionDenied),
+        Some("TimedOut" | "WouldBlock") => Err(ErrorKind::TimedOut),
+        Some(other) => panic!("{other}"),
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the process does.
+pub fn serve() {
+    let (mut stream, mut socket) = (None::<TcpStream>, None::<UdpSocket>);
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let answer = match verb {
+            "tcp" => TcpStream::connect_timeout(&argument.parse().unwrap(), DEADLINE).and_then(|connected| {
+                connected.set_read_timeout(Some(DEADLINE))?;
+                let peer = connected.peer_addr()?;
+                stream = Some(connected);
+                Ok(peer.to_string())
+            }),
+            "ask" => ask(stream.as_mut().unwrap()),
+            "end" => Ok(match stream.as_mut().unwrap().read(&mut [0; 64]) {
+                Ok(count) => format!("{count} bytes"),
+                Err(error) => format!("{:?}", error.kind()),
+            }),
+            "udp" => UdpSocket::bind("0.0.0.0:0").and_then(|bound| {
+                bound.set_read_timeout(Some(DEADLINE))?;
+                let port = bound.local_addr()?.port();
+                socket = Some(bound);
+                Ok(port.to_string())
+            }),
+            "send" => {
+                let to: SocketAddr = argument.parse().unwrap();
+                socket.as_ref().unwrap().send_to(b"?", to).map(|_| "sent".to_owned())
+            }
+            "receive" => {
+                let mut buffer = [0; 256];
+                socket
+                    .as_ref()
+                    .unwrap()
+                    .recv_from(&mut buffer)
+                    .map(|(length, from)| format!("{from} {}", String::from_utf8_lossy(&buffer[..length])))
+            }
+            other => panic!("{other}"),
+        };
+        println!("{MARK}{}", answer.unwrap_or_else(|error| format!("error {:?}", error.kind())));
+    }
+}
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.write_all(b"?\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer.trim_end().to_owned())
+}

@@ -1,0 +1,199 @@
+//! A node that serves Services, and servers that say who they are.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+};
+
+use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten};
+use weft_model::{
+    Protocol,
+    services::{
+        BackendKey, BackendState, Choice, Frontend, FrontendKind, ServiceKey, ServicePortKey,
+        ServicePortPlan, WhenEmpty,
+    },
+};
+use weft_netns::random_name;
+
+use crate::support::{Fabric, Node, Pod};
+
+/// A cgroup; whatever runs in it ends with the value.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    fn new() -> Cgroup {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let place = words.next()?;
+            (words.next()? == "cgroup2").then(|| place.to_owned())
+        });
+        let path = PathBuf::from(mount.expect("a cgroup2 mount")).join(random_name("t-cg-"));
+        fs::create_dir(&path).unwrap();
+        Cgroup(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        // It is busy until what was ended is gone.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+/// A node with socket hooks on a cgroup of its own.
+pub struct Services {
+    pub node: Node,
+    pub cgroup: Cgroup,
+}
+
+impl Services {
+    pub fn new(fabric: &Fabric, number: u8) -> Services {
+        let mut node = fabric.node(number);
+        node.stop();
+        let mut services = Services { node, cgroup: Cgroup::new() };
+        services.start();
+        services.replace(Vec::new());
+        services
+    }
+
+    pub fn start(&mut self) {
+        let mut settings = self.node.settings();
+        settings.cgroup = Some(self.cgroup.0.clone());
+        settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
+        self.node.start_with(settings);
+    }
+
+    pub fn serve(&mut self, wanted: Wanted) {
+        let change = vec![(wanted.key, Some(wanted.plan))];
+        let written = self.node.with(|datapath| datapath.change_services(change).unwrap());
+        assert_eq!(written.refused, []);
+    }
+
+    pub fn replace(&mut self, wanted: Vec<Wanted>) -> ServicesWritten {
+        let plans = wanted.into_iter().map(|wanted| (wanted.key, wanted.plan)).collect();
+        self.node.with(|datapath: &mut Datapath| datapath.replace_services(plans).unwrap())
+    }
+
+    pub fn installed(&mut self) -> InstalledServicePort {
+        self.node.with(|datapath| datapath.services().unwrap()).remove(0)
+    }
+}
+
+/// A Service port to be served.
+#[derive(Clone)]
+pub struct Wanted {
+    pub key: ServicePortKey,
+    pub plan: ServicePortPlan,
+}
+
+pub fn plan(protocol: Protocol, backends: &[SocketAddr]) -> Wanted {
+    let mut keys: Vec<BackendKey> =
+        backends.iter().map(|address| BackendKey { address: address.ip(), port: address.port() }).collect();
+    keys.sort();
+    let choice = Choice { backends: keys.clone().into(), when_empty: WhenEmpty::Reject };
+    Wanted {
+        key: ServicePortKey {
+            service: ServiceKey::new("default", "web"),
+            port: "".into(),
+            protocol,
+            ipv6: backends.first().is_some_and(SocketAddr::is_ipv6),
+        },
+        plan: ServicePortPlan {
+            frontends: Vec::new(),
+            internal: choice.clone(),
+            cluster: choice.clone(),
+            external: choice,
+            known: keys.into_iter().map(|key| BackendState { key, serving: true }).collect(),
+            affinity_seconds: None,
+            source_ranges: Vec::new(),
+            nobody_else: false,
+        },
+    }
+}
+
+impl Wanted {
+    pub fn frontend(&mut self, address: SocketAddr, kind: FrontendKind) {
+        self.plan.frontends.push(Frontend { address: address.ip(), port: address.port(), kind });
+    }
+
+    /// The backend ends: new connections go elsewhere.
+    pub fn draining(&mut self, backend: SocketAddr) {
+        let key = BackendKey { address: backend.ip(), port: backend.port() };
+        for choice in [&mut self.plan.internal, &mut self.plan.cluster, &mut self.plan.external] {
+            choice.backends = choice.backends.iter().copied().filter(|other| *other != key).collect();
+        }
+        let mut known = self.plan.known.to_vec();
+        known.retain(|state| state.key != key);
+        known.push(BackendState { key, serving: true });
+        known.sort();
+        self.plan.known = Arc::from(known);
+    }
+
+    /// The backend ends and answers no longer.
+    pub fn not_serving(&mut self, backend: SocketAddr) {
+        self.draining(backend);
+        let states = self.plan.known.iter().map(|state| {
+            let gone = (state.key.address, state.key.port) == (backend.ip(), backend.port());
+            BackendState { serving: state.serving && !gone, ..*state }
+        });
+        self.plan.known = states.collect();
+    }
+}
+
+/// A server in a Pod. Answers every line, or datagram, with its name and the client that it sees.
+pub struct Server {
+    pub name: String,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    pub fn tcp(pod: &Pod, ip: IpAddr) -> Server {
+        let listener = pod.netns.0.run(|| TcpListener::bind((ip, 0))).unwrap().unwrap();
+        let server = Server { name: random_name("server-"), address: listener.local_addr().unwrap() };
+        let name = server.name.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let name = name.clone();
+                thread::spawn(move || {
+                    let peer = stream.peer_addr().unwrap();
+                    for line in BufReader::new(&stream).lines() {
+                        if line.is_err() || writeln!(&stream, "{name} {}", peer.ip()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        server
+    }
+
+    pub fn udp(pod: &Pod, ip: IpAddr) -> Server {
+        let socket = pod.netns.0.run(|| UdpSocket::bind((ip, 0))).unwrap().unwrap();
+        let server = Server { name: random_name("server-"), address: socket.local_addr().unwrap() };
+        let name = server.name.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(format!("{name} {peer}").as_bytes(), peer);
+            }
+        });
+        server
+    }
+
+    /// What a TCP server says to a client.
+    pub fn greeting(&self, client: IpAddr) -> String {
+        format!("{} {client}", self.name)
+    }
+}
