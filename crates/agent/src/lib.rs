@@ -10,6 +10,7 @@
 //! one adopts it.
 
 pub mod admin;
+mod announce;
 pub mod attachment;
 mod cluster;
 mod drain;
@@ -79,6 +80,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         parts.spawn(http::serve(http, server, drain.clone()));
     }
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));
+    parts.spawn(announce::lead(client.clone(), name.clone(), drain.clone()));
     parts.spawn(cluster.run(client, name, handle.clone(), api, drain));
 
     let outcome = tokio::select! {

@@ -4,11 +4,13 @@
 //! that add up to it, over broken connections, expired versions and an API server that is away; whoever reads sees the last
 //! known state and never depends on an order of events. Only the fields that the network uses are kept.
 
+mod balanced;
 mod client;
 mod condition;
 mod convert;
 mod error;
 mod event;
+mod lease;
 mod mirror;
 mod services;
 mod watch;
@@ -18,5 +20,9 @@ pub use condition::{Condition, keep_conditions};
 pub use convert::{node, pod};
 pub use error::ApiError;
 pub use event::{ObjectRef, WarningEvent};
+pub use lease::LeaseError;
 pub use mirror::Mirror;
-pub use watch::{ServiceEvents, WatchHealth, watch_nodes, watch_pods, watch_services, watch_slices};
+pub use watch::{
+    ServiceEvents, WatchHealth, watch_balanced, watch_leases, watch_nodes, watch_pods, watch_services,
+    watch_settings, watch_slices,
+};

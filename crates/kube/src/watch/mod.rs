@@ -6,14 +6,17 @@
 mod follow;
 mod sink;
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core};
 use kube::{Resource, core::Request};
 use tokio::sync::{mpsc, watch};
-use weft_model::{Node, NodeName, Pod, PodKey, services::Event};
+use weft_model::{
+    BalancedService, Lease, Node, NodeName, Pod, PodKey,
+    services::{Event, ServiceKey},
+};
 
-use crate::{Client, Mirror, convert, services};
+use crate::{Client, Mirror, balanced, convert, lease, services};
 use follow::{Follower, Selectors};
 use sink::{Into, Mirrored, Passed};
 
@@ -81,4 +84,55 @@ pub async fn watch_slices(client: Client, events: ServiceEvents, health: watch::
     let labels = format!("{},{}", services::SERVICE_NAME, services::OURS);
     let ours = Selectors { labels: Some(labels), ..Selectors::default() };
     Follower::new("EndpointSlices", client, url, ours, Passed::new(events, into), health).run().await;
+}
+
+/// Keeps `mirror` equal to the Leases of `kube-system` that have the label. Does not return; drop it to end.
+pub async fn watch_leases(
+    client: Client,
+    label: &str,
+    mirror: watch::Sender<Mirror<String, Lease>>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let convert = |object: &coordination::Lease| {
+        let lease = lease::lease(object);
+        (lease.name.clone(), lease)
+    };
+    let url = Request::new(coordination::Lease::url_path(&(), Some(lease::NAMESPACE)));
+    let labelled = Selectors { labels: Some(label.to_owned()), ..Selectors::default() };
+    Follower::new("Leases", client, url, labelled, Mirrored::new(mirror, convert), health).run().await;
+}
+
+/// Keeps `mirror` equal to the Services, as far as they want addresses from outside or have some. Does not return; drop
+/// it to end.
+pub async fn watch_balanced(
+    client: Client,
+    mirror: watch::Sender<Mirror<ServiceKey, Option<BalancedService>>>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let convert = |object: &core::Service| {
+        let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+        let key = ServiceKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
+        (key, balanced::balanced(object))
+    };
+    let url = Request::new(core::Service::url_path(&(), None));
+    let all = Selectors::default();
+    Follower::new("LoadBalancer Services", client, url, all, Mirrored::new(mirror, convert), health)
+        .run()
+        .await;
+}
+
+/// Keeps `mirror` equal to the data of the ConfigMap `kube-system/weft`. Does not return; drop it to end.
+pub async fn watch_settings(
+    client: Client,
+    mirror: watch::Sender<Mirror<String, BTreeMap<String, String>>>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let convert = |object: &core::ConfigMap| {
+        (object.metadata.name.clone().unwrap_or_default(), object.data.clone().unwrap_or_default())
+    };
+    let url = Request::new(core::ConfigMap::url_path(&(), Some(lease::NAMESPACE)));
+    let own = Selectors { fields: Some("metadata.name=weft".to_owned()), ..Selectors::default() };
+    Follower::new("ConfigMap kube-system/weft", client, url, own, Mirrored::new(mirror, convert), health)
+        .run()
+        .await;
 }

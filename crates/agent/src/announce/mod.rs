@@ -1,0 +1,41 @@
+//! Addresses from outside: one agent of the cluster gives them to Services.
+
+mod leader;
+
+use weft_announce::{LeaseStore, Refused};
+use weft_kube::{Client, LeaseError};
+use weft_model::Lease;
+
+pub(crate) use leader::lead;
+
+/// Leases, as the API has them. `label` is what they are watched by.
+#[derive(Clone)]
+struct Leases {
+    client: Client,
+    label: &'static str,
+}
+
+impl LeaseStore for Leases {
+    async fn put(
+        &self,
+        name: String,
+        before: Option<Lease>,
+        holder: Option<String>,
+        duration: std::time::Duration,
+    ) -> Result<Lease, Refused> {
+        let written =
+            self.client.put_lease(&name, self.label, before.as_ref(), holder.as_deref(), duration).await;
+        written.map_err(refused)
+    }
+
+    async fn delete(&self, lease: Lease) -> Result<(), Refused> {
+        self.client.delete_lease(&lease).await.map_err(refused)
+    }
+}
+
+fn refused(error: LeaseError) -> Refused {
+    match error {
+        LeaseError::Conflict(current) => Refused::Conflict(current),
+        LeaseError::Request(error) => Refused::Failed(error.to_string()),
+    }
+}
