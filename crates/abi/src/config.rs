@@ -24,8 +24,10 @@ pub struct Config {
     pub vxlan_port_be: u16,
     /// [`Config::DIRECT_RETURN`].
     pub flags: u16,
+    /// Hardware address of the uplink, by which this node answers for others' addresses.
+    pub uplink_mac: [u8; 6],
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 6],
 }
 
 impl Config {
@@ -33,7 +35,7 @@ impl Config {
     pub const DIRECT_RETURN: u16 = 1;
 }
 
-const _: () = assert!(size_of::<Config>() == 64);
+const _: () = assert!(size_of::<Config>() == 72);
 
 // SAFETY: integers without padding.
 unsafe impl Plain for Config {}

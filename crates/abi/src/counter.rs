@@ -75,6 +75,16 @@ counters! {
     FlowsFull = "flows-full" drop,
     /// A later fragment whose first has not been seen.
     Fragment = "fragment" drop,
+    /// A flow from outside, handed to the node of its backend.
+    ToEntry = "to-entry" pass,
+    /// An ICMP error, translated with the flow that it is about.
+    ErrorTranslated = "error-translated" pass,
+    /// The packet could not be translated or answered.
+    Untranslated = "untranslated" drop,
+    /// A kernel program that another one jumps to is missing.
+    MissingStep = "missing-step" drop,
+    /// ARP and neighbour solicitations answered for LoadBalancer addresses.
+    Announced = "announced" pass,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod announced;
 mod backend;
 mod config;
 mod counter;
+mod flow;
 mod frontend;
 mod pod;
 mod route;
@@ -24,6 +25,9 @@ pub use announced::{Announced, MAX_ANNOUNCED};
 pub use backend::{Backend, MAX_BACKENDS};
 pub use config::Config;
 pub use counter::Counter;
+pub use flow::{
+    Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_OF_CLIENT, MAX_FRAGMENTS, spread,
+};
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_POD_PORTS, MAX_PODS, Pod, PodPort};
 pub use route::{MAX_ROUTES, Path, Route};
@@ -32,7 +36,7 @@ pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
@@ -40,6 +44,10 @@ pub const OVERLAY_VNI: u32 = 1;
 /// VXLAN network identifier of flows from outside, between the node that they entered by and the node of their backend: their
 /// sources are nobody's in the cluster, and what a backend answers goes back through the node that the flow came by.
 pub const ENTRY_VNI: u32 = 2;
+
+/// VXLAN network identifier of flows from outside whose answers take no detour: from the node that they entered by to the node of
+/// their backend, still addressed to the Service.
+pub const DIRECT_VNI: u32 = 3;
 
 /// Hardware address of every Pod's gateway and of every overlay device. It is one and the same everywhere, so that a
 /// frame that a Pod addressed to its gateway is for the receiving node's overlay device too, and nothing on the way
@@ -80,6 +88,16 @@ pub mod maps {
     pub const SOCKETS: &str = "SOCKETS";
     /// [`crate::DatagramKey`] → [`crate::SocketPeer`].
     pub const DATAGRAM_PEERS: &str = "DATAGRAM_PEERS";
+    /// [`crate::FlowKey`] → [`crate::Flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// [`crate::Address`] of a client → flows that it was given.
+    pub const FLOWS_BEGUN: &str = "FLOWS_BEGUN";
+    /// [`crate::Address`] of a client → flows of it that were removed.
+    pub const FLOWS_ENDED: &str = "FLOWS_ENDED";
+    /// [`crate::FragmentKey`] → [`crate::Fragment`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Index of a step → the program that does it.
+    pub const STEPS: &str = "STEPS";
     /// [`crate::Address`] → [`crate::Announced`].
     pub const ANNOUNCED: &str = "ANNOUNCED";
     /// One [`crate::Config`].
@@ -118,8 +136,50 @@ pub mod programs {
     pub const SOCK_GETPEERNAME6: &str = "sock_getpeername6";
     /// cgroup sock_release: forgets a socket.
     pub const SOCK_RELEASE: &str = "sock_release";
+    /// tcx egress of the uplink: answers of the node's own processes that are backends.
+    pub const UPLINK_EGRESS: &str = "uplink_egress";
+    /// What the others jump to, in the order of [`crate::Step`].
+    pub const STEPS: [&str; 6] = [
+        "service_flow",
+        "service_request",
+        "service_enter",
+        "service_error",
+        "service_refuse",
+        "service_neighbour",
+    ];
     /// All that run on interfaces.
-    pub const ALL: [&str; 5] = [POD_EGRESS, POD_INGRESS, OVERLAY_INGRESS, OVERLAY_EGRESS, UPLINK_INGRESS];
+    pub const ALL: [&str; 12] = [
+        POD_EGRESS,
+        POD_INGRESS,
+        OVERLAY_INGRESS,
+        OVERLAY_EGRESS,
+        UPLINK_INGRESS,
+        UPLINK_EGRESS,
+        STEPS[0],
+        STEPS[1],
+        STEPS[2],
+        STEPS[3],
+        STEPS[4],
+        STEPS[5],
+    ];
+}
+
+/// Parts of what is done with a Service's packet: a program each, an index into the map of steps.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Finds the packet's flow and translates it.
+    Flow,
+    /// Finds a frontend, and begins a flow.
+    Request,
+    /// Begins a flow that entered by another node.
+    Enter,
+    /// Translates an ICMP error with the flow that it is about.
+    Error,
+    /// Refuses.
+    Refuse,
+    /// Answers ARP and neighbour solicitations.
+    Neighbour,
 }
 
 /// Data that may cross between user space and the kernel as bytes.

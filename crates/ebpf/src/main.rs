@@ -10,6 +10,7 @@
 mod maps;
 mod overlay;
 mod pod;
+mod service;
 mod sock;
 mod steps;
 mod uplink;

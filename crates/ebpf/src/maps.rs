@@ -1,17 +1,19 @@
-//! The maps, all pinned by the loader.
+//! The maps, pinned by the loader but for the scratch space.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use weft_abi::{
-    Address, Affinity, AffinityKey, AffinityMember, Announced, Backend, Config, Counter, DatagramKey,
-    Frontend, FrontendKey, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS, MAX_ANNOUNCED, MAX_BACKENDS,
-    MAX_DATAGRAM_PEERS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS,
-    MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer,
-    SourceRange,
+    Address, Affinity, AffinityKey, AffinityMember, Announced, Backend, Config, Counter, DatagramKey, Flow,
+    FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS,
+    MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS,
+    MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer, SourceRange, programs,
 };
+
+use crate::steps::service::Work;
 
 #[map]
 pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
@@ -55,6 +57,26 @@ pub static SOCKETS: LruHashMap<u64, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS
 
 #[map]
 pub static DATAGRAM_PEERS: LruHashMap<DatagramKey, SocketPeer> = LruHashMap::pinned(MAX_DATAGRAM_PEERS, 0);
+
+#[map]
+pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::pinned(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static FLOWS_BEGUN: HashMap<Address, u64> = HashMap::pinned(MAX_FLOW_CLIENTS, BPF_F_NO_PREALLOC);
+
+/// Written by user space alone.
+#[map]
+pub static FLOWS_ENDED: HashMap<Address, u64> = HashMap::pinned(MAX_FLOW_CLIENTS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(MAX_FRAGMENTS, 0);
+
+#[map]
+pub static STEPS: ProgramArray = ProgramArray::pinned(programs::STEPS.len() as u32, 0);
+
+/// What the steps hand on to each other; nothing of it outlives a packet.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static ANNOUNCED: HashMap<Address, Announced> = HashMap::pinned(MAX_ANNOUNCED, BPF_F_NO_PREALLOC);

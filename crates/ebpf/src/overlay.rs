@@ -1,19 +1,16 @@
 //! Both directions of the overlay device.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Counter, NODE_MAC};
+use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, OVERLAY_VNI};
 
-use crate::maps::CONFIG;
 use crate::steps::{
     Verdict,
-    deliver::{local_pod, route, set_tunnel_key, to_local_pod, tunnel_end},
+    deliver::{Tunnel, local_pod, route, to_local_pod, tunnel},
     parse::{self, Packet, stays_on_link},
+    service::{self, hook},
 };
 
-/// Where Ethernet's source address is, bytes.
-const SOURCE_MAC_OFFSET: usize = 6;
-
-/// What other nodes sent through their tunnels: to a Pod of this node, else to the node itself.
+/// What other nodes sent through their tunnels: to a Pod of this node, else to a Service or the node itself.
 #[classifier]
 pub fn overlay_ingress(ctx: TcContext) -> i32 {
     from_tunnel(&ctx).0
@@ -21,24 +18,40 @@ pub fn overlay_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_tunnel(ctx: &TcContext) -> Verdict {
+    // Whatever came over the wire has a tunnel: this was sent to the node's stack by a program of the node.
+    let Some(tunnel) = tunnel(ctx) else { return Verdict::NEXT };
     match parse::packet(ctx) {
         Packet::Ip { source, destination } => {
             // Anybody who reaches this node can send it a tunnel packet, a Pod too.
-            let known = route(&source).map(|route| route.tunnel);
-            if known.is_none() || known != tunnel_end(ctx) {
+            let sender = match tunnel.vni {
+                OVERLAY_VNI => &source,
+                // Sources are from outside: it is the node that must be known.
+                ENTRY_VNI | DIRECT_VNI => &tunnel.end,
+                _ => return Verdict::drop(Counter::TunnelSource),
+            };
+            if route(sender).is_none_or(|route| route.tunnel != tunnel.end) {
                 return Verdict::drop(Counter::TunnelSource);
             }
-            match local_pod(&destination) {
-                Some(pod) => to_local_pod(pod, Counter::FromOverlay),
-                None => Verdict::NEXT,
+            let hook = match tunnel.vni {
+                OVERLAY_VNI => match local_pod(&destination) {
+                    Some(pod) => return to_local_pod(ctx, pod, Counter::FromOverlay),
+                    None => hook::OVERLAY_INGRESS,
+                },
+                ENTRY_VNI => hook::ENTRY,
+                _ => hook::DIRECT,
+            };
+            if stays_on_link(&destination) {
+                return Verdict::NEXT;
             }
+            let Tunnel { end, .. } = tunnel;
+            service::begin(ctx, hook, Some(&end))
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
         Packet::Arp { .. } | Packet::Other => Verdict::drop(Counter::Protocol),
     }
 }
 
-/// What enters the tunnel. A Pod's packet brings its tunnel key along; what the host's stack sends gets it here.
+/// What enters the tunnel. What a program sends brings its tunnel key along; what the host's stack sends gets it from here on.
 #[classifier]
 pub fn overlay_egress(ctx: TcContext) -> i32 {
     to_tunnel(&ctx).0
@@ -46,7 +59,7 @@ pub fn overlay_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn to_tunnel(ctx: &TcContext) -> Verdict {
-    if tunnel_end(ctx).is_some() {
+    if tunnel(ctx).is_some() {
         return Verdict::NEXT;
     }
     let Packet::Ip { destination, .. } = parse::packet(ctx) else {
@@ -56,14 +69,5 @@ fn to_tunnel(ctx: &TcContext) -> Verdict {
     if stays_on_link(&destination) {
         return Verdict::NEXT;
     }
-    let Some(route) = route(&destination) else {
-        return Verdict::drop(Counter::NoTunnel);
-    };
-    let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::TunnelKey) };
-    if ctx.store(SOURCE_MAC_OFFSET, &NODE_MAC, 0).is_err()
-        || set_tunnel_key(ctx, config, &route.tunnel).is_err()
-    {
-        return Verdict::drop(Counter::TunnelKey);
-    }
-    Verdict::NEXT
+    service::begin(ctx, hook::OVERLAY_EGRESS, None)
 }

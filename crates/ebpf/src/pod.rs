@@ -1,7 +1,7 @@
 //! Both directions of a Pod's host-side interface.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Address, Counter, Pod, PodPort};
+use weft_abi::{Address, Counter, Pod, PodPort, Route};
 
 use crate::{
     maps::POD_PORTS,
@@ -9,6 +9,7 @@ use crate::{
         Verdict, count,
         deliver::{local_pod, route, to_local_pod, to_other_node},
         parse::{self, Packet, skb, stays_on_link},
+        service::{self, hook},
     },
 };
 
@@ -39,14 +40,16 @@ fn from_pod(ctx: &TcContext) -> Verdict {
                 count::packet(Counter::ToHost);
                 return Verdict::NEXT;
             }
+            if own.flags & Pod::HAS_FLOWS != 0 {
+                return service::begin(ctx, hook::POD_EGRESS, None);
+            }
             if let Some(pod) = local_pod(&destination) {
-                return to_local_pod(pod, Counter::SameNode);
+                return to_local_pod(ctx, pod, Counter::SameNode);
             }
-            if let Some(route) = route(&destination) {
-                return to_other_node(ctx, route);
+            match route(&destination) {
+                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route),
+                _ => service::begin(ctx, hook::POD_EGRESS, None),
             }
-            count::packet(Counter::ToHost);
-            Verdict::NEXT
         }
         // A Pod may ask, and tell of itself alone.
         Packet::Arp { sender } if own(ctx, &sender).is_some() => Verdict::NEXT,
@@ -59,13 +62,19 @@ fn from_pod(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn to_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
-        Packet::Ip { destination, .. }
-            if own(ctx, &destination).is_none() && !stays_on_link(&destination) =>
-        {
-            Verdict::drop(Counter::NotThisPod)
+        Packet::Ip { destination, .. } => {
+            let pod = own(ctx, &destination);
+            if pod.is_none() && !stays_on_link(&destination) {
+                return Verdict::drop(Counter::NotThisPod);
+            }
+            count::packet(Counter::FromHost);
+            if pod.is_some_and(|pod| pod.flags & Pod::HAS_FLOWS != 0) {
+                return service::begin(ctx, hook::POD_INGRESS, None);
+            }
+            Verdict::NEXT
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
-        _ => {
+        Packet::Arp { .. } | Packet::Other => {
             count::packet(Counter::FromHost);
             Verdict::NEXT
         }

@@ -1,4 +1,4 @@
-//! Which backend a new connection from inside is given.
+//! Which backend a new connection is given.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use weft_abi::{Address, Affinity, AffinityKey, AffinityMember, Backend, Counter, ServicePort, Slots};
@@ -25,29 +25,43 @@ pub fn backend_of(index: u32, generation: u32, serving: bool) -> Option<&'static
     BACKENDS.get(index).filter(|backend| backend.generation == generation && backend.flags & needed == needed)
 }
 
-/// The backend that the client had before if there is affinity, else any.
+/// How a new connection is given a slot.
+#[derive(Clone, Copy)]
+pub enum Spread {
+    /// Any, at random: connections from inside.
+    Random,
+    /// By this number, which is the same on every node: connections from outside.
+    Hash(u32),
+}
+
+/// The backend that the client had before if there is affinity, else one of the slots.
 #[inline(always)]
-pub fn choose(index: u32, service_port: &ServicePort, client: &Address) -> Option<Choice> {
-    let slots = Slots(service_port.inside.0);
+pub fn choose(
+    index: u32,
+    service_port: &ServicePort,
+    slots: Slots,
+    spread: Spread,
+    client: &Address,
+) -> Option<Choice> {
     if slots.count() == 0 {
         return None;
     }
-    let choice = if service_port.affinity_seconds == 0 {
-        any(slots)?
-    } else {
-        same_as_before(index, service_port, slots, client)?
-    };
-    count_connection(index, choice.index);
-    Some(choice)
+    if service_port.affinity_seconds == 0 {
+        return any(slots, spread);
+    }
+    same_as_before(index, service_port, slots, spread, client)
 }
 
 #[inline(always)]
-fn any(slots: Slots) -> Option<Choice> {
+fn any(slots: Slots, spread: Spread) -> Option<Choice> {
     // A slot that is being rewritten may name a backend that is just gone: the next one is another's.
-    for _ in 0..2 {
-        // SAFETY: a helper without pointers.
-        let offset = unsafe { bpf_get_prandom_u32() } % slots.count();
-        let index = *SLOTS.get(slots.first().wrapping_add(offset))?;
+    for attempt in 0..2 {
+        let number = match spread {
+            // SAFETY: a helper without pointers.
+            Spread::Random => unsafe { bpf_get_prandom_u32() },
+            Spread::Hash(hash) => hash.wrapping_add(attempt),
+        };
+        let index = *SLOTS.get(slots.first().wrapping_add(number % slots.count()))?;
         if let Some(backend) = BACKENDS.get(index)
             && backend.flags & Backend::LIVE != 0
         {
@@ -58,7 +72,13 @@ fn any(slots: Slots) -> Option<Choice> {
 }
 
 #[inline(always)]
-fn same_as_before(index: u32, service_port: &ServicePort, slots: Slots, client: &Address) -> Option<Choice> {
+fn same_as_before(
+    index: u32,
+    service_port: &ServicePort,
+    slots: Slots,
+    spread: Spread,
+    client: &Address,
+) -> Option<Choice> {
     // SAFETY: a helper without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let key = AffinityKey { client: *client, affinity: service_port.affinity, reserved: 0 };
@@ -66,7 +86,11 @@ fn same_as_before(index: u32, service_port: &ServicePort, slots: Slots, client: 
         // SAFETY: entries of this map are not reused while a program holds them, and each field is one word.
         let Affinity { last_ns, backend, generation } = unsafe { *before };
         let in_time = now.wrapping_sub(last_ns) <= u64::from(service_port.affinity_seconds) * NANOSECONDS;
-        let member = AffinityMember { service_port: index, backend, outside: 0 };
+        let member = AffinityMember {
+            service_port: index,
+            backend,
+            outside: u32::from(matches!(spread, Spread::Hash(_))),
+        };
         // SAFETY: only whether there is an entry is asked.
         let may = in_time && unsafe { AFFINITY_MEMBERS.get(&member) }.is_some();
         if let Some(found) = backend_of(backend, generation, false).filter(|_| may) {
@@ -75,7 +99,7 @@ fn same_as_before(index: u32, service_port: &ServicePort, slots: Slots, client: 
             return Some(Choice { index: backend, backend: found });
         }
     }
-    let choice = any(slots)?;
+    let choice = any(slots, spread)?;
     let remembered = Affinity { last_ns: now, backend: choice.index, generation: choice.backend.generation };
     if AFFINITIES.insert(&key, &remembered, 0).is_err() {
         count::packet(Counter::AffinitiesFull);
@@ -83,8 +107,9 @@ fn same_as_before(index: u32, service_port: &ServicePort, slots: Slots, client: 
     Some(choice)
 }
 
+/// Counts a connection that was given a backend.
 #[inline(always)]
-fn count_connection(service_port: u32, backend: u32) {
+pub fn count_connection(service_port: u32, backend: u32) {
     if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service_port) {
         // SAFETY: the element is never removed.
         count::add(unsafe { &raw mut (*counters).connections });

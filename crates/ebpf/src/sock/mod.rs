@@ -6,7 +6,7 @@
 //! say is dropped rather than refused.
 
 mod address;
-mod choose;
+pub mod choose;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -14,11 +14,11 @@ use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
-use weft_abi::{Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, SocketPeer};
+use weft_abi::{Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots, SocketPeer};
 
 use self::{
     address::{Family, V4, V6, protocol},
-    choose::{Choice, backend_of, choose},
+    choose::{Choice, Spread, backend_of, choose, count_connection},
 };
 use crate::{
     maps::{CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
@@ -279,8 +279,12 @@ fn given(frontend: &Frontend, place: &Place) -> Given {
         return Given::Dropped;
     }
     let Some(service_port) = SERVICE_PORTS.get(frontend.service_port) else { return Given::Refused };
-    match choose(frontend.service_port, service_port, &Address::of_netns(place.netns)) {
-        Some(choice) => Given::Backend(choice),
+    let (slots, client) = (Slots(service_port.inside.0), Address::of_netns(place.netns));
+    match choose(frontend.service_port, service_port, slots, Spread::Random, &client) {
+        Some(choice) => {
+            count_connection(frontend.service_port, choice.index);
+            Given::Backend(choice)
+        }
         None => {
             choose::count_without_backend(frontend.service_port);
             if service_port.flags & ServicePort::DROP_INSIDE != 0 { Given::Dropped } else { Given::Refused }

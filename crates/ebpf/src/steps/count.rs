@@ -23,3 +23,10 @@ pub fn add(counter: *mut u64) {
     // SAFETY: the pointer is to an aligned word of a map's value.
     unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64) };
 }
+
+/// Takes one from a word that other CPUs change as well.
+#[inline(always)]
+pub fn subtract(counter: *mut u64) {
+    // SAFETY: the pointer is to an aligned word of a map's value.
+    unsafe { asm!("lock *(u64 *)({counter} + 0) += {less}", counter = in(reg) counter, less = in(reg) u64::MAX) };
+}

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use weft_abi::{Address, Config, Counter, OVERLAY_VNI, Path, Pod, Route};
 
-use super::{Verdict, count, parse::skb};
+use super::{Verdict, count, parse::skb, service};
 use crate::maps::{CONFIG, PODS, ROUTES};
 
 const AF_INET: u32 = 2;
@@ -34,11 +34,20 @@ pub fn route(address: &Address) -> Option<&'static Route> {
     ROUTES.get(Key::new(128, *address))
 }
 
+/// Hands a packet to a Pod of this node; one whose flows are translated is given what they say first. Only from an ingress hook.
+#[inline(always)]
+pub fn to_local_pod(ctx: &TcContext, pod: &Pod, way: Counter) -> Verdict {
+    count::packet(way);
+    if pod.flags & Pod::HAS_FLOWS != 0 {
+        return service::begin(ctx, service::hook::TO_POD, None);
+    }
+    reach_pod(pod)
+}
+
 /// Hands a packet to a Pod of this node, without the host's stack in between: straight into the Pod's namespace, or through
 /// the queue of its host-side interface if what it receives is shaped. Only from an ingress hook.
 #[inline(always)]
-pub fn to_local_pod(pod: &Pod, way: Counter) -> Verdict {
-    count::packet(way);
+pub fn reach_pod(pod: &Pod) -> Verdict {
     if pod.flags & Pod::SHAPED != 0 {
         // By way of the neighbour, because on this way the Pod looks at the frame's hardware address.
         // SAFETY: without parameters the helper reads none.
@@ -63,7 +72,7 @@ pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
     if exceeds(ctx, config.overlay_ifindex, config.overlay_mtu) {
         return Verdict::NEXT;
     }
-    if set_tunnel_key(ctx, config, &route.next_hop).is_err() {
+    if set_tunnel_key(ctx, config, &route.next_hop, OVERLAY_VNI).is_err() {
         return Verdict::drop(Counter::TunnelKey);
     }
     count::packet(Counter::ToOverlay);
@@ -73,10 +82,10 @@ pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
 
 /// Addresses the tunnel for a packet that is about to enter the overlay device.
 #[inline(always)]
-pub fn set_tunnel_key(ctx: &TcContext, config: &Config, remote: &Address) -> Result<(), ()> {
+pub fn set_tunnel_key(ctx: &TcContext, config: &Config, remote: &Address, vni: u32) -> Result<(), ()> {
     // SAFETY: plain integers, for which zero is a value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    key.tunnel_id = OVERLAY_VNI;
+    key.tunnel_id = vni;
     key.tunnel_ttl = TUNNEL_TTL;
     let mut flags = u64::from(BPF_F_ZERO_CSUM_TX);
     match remote.v4_be() {
@@ -97,27 +106,38 @@ pub fn set_tunnel_key(ctx: &TcContext, config: &Config, remote: &Address) -> Res
     if result == 0 { Ok(()) } else { Err(()) }
 }
 
-/// The other end of the tunnel that a packet came through (or, if it was given its key already, is about to take).
+/// A tunnel that a packet came through, or, if it was given its key already, is about to take.
+pub struct Tunnel {
+    /// Its other end.
+    pub end: Address,
+    /// Network identifier.
+    pub vni: u32,
+}
+
+/// The packet's tunnel, if it has one.
 #[inline(always)]
-pub fn tunnel_end(ctx: &TcContext) -> Option<Address> {
+pub fn tunnel(ctx: &TcContext) -> Option<Tunnel> {
     // SAFETY: plain integers, for which zero is a value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     let size = size_of::<bpf_tunnel_key>() as u32;
     // SAFETY: the key outlives the call and its size is given. The helper refuses the other family.
     if unsafe { bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, 0) } == 0 {
         // SAFETY: the helper filled the IPv4 side in.
-        return Some(Address::from_v4_be(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be()));
+        let end = Address::from_v4_be(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
+        return Some(Tunnel { end, vni: key.tunnel_id });
     }
     // SAFETY: as above.
     if unsafe { bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, u64::from(BPF_F_TUNINFO_IPV6)) } == 0 {
         // SAFETY: the helper filled the IPv6 side in.
-        return Some(Address { words_be: unsafe { key.__bindgen_anon_1.remote_ipv6 } });
+        let end = Address { words_be: unsafe { key.__bindgen_anon_1.remote_ipv6 } };
+        return Some(Tunnel { end, vni: key.tunnel_id });
     }
     None
 }
 
+/// Over the uplink to a next hop on its link.
 #[inline(always)]
-fn to_neighbour(config: &Config, next_hop: &Address) -> Verdict {
+pub fn to_neighbour(config: &Config, next_hop: &Address) -> Verdict {
     // SAFETY: plain integers, for which zero is a value.
     let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     match next_hop.v4_be() {
@@ -137,7 +157,7 @@ fn to_neighbour(config: &Config, next_hop: &Address) -> Verdict {
 
 /// Whether a packet, or any segment that it will be cut into, is larger than the interface takes.
 #[inline(always)]
-fn exceeds(ctx: &TcContext, ifindex: u32, mtu: u32) -> bool {
+pub fn exceeds(ctx: &TcContext, ifindex: u32, mtu: u32) -> bool {
     const CHECK_SEGMENTS: u64 = 1;
     if ctx.len() <= mtu + ETHERNET {
         return false;

@@ -3,6 +3,7 @@
 pub mod count;
 pub mod deliver;
 pub mod parse;
+pub mod service;
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use weft_abi::Counter;

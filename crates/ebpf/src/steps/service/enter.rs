@@ -1,0 +1,105 @@
+//! What entered the cluster by another node, at the node of its backend: answers must go back the way it came.
+
+use aya_ebpf::{bindings::{BPF_ANY, BPF_NOEXIST}, programs::TcContext};
+use weft_abi::{Address, Counter, Flow, Step};
+
+use super::{
+    TCP, Verdict, Work,
+    flow::lookup,
+    is_here, jump, part,
+    request::other_port,
+    table::{self, SYN, opens},
+};
+use crate::maps::{CONFIG, FLOWS};
+
+/// Tries to find a source port that the client's other flows do not have.
+const TRIES: u32 = 6;
+
+/// [`Step::Enter`].
+#[inline(always)]
+pub fn packet(ctx: &TcContext) -> Verdict {
+    let Some(work) = super::work() else { return Verdict::drop(Counter::MissingStep) };
+    let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+    if !is_here(config, &work.key.destination) {
+        return Verdict::drop(Counter::TunnelSource);
+    }
+    if work.part == part::LATER {
+        return Verdict::drop(Counter::Fragment);
+    }
+    if work.key.source_port_be == 0 && work.key.destination_port_be == 0 {
+        return Verdict::drop(Counter::Protocol);
+    }
+    if !table::may_begin(&work.key.source) {
+        return Verdict::drop(Counter::FlowsFull);
+    }
+    for attempt in 0..TRIES {
+        entries(work, attempt > 0);
+        let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
+            Ok(()) => false,
+            Err(error) if error == -EEXIST => true,
+            Err(_) => return Verdict::drop(Counter::FlowsFull),
+        };
+        if exists && !may_replace(work) {
+            continue;
+        }
+        if exists && FLOWS.insert(&work.other, &work.reply, u64::from(BPF_ANY)).is_err()
+            || FLOWS.insert(&work.key, &work.flow, u64::from(BPF_ANY)).is_err()
+        {
+            return Verdict::drop(Counter::FlowsFull);
+        }
+        table::count_begun(&work.key.source);
+        return jump(ctx, Step::Flow);
+    }
+    Verdict::drop(Counter::FlowsFull)
+}
+
+/// Whether the other direction, which is there already, is this flow's: one that came by this node before, that ends, or that
+/// has moved here from a node that no longer takes it in.
+#[inline(always)]
+fn may_replace(work: &Work) -> bool {
+    let Some(reply) = lookup(&work.other) else { return true };
+    if reply.way != Flow::CLIENT_ENTRY {
+        return false;
+    }
+    let moved = work.key.protocol == TCP && work.tcp & SYN == 0;
+    reply.tunnel == work.tunnel || moved || opens(work) && reply.is_closing()
+}
+
+#[inline(always)]
+fn entries(work: &mut Work, change_port: bool) {
+    let key = &work.key;
+    let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
+    work.flow = Flow {
+        last_ns: work.now_ns,
+        source: key.source,
+        destination: key.destination,
+        tunnel: Address { words_be: [0; 4] },
+        source_port_be: if change_port { other_port() } else { key.source_port_be },
+        destination_port_be: key.destination_port_be,
+        backend: Flow::NO_BACKEND,
+        generation: 0,
+        ifindex: 0,
+        pair_entry: 0,
+        way: Flow::BACKEND_ENTERED,
+        seen,
+        flags: 0,
+    };
+    work.other = key.pair(&work.flow);
+    work.reply = Flow {
+        last_ns: work.now_ns,
+        source: key.destination,
+        destination: key.source,
+        tunnel: work.tunnel,
+        source_port_be: key.destination_port_be,
+        destination_port_be: key.source_port_be,
+        backend: Flow::NO_BACKEND,
+        generation: 0,
+        ifindex: 0,
+        pair_entry: key.entry,
+        way: Flow::CLIENT_ENTRY,
+        seen: if seen != 0 { Flow::ANSWERED } else { 0 },
+        flags: 0,
+    };
+}
+
+const EEXIST: i32 = 17;

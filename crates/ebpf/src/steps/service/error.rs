@@ -1,0 +1,149 @@
+//! ICMP errors: translated with the flow that they are about (RFC 5508 section 4.2, RFC 792, RFC 4443).
+//!
+//! An error travels against the packet inside it. So the other direction of that packet is the direction of the error, and what
+//! its flow writes is written into the error: to its own header as it is, to the packet inside the other way round.
+
+use aya_ebpf::programs::TcContext;
+use weft_abi::{Address, Counter, FlowKey};
+
+use super::{
+    ETHERNET, SCTP, TCP, UDP, Verdict, Work,
+    flow::{lookup, without_flow},
+    hook, send, translate,
+};
+use crate::{
+    maps::CONFIG,
+    steps::{count, deliver::route},
+};
+
+/// ICMP header in front of the packet that an error is about, bytes.
+const ICMP_HEADER: usize = 8;
+const ICMP_CHECKSUM: usize = 2;
+const IPV6_HEADER: usize = 40;
+const FRAGMENT_HEADER: u8 = 44;
+
+/// [`weft_abi::Step::Error`].
+#[inline(always)]
+pub fn packet(ctx: &TcContext) -> Verdict {
+    let Some(work) = super::work() else { return Verdict::drop(Counter::MissingStep) };
+    let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+    let header = work.transport as usize + ICMP_HEADER;
+    let inside = if work.ipv6 != 0 { ipv6(ctx, work, header) } else { ipv4(ctx, work, header) };
+    let known = inside.and_then(|ports| find(work).map(|flow| (ports, flow)));
+    let Some((ports, flow)) = known else {
+        return match work.hook {
+            hook::ENTRY => Verdict::drop(Counter::TunnelSource),
+            _ => without_flow(ctx, work),
+        };
+    };
+    work.flow = flow;
+    if translated(ctx, work, header, ports).is_err() {
+        return Verdict::drop(Counter::Untranslated);
+    }
+    count::packet(Counter::ErrorTranslated);
+    // Not a flow's own packet: nothing of a transport is to be changed in it.
+    work.tcp = 0;
+    send::on(ctx, config, work)
+}
+
+#[inline(always)]
+fn find(work: &mut Work) -> Option<weft_abi::Flow> {
+    if let Some(flow) = lookup(&work.other)
+        && (work.hook != hook::ENTRY
+            || !flow.is_forward() && route(&work.other.source).is_some_and(|r| r.tunnel == work.tunnel))
+    {
+        return Some(*flow);
+    }
+    if work.hook != hook::ENTRY {
+        return None;
+    }
+    work.other.entry = FlowKey::entry_of(&work.tunnel);
+    lookup(&work.other).map(|flow| *flow)
+}
+
+/// The offset of the ports of the packet inside, whose other direction becomes [`Work::other`].
+#[inline(always)]
+fn ipv4(ctx: &TcContext, work: &mut Work, header: usize) -> Option<usize> {
+    let words: [u32; 5] = ctx.load(header).ok()?;
+    // A later fragment says nothing of its ports.
+    if u32::from_be(words[1]) & 0x1fff != 0 {
+        return None;
+    }
+    let protocol = (u32::from_be(words[2]) >> 16) as u8;
+    let ports = header + (u32::from_be(words[0]) >> 24 & 0xf) as usize * 4;
+    let (source, destination) = (Address::from_v4_be(words[3]), Address::from_v4_be(words[4]));
+    turned(ctx, work, source, destination, protocol, ports)
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext, work: &mut Work, header: usize) -> Option<usize> {
+    let words: [u32; 10] = ctx.load(header).ok()?;
+    let mut protocol = (u32::from_be(words[1]) >> 8) as u8;
+    let mut ports = header + IPV6_HEADER;
+    if protocol == FRAGMENT_HEADER {
+        let fragment: u32 = u32::from_be(ctx.load(ports).ok()?);
+        if fragment & 0xfff8 != 0 {
+            return None;
+        }
+        protocol = (fragment >> 24) as u8;
+        ports += 8;
+    }
+    let source = Address { words_be: [words[2], words[3], words[4], words[5]] };
+    let destination = Address { words_be: [words[6], words[7], words[8], words[9]] };
+    turned(ctx, work, source, destination, protocol, ports)
+}
+
+#[inline(always)]
+fn turned(
+    ctx: &TcContext,
+    work: &mut Work,
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    ports: usize,
+) -> Option<usize> {
+    if !matches!(protocol, TCP | UDP | SCTP) {
+        return None;
+    }
+    let [source_port_be, destination_port_be]: [u16; 2] = ctx.load(ports).ok()?;
+    work.other = FlowKey {
+        source: destination,
+        destination: source,
+        source_port_be: destination_port_be,
+        destination_port_be: source_port_be,
+        protocol,
+        reserved: [0; 3],
+        entry: 0,
+    };
+    Some(ports)
+}
+
+#[inline(always)]
+fn translated(ctx: &TcContext, work: &Work, header: usize, ports: usize) -> Result<(), i64> {
+    let (flow, other) = (&work.flow, &work.other);
+    let checksum = work.transport as usize + ICMP_CHECKSUM;
+    // The packet inside came from where the error goes, and went where the flow comes from.
+    for (is_source, from, to) in
+        [(true, &other.destination, &flow.destination), (false, &other.source, &flow.source)]
+    {
+        if from == to {
+            continue;
+        }
+        if work.ipv6 != 0 {
+            translate::inner_v6(ctx, header, is_source, from, to, checksum)?;
+        } else {
+            translate::inner_v4(ctx, header, is_source, from, to)?;
+        }
+    }
+    let before = [other.destination_port_be, other.source_port_be];
+    let after = [flow.destination_port_be, flow.source_port_be];
+    if before != after {
+        let words = |ports: [u16; 2]| u64::from(u32::from(ports[0]) | u32::from(ports[1]) << 16);
+        ctx.l4_csum_replace(checksum, words(before), words(after), 4)?;
+        ctx.store(ports, &after, 0)?;
+    }
+    // Sent by the other end itself, it comes from the address that the receiver knows; by a router, from that router.
+    let source = if work.key.source == other.source { flow.source } else { work.key.source };
+    let _ = ETHERNET;
+    translate::outer(ctx, work, &source, &flow.destination, checksum)
+}

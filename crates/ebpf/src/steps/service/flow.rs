@@ -1,0 +1,120 @@
+//! The first step: a packet whose flow is known is translated and sent on.
+
+use aya_ebpf::programs::TcContext;
+use weft_abi::{Counter, Flow, FlowKey, Route, Step};
+
+use super::{
+    TCP, UDP, Verdict, Work, hook, jump,
+    send::{self, too_large},
+    table::{self, RST},
+    translate,
+    transport::{self, Transport},
+};
+use crate::{
+    maps::{CONFIG, FLOWS},
+    sock::choose::backend_of,
+    steps::{
+        count,
+        deliver::{local_pod, reach_pod, route, to_other_node},
+    },
+};
+
+/// [`Step::Flow`].
+#[inline(always)]
+pub fn packet(ctx: &TcContext) -> Verdict {
+    let Some(work) = super::work() else { return Verdict::drop(Counter::MissingStep) };
+    match transport::read(ctx, work) {
+        Ok(Transport::Ports) => {}
+        Ok(Transport::Error) => return jump(ctx, Step::Error),
+        Ok(Transport::Neighbour) if work.hook == hook::UPLINK_INGRESS => return jump(ctx, Step::Neighbour),
+        Ok(_) => return without_flow(ctx, work),
+        Err(verdict) => return verdict,
+    }
+    let Some(flow) = find(work) else { return without_flow(ctx, work) };
+    if flow.is_forward() {
+        let over = !is_usable(work, flow);
+        if table::opens(work) && (over || flow.is_closing()) || over && work.key.protocol != TCP {
+            table::forget(&work.key, flow);
+            return jump(ctx, Step::Request);
+        }
+        // An RST needs no answer and may end what is left at the other end.
+        if over && work.tcp & RST == 0 {
+            flow.seen |= Flow::RST;
+            return jump(ctx, Step::Refuse);
+        }
+    }
+    table::note(work, flow);
+    work.flow = *flow;
+    transport::remember_fragment(work);
+    let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+    if let Some(mtu) = too_large(ctx, config, work) {
+        work.mtu = mtu;
+        return jump(ctx, Step::Refuse);
+    }
+    if translate::packet(ctx, work).is_err() {
+        return Verdict::drop(Counter::Untranslated);
+    }
+    send::on(ctx, config, work)
+}
+
+/// The packet's flow. What came through an entry tunnel is an answer to what entered here, or entered at the tunnel's other end.
+#[inline(always)]
+fn find(work: &mut Work) -> Option<&'static mut Flow> {
+    let found = lookup(&work.key);
+    if work.hook != hook::ENTRY {
+        return found;
+    }
+    if let Some(flow) = found
+        && !flow.is_forward()
+        && route(&work.key.source).is_some_and(|route| route.tunnel == work.tunnel)
+    {
+        return Some(flow);
+    }
+    work.key.entry = FlowKey::entry_of(&work.tunnel);
+    lookup(&work.key)
+}
+
+/// A flow by its key.
+#[inline(always)]
+pub fn lookup(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: an entry that is removed and reused while it is written to belongs to a flow whose state is then read a little
+    // off: it ends early or late.
+    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Whether the flow's backend still is the one that it was given, and may have its packets.
+#[inline(always)]
+fn is_usable(work: &Work, flow: &Flow) -> bool {
+    flow.backend == Flow::NO_BACKEND
+        || backend_of(flow.backend, flow.generation, work.key.protocol == UDP).is_some()
+}
+
+/// What becomes of a packet that belongs to no flow.
+#[inline(always)]
+pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
+    let destination = &work.key.destination;
+    match work.hook {
+        hook::POD_EGRESS => {
+            if let Some(pod) = local_pod(destination) {
+                count::packet(Counter::SameNode);
+                return reach_pod(pod);
+            }
+            match route(destination) {
+                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route),
+                _ => jump(ctx, Step::Request),
+            }
+        }
+        hook::TO_POD => match local_pod(destination) {
+            Some(pod) => reach_pod(pod),
+            None => Verdict::NEXT,
+        },
+        hook::OVERLAY_EGRESS => match route(destination) {
+            Some(route) if route.path == Route::SERVICES => jump(ctx, Step::Request),
+            Some(route) => send::stack_to_tunnel(ctx, route),
+            None => Verdict::drop(Counter::NoTunnel),
+        },
+        hook::OVERLAY_INGRESS | hook::UPLINK_INGRESS | hook::DIRECT => jump(ctx, Step::Request),
+        hook::ENTRY => jump(ctx, Step::Enter),
+        _ => Verdict::NEXT,
+    }
+}

@@ -1,0 +1,299 @@
+//! The beginning of a flow: which Service is asked for, and which backend the client is given.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_get_prandom_u32,
+    maps::lpm_trie::Key,
+    programs::TcContext,
+};
+use weft_abi::{
+    Address, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route, ServicePort, Slots,
+    SourceRange, Step, spread,
+};
+
+use super::{
+    TCP, UDP, Verdict, Work,
+    flow::lookup,
+    hook, is_here, is_own, jump, mark_pod, part,
+    table::{self, RST, SYN},
+};
+use crate::{
+    maps::{CONFIG, FLOWS, FRONTENDS, SERVICE_PORTS, SOURCE_RANGES},
+    sock::choose::{Choice, Spread, choose, count_connection, count_without_backend},
+    steps::{
+        count,
+        deliver::{local_pod, route},
+    },
+};
+
+/// Tries to find a backend, or a source port, by which the flow differs from the client's others.
+const TRIES: u32 = 8;
+/// The first of these tries that change the source port.
+const PORT_TRIES: u32 = 4;
+/// First of the ports that replace others: behind those that hosts give their own sockets.
+const FIRST_PORT: u32 = 61_000;
+const PORTS: u32 = 65_536 - FIRST_PORT;
+
+/// [`Step::Request`].
+#[inline(always)]
+pub fn packet(ctx: &TcContext) -> Verdict {
+    let Some(work) = super::work() else { return Verdict::drop(Counter::MissingStep) };
+    let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+    let asked = FrontendKey {
+        address: work.key.destination,
+        port_be: work.key.destination_port_be,
+        protocol: work.key.protocol,
+        reserved: 0,
+    };
+    // SAFETY: of an entry that is replaced while it is read, both are the Service's.
+    let frontend = unsafe { FRONTENDS.get(&asked) }.copied();
+    match frontend {
+        Some(frontend) if work.part != part::LATER => {
+            begin(ctx, config, work, &frontend).unwrap_or_else(|verdict| verdict)
+        }
+        _ => without_frontend(ctx, work),
+    }
+}
+
+/// No Service listens there: the address may be one's all the same.
+#[inline(always)]
+fn without_frontend(ctx: &TcContext, work: &Work) -> Verdict {
+    // SAFETY: only whether there is an entry is asked.
+    let is_service = unsafe { FRONTENDS.get(&FrontendKey::whole(work.key.destination)) }.is_some();
+    if is_service && work.part == part::LATER {
+        return Verdict::drop(Counter::Fragment);
+    }
+    if is_service {
+        return jump(ctx, Step::Refuse);
+    }
+    if route(&work.key.destination).is_some_and(|route| route.path == Route::SERVICES) {
+        return Verdict::drop(Counter::NoService);
+    }
+    match work.hook {
+        hook::POD_EGRESS => {
+            count::packet(Counter::ToHost);
+            Verdict::NEXT
+        }
+        hook::DIRECT => Verdict::drop(Counter::NoService),
+        _ => Verdict::NEXT,
+    }
+}
+
+/// Makes the flow, and has its first packet sent on with it.
+#[inline(always)]
+fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend) -> Result<Verdict, Verdict> {
+    if frontend.flags & Frontend::SOURCE_RANGES != 0 && !may_come(work, frontend) {
+        return Err(Verdict::drop(Counter::SourceRange));
+    }
+    let Some(service_port) = SERVICE_PORTS.get(frontend.service_port) else {
+        return Err(jump(ctx, Step::Refuse));
+    };
+    let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
+    // The middle of a connection that nobody here knows. From outside it may have entered by another node before, and every
+    // node picks the same backend; from inside it has none.
+    if work.key.protocol == TCP && work.tcp & SYN == 0 && inside {
+        return Err(if work.tcp & RST != 0 {
+            Verdict::drop(Counter::NoBackend)
+        } else {
+            jump(ctx, Step::Refuse)
+        });
+    }
+    let slots = Slots(if inside { service_port.inside.0 } else { service_port.outside.0 });
+    if slots.count() == 0 {
+        return Err(without_backend(ctx, frontend, service_port, inside));
+    }
+    if !table::may_begin(&work.key.source) {
+        return Err(Verdict::drop(Counter::FlowsFull));
+    }
+    let client = match work.hook {
+        hook::POD_EGRESS => {
+            local_pod(&work.key.source).map_or(work.key.source, |pod| Address::of_netns(pod.netns_cookie))
+        }
+        hook::OVERLAY_EGRESS => Address::of_netns(config.netns_cookie),
+        _ => work.key.source,
+    };
+    let with_affinity = service_port.affinity_seconds != 0;
+    let hash = spread(&work.key, with_affinity);
+    for attempt in 0..TRIES {
+        let other = if attempt < PORT_TRIES && !with_affinity { attempt } else { 0 };
+        let how = if inside { Spread::Random } else { Spread::Hash(hash.wrapping_add(other)) };
+        let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
+            return Err(without_backend(ctx, frontend, service_port, inside));
+        };
+        if work.hook == hook::DIRECT && local_pod(&choice.backend.address).is_none() {
+            continue;
+        }
+        let change_port = attempt >= PORT_TRIES || with_affinity && attempt > 0;
+        entries(config, work, &choice, change_port);
+        match insert(work) {
+            Inserted::Yes => {}
+            Inserted::Taken => continue,
+            Inserted::Full => return Err(Verdict::drop(Counter::FlowsFull)),
+        }
+        count_connection(frontend.service_port, choice.index);
+        table::count_begun(&work.key.source);
+        count::packet(Counter::PacketService);
+        if work.hook == hook::POD_EGRESS {
+            mark_pod(&work.key.source);
+        }
+        return Ok(jump(ctx, Step::Flow));
+    }
+    Err(Verdict::drop(Counter::FlowsFull))
+}
+
+#[inline(always)]
+fn without_backend(ctx: &TcContext, frontend: &Frontend, service_port: &ServicePort, inside: bool) -> Verdict {
+    count_without_backend(frontend.service_port);
+    let drop = if inside { ServicePort::DROP_INSIDE } else { ServicePort::DROP_OUTSIDE };
+    if service_port.flags & drop != 0 {
+        return Verdict::drop(Counter::NoBackend);
+    }
+    jump(ctx, Step::Refuse)
+}
+
+/// Whether the source is in the ranges of the Service.
+#[inline(always)]
+fn may_come(work: &Work, frontend: &Frontend) -> bool {
+    if work.hook == hook::OVERLAY_EGRESS && frontend.flags & Frontend::NODE_ALLOWED != 0 {
+        return true;
+    }
+    let source = SourceRange { service_port: frontend.service_port, address: work.key.source };
+    SOURCE_RANGES.get(Key::new(SourceRange::SERVICE_PORT_BITS + 128, source)).is_some()
+}
+
+/// Both directions of the flow to a backend.
+#[inline(always)]
+fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool) {
+    let backend: &Backend = choice.backend;
+    let key = &work.key;
+    let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
+    let here = is_here(config, &backend.address);
+    let (source, borrowed) = source(config, work, backend, here);
+    // The node's own address has sockets of its own behind it; a Service's has none.
+    let source_port_be = if change_port || borrowed && source != key.destination {
+        other_port()
+    } else {
+        key.source_port_be
+    };
+    let way = match work.hook {
+        _ if inside => Flow::BACKEND_INSIDE,
+        hook::UPLINK_INGRESS if config.flags & Config::DIRECT_RETURN != 0 && !here && !borrowed => {
+            Flow::BACKEND_DIRECT
+        }
+        _ => Flow::BACKEND_OUTSIDE,
+    };
+    let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
+    work.flow = Flow {
+        last_ns: work.now_ns,
+        source,
+        destination: backend.address,
+        tunnel: Address { words_be: [0; 4] },
+        source_port_be,
+        destination_port_be: backend.port_be,
+        backend: choice.index,
+        generation: backend.generation,
+        ifindex: 0,
+        pair_entry: 0,
+        way,
+        seen,
+        flags: 0,
+    };
+    if way == Flow::BACKEND_DIRECT {
+        // The backend's node translates.
+        work.flow.destination = key.destination;
+        work.flow.destination_port_be = key.destination_port_be;
+    }
+    work.other = key.pair(&work.flow);
+    let (way, flags) = match work.hook {
+        hook::POD_EGRESS | hook::OVERLAY_INGRESS => (Flow::CLIENT_ROUTE, 0),
+        hook::OVERLAY_EGRESS => (Flow::CLIENT_NODE, 0),
+        hook::DIRECT => (Flow::CLIENT_LINK, Flow::CLAMP),
+        _ => (Flow::CLIENT_LINK, 0),
+    };
+    work.reply = Flow {
+        last_ns: work.now_ns,
+        source: key.destination,
+        destination: key.source,
+        tunnel: Address { words_be: [0; 4] },
+        source_port_be: key.destination_port_be,
+        destination_port_be: key.source_port_be,
+        backend: choice.index,
+        generation: backend.generation,
+        ifindex: config.uplink_ifindex,
+        pair_entry: 0,
+        way,
+        seen: if seen != 0 { Flow::ANSWERED } else { 0 },
+        flags,
+    };
+}
+
+/// The source that the backend sees: the client, unless its answers would not come by here. Then it is an address whose answers
+/// do, and said to be borrowed.
+#[inline(always)]
+fn source(config: &Config, work: &Work, backend: &Backend, here: bool) -> (Address, bool) {
+    let key = &work.key;
+    match work.hook {
+        // A Pod that is its own backend.
+        hook::POD_EGRESS if backend.address == key.source => (node_address(config, key), true),
+        // The node that is its own backend: answers to the Service's address go through the overlay device.
+        hook::OVERLAY_EGRESS if is_own(config, &backend.address) => (key.destination, true),
+        // A backend outside of the cluster would answer the client itself.
+        hook::UPLINK_INGRESS | hook::OVERLAY_INGRESS if !here && route(&backend.address).is_none() => {
+            (node_address(config, key), true)
+        }
+        _ => (key.source, false),
+    }
+}
+
+/// This node's address of the packet's family, or, if it has none, the Service's.
+#[inline(always)]
+fn node_address(config: &Config, key: &FlowKey) -> Address {
+    let own = if key.source.v4_be().is_some() { &config.tunnel_v4 } else { &config.tunnel_v6 };
+    if own.words_be == [0; 4] { key.destination } else { *own }
+}
+
+/// A source port for what cannot keep its own.
+#[inline(always)]
+pub fn other_port() -> u16 {
+    // SAFETY: a helper without pointers.
+    ((FIRST_PORT + unsafe { bpf_get_prandom_u32() } % PORTS) as u16).to_be()
+}
+
+enum Inserted {
+    Yes,
+    /// Another flow of the client has the backend's answers already.
+    Taken,
+    Full,
+}
+
+/// Writes both directions, the answers' first.
+#[inline(always)]
+fn insert(work: &Work) -> Inserted {
+    if work.flow.way != Flow::BACKEND_DIRECT {
+        if let Err(error) = FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
+            if error != -EEXIST {
+                return Inserted::Full;
+            }
+            // What is left of this very flow is replaced.
+            let own = lookup(&work.other).is_some_and(|reply| work.other.pair(reply) == work.key);
+            if !own {
+                return Inserted::Taken;
+            }
+            if FLOWS.insert(&work.other, &work.reply, u64::from(BPF_ANY)).is_err() {
+                return Inserted::Full;
+            }
+        }
+    }
+    match FLOWS.insert(&work.key, &work.flow, u64::from(BPF_ANY)) {
+        Ok(()) => Inserted::Yes,
+        Err(_) => {
+            let _ = FLOWS.remove(&work.other);
+            Inserted::Full
+        }
+    }
+}
+
+const EEXIST: i32 = 17;
+
+/// UDP is asked more of than of the others: its backend must answer.
+const _: u8 = UDP;

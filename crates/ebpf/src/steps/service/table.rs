@@ -1,0 +1,89 @@
+//! The table of flows: what is seen of a flow, and what its client has in it.
+
+use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT};
+
+use super::{TCP, Work};
+use crate::{
+    maps::{FLOWS, FLOWS_BEGUN, FLOWS_ENDED},
+    steps::count,
+};
+
+pub const FIN: u32 = 1;
+pub const SYN: u32 = 2;
+pub const RST: u32 = 4;
+pub const ACK: u32 = 16;
+
+/// Writing it more often would only make CPUs wait for each other.
+const REFRESH_NS: u64 = 1_000_000_000;
+
+/// Whether the packet opens a connection.
+#[inline(always)]
+pub fn opens(work: &Work) -> bool {
+    work.key.protocol == TCP && work.tcp & (SYN | ACK | RST) == SYN
+}
+
+/// Notes what a packet says of its flow's state, here and, where it is news, in the other direction's entry.
+#[inline(always)]
+pub fn note(work: &Work, flow: &mut Flow) {
+    if work.now_ns.wrapping_sub(flow.last_ns) > REFRESH_NS {
+        flow.last_ns = work.now_ns;
+    }
+    let (mut here, mut there) = (0, 0);
+    if work.key.protocol != TCP || work.tcp & SYN == 0 {
+        here |= Flow::OPENED;
+        there |= Flow::ANSWERED;
+    }
+    if work.tcp & FIN != 0 {
+        here |= Flow::FIN;
+        there |= Flow::PEER_FIN;
+    }
+    if work.tcp & RST != 0 {
+        here |= Flow::RST;
+        there |= Flow::RST;
+    }
+    if flow.seen & here == here {
+        return;
+    }
+    flow.seen |= here;
+    let pair = work.key.pair(flow);
+    if let Some(other) = FLOWS.get_ptr_mut(&pair) {
+        // SAFETY: an entry that is reused meanwhile gets bits that at worst end it early.
+        unsafe { (*other).seen |= there };
+    }
+}
+
+/// Removes both directions of the packet's flow.
+#[inline(always)]
+pub fn forget(key: &FlowKey, flow: &Flow) {
+    let pair = key.pair(flow);
+    let _ = FLOWS.remove(&pair);
+    if FLOWS.remove(key).is_ok()
+        && let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&key.source)
+    {
+        count::subtract(begun);
+    }
+}
+
+/// Whether a client may have another flow.
+#[inline(always)]
+pub fn may_begin(client: &Address) -> bool {
+    // SAFETY: a counter that is read while it changes is off by one.
+    let begun = unsafe { FLOWS_BEGUN.get(client) }.copied().unwrap_or(0);
+    if begun < u64::from(MAX_FLOWS_OF_CLIENT) {
+        return true;
+    }
+    // SAFETY: as above.
+    let ended = unsafe { FLOWS_ENDED.get(client) }.copied().unwrap_or(0);
+    begun.wrapping_sub(ended) < u64::from(MAX_FLOWS_OF_CLIENT)
+}
+
+/// Counts a flow that has begun.
+#[inline(always)]
+pub fn count_begun(client: &Address) {
+    if let Some(begun) = FLOWS_BEGUN.get_ptr_mut(client) {
+        count::add(begun);
+        return;
+    }
+    // Where there is no room for another client, the flow table itself is what limits.
+    let _ = FLOWS_BEGUN.insert(client, &1, 0);
+}
