@@ -210,6 +210,13 @@ impl Datapath {
         for peer in &plan.peers {
             self.plan_peer(peer, self.path(&peer.name), &mut entries, &mut kernel);
         }
+        for range in &self.settings.service_ranges {
+            entries.insert(encode::prefix(*range), encode::service_range());
+            // What the node's own processes send to Services, and is not translated at the socket, passes a program there.
+            let route =
+                RouteTo { index: self.overlay, gateway: None, source: self.own_address(range.addr()) };
+            kernel.insert(*range, route);
+        }
         self.peers.replace(|_, _| true, entries);
         let (overlay, uplink) = (self.overlay, self.uplink.index);
         // Pods' own routes lead to their interfaces.
@@ -352,6 +359,9 @@ impl Datapath {
         if ipv6 && sysctl::forward_ipv6(&self.uplink.name)? > 0 {
             done.push("IPv6 forwarding switched on".to_owned());
         }
+        if sysctl::any_source(OVERLAY)? {
+            done.push(format!("sources from outside of the cluster allowed on {OVERLAY}"));
+        }
         self.overlay_addresses(&overlay, &mut done)?;
         let config = Config {
             overlay_ifindex: overlay.index,
@@ -362,6 +372,8 @@ impl Datapath {
             tunnel_v6: self.own_tunnel_end(false),
             netns_cookie: self.own_namespace,
             vxlan_port_be: self.settings.vxlan_port.to_be(),
+            flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },
+            uplink_mac: self.uplink.mac,
             ..Config::default()
         };
         if self.config.get(&0, 0)?.0 != config {
@@ -373,6 +385,7 @@ impl Datapath {
             (programs::OVERLAY_INGRESS, OVERLAY, Direction::Ingress),
             (programs::OVERLAY_EGRESS, OVERLAY, Direction::Egress),
             (programs::UPLINK_INGRESS, uplink.as_str(), Direction::Ingress),
+            (programs::UPLINK_EGRESS, uplink.as_str(), Direction::Egress),
         ];
         for (program, interface, direction) in hooks {
             if self.programs.attach(program, interface, direction)? {

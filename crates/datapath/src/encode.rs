@@ -67,6 +67,12 @@ pub(crate) fn source_range(service_port: u32, range: IpNet) -> (SourceRange, u32
     (SourceRange { service_port, address }, SourceRange::SERVICE_PORT_BITS + bits)
 }
 
+/// A range of Service addresses.
+pub(crate) fn service_range() -> Route {
+    let nowhere = Address::default();
+    Route { next_hop: nowhere, tunnel: nowhere, path: Route::SERVICES, reserved: 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,12 @@ pub(crate) fn forward_ipv6(uplink: &str) -> Result<usize, SysctlError> {
     Ok(written + usize::from(set("ipv6/conf/all/forwarding", "1")?))
 }
 
+/// Lets packets of any source that is routed at all in by an interface, however strict the host is otherwise. Says whether it had
+/// to.
+pub(crate) fn any_source(interface: &str) -> Result<bool, SysctlError> {
+    set(&format!("ipv4/conf/{interface}/rp_filter"), "2")
+}
+
 /// Keeps the kernel from configuring IPv6 on an interface by itself.
 pub(crate) fn no_autoconfiguration(interface: &str) -> Result<usize, SysctlError> {
     let mut written = usize::from(set(&format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?);

@@ -13,6 +13,8 @@ pub struct Uplink {
     pub index: u32,
     /// Its MTU, in bytes.
     pub mtu: u32,
+    /// Its hardware address; all zero if it has none of Ethernet's length.
+    pub mac: [u8; 6],
 }
 
 /// No interface to reach other nodes by.
@@ -50,5 +52,6 @@ pub(crate) fn find(
             netlink.link_by_index(index)?
         }
     };
-    Ok(Uplink { name: link.name, index: link.index, mtu: link.mtu })
+    let mac = <[u8; 6]>::try_from(link.mac.as_slice()).unwrap_or_default();
+    Ok(Uplink { name: link.name, index: link.index, mtu: link.mtu, mac })
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use aya::{
     EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{Array, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, ProgramArray},
     pin::PinError,
     programs::{ProgramError, SchedClassifier, links::LinkError},
 };
@@ -157,6 +157,8 @@ impl Programs {
         {
             return Ok(Programs { folder: folder.to_owned(), programs, sockets, origin: Origin::Adopted });
         }
+        // What runs goes on jumping to steps of its own build until it is replaced.
+        pins::set_aside(folder, maps::STEPS)?;
         let (programs, sockets) = load(folder)?;
         let mut loaded = Programs {
             folder: folder.to_owned(),
@@ -164,6 +166,7 @@ impl Programs {
             sockets,
             origin: if found == 0 { Origin::Loaded } else { Origin::Replaced },
         };
+        loaded.fill_steps()?;
         loaded.replace_in_links()?;
         for (name, program) in &mut loaded.programs {
             pins::pin_program(folder, name, |path| program.pin(path))?;
@@ -175,7 +178,20 @@ impl Programs {
         for (index, value) in [(META_FINGERPRINT, object_fingerprint()), (META_ABI, u64::from(ABI_VERSION))] {
             meta.set(index, value, 0).map_err(map_error(META))?;
         }
+        pins::remove_set_aside(folder, maps::STEPS)?;
         Ok(loaded)
+    }
+
+    /// Lets the programs jump to each other.
+    fn fill_steps(&mut self) -> Result<(), LoadError> {
+        let mut steps = ProgramArray::try_from(Map::ProgramArray(self.map(maps::STEPS)?))
+            .map_err(map_error(maps::STEPS))?;
+        for (index, name) in (0..).zip(programs::STEPS) {
+            let at = |source| LoadError::Program { name: name.to_owned(), source };
+            let program = self.program(name)?.fd().map_err(at)?;
+            steps.set(index, program, 0).map_err(map_error(maps::STEPS))?;
+        }
+        Ok(())
     }
 
     /// A pinned map.

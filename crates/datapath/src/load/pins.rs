@@ -79,6 +79,28 @@ pub(super) fn pin_program(
     fs::rename(&new, &path).map_err(|source| LoadError::File { path, source })
 }
 
+/// Makes room for a new map of this name without ending the old one, which what runs still uses.
+pub(super) fn set_aside(folder: &Path, name: &str) -> Result<(), LoadError> {
+    let (pin, aside) = (folder.join("maps").join(name), aside(folder, name));
+    // A load that was cut short: what runs uses the one that was set aside then.
+    if aside.exists() {
+        return remove_if_there(&pin);
+    }
+    match fs::rename(&pin, &aside) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LoadError::File { path: pin, source }),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a map that was set aside.
+pub(super) fn remove_set_aside(folder: &Path, name: &str) -> Result<(), LoadError> {
+    remove_if_there(&aside(folder, name))
+}
+
+fn aside(folder: &Path, name: &str) -> PathBuf {
+    folder.join("maps").join(format!("{name}_OLD"))
+}
+
 /// Removes a pin; one that is not there is not an error.
 pub(super) fn remove_if_there(path: &Path) -> Result<(), LoadError> {
     match fs::remove_file(path) {

@@ -14,7 +14,9 @@ use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
-use weft_abi::{Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots, SocketPeer};
+use weft_abi::{
+    Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots, SocketPeer,
+};
 
 use self::{
     address::{Family, V4, V6, protocol},

@@ -28,5 +28,7 @@ pub fn add(counter: *mut u64) {
 #[inline(always)]
 pub fn subtract(counter: *mut u64) {
     // SAFETY: the pointer is to an aligned word of a map's value.
-    unsafe { asm!("lock *(u64 *)({counter} + 0) += {less}", counter = in(reg) counter, less = in(reg) u64::MAX) };
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {less}", counter = in(reg) counter, less = in(reg) u64::MAX)
+    };
 }

@@ -1,6 +1,9 @@
 //! What entered the cluster by another node, at the node of its backend: answers must go back the way it came.
 
-use aya_ebpf::{bindings::{BPF_ANY, BPF_NOEXIST}, programs::TcContext};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    programs::TcContext,
+};
 use weft_abi::{Address, Counter, Flow, Step};
 
 use super::{

@@ -90,7 +90,8 @@ pub struct Work {
     pub tcp: u32,
     /// Of a refusal for being too large: the MTU; otherwise zero.
     pub mtu: u32,
-    pub bytes: [u8; 96],
+    /// What is quoted of a packet.
+    pub words: [u64; refuse::QUOTE_WORDS],
 }
 
 /// The scratch space of this CPU.

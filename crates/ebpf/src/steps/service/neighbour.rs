@@ -114,32 +114,12 @@ fn solicitation(ctx: &TcContext, config: &Config) -> Result<bool, i64> {
     let from = target.words_be;
     let mac = config.uplink_mac;
     // Option 2, target link-layer address, one unit of eight bytes.
-    let option = [
-        u32::from_ne_bytes([2, 1, mac[0], mac[1]]),
-        u32::from_ne_bytes([mac[2], mac[3], mac[4], mac[5]]),
-    ];
-    let mut icmp = [
-        ADVERTISEMENT.to_be(),
-        flags.to_be(),
-        from[0],
-        from[1],
-        from[2],
-        from[3],
-        option[0],
-        option[1],
-    ];
-    let pseudo = [
-        from[0],
-        from[1],
-        from[2],
-        from[3],
-        to[0],
-        to[1],
-        to[2],
-        to[3],
-        LENGTH.to_be(),
-        NEXT_HEADER.to_be(),
-    ];
+    let option =
+        [u32::from_ne_bytes([2, 1, mac[0], mac[1]]), u32::from_ne_bytes([mac[2], mac[3], mac[4], mac[5]])];
+    let mut icmp =
+        [ADVERTISEMENT.to_be(), flags.to_be(), from[0], from[1], from[2], from[3], option[0], option[1]];
+    let pseudo =
+        [from[0], from[1], from[2], from[3], to[0], to[1], to[2], to[3], LENGTH.to_be(), NEXT_HEADER.to_be()];
     let total = super::refuse::add(sum(&icmp), sum(&pseudo));
     icmp[0] |= u32::from(!fold(total)) << 16;
     let header = [

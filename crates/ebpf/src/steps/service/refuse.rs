@@ -1,6 +1,8 @@
 //! Saying no: a TCP reset (RFC 9293 section 3.10.7.1), or an ICMP error (RFC 792, RFC 4443) for everything else and for what
 //! is too large.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     bindings::{BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::{bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes},
@@ -28,6 +30,9 @@ const UDP: u8 = super::UDP;
 /// What is quoted of the transport: as much as tells its receiver which of its packets it was.
 const QUOTED_TCP: u32 = 20;
 const QUOTED: u32 = 8;
+/// Room for a quotation, in words and in bytes: headers with some options.
+pub const QUOTE_WORDS: usize = 12;
+const MOST_QUOTED: u32 = (QUOTE_WORDS * size_of::<u64>()) as u32;
 
 /// [`weft_abi::Step::Refuse`].
 #[inline(always)]
@@ -57,9 +62,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn answer(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     match work.hook {
-        hook::OVERLAY_INGRESS | hook::ENTRY => {
-            through_tunnel(ctx, config, &work.tunnel, OVERLAY_VNI)
-        }
+        hook::OVERLAY_INGRESS | hook::ENTRY => through_tunnel(ctx, config, &work.tunnel, OVERLAY_VNI),
         hook::DIRECT => by_link(config.uplink_ifindex),
         hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS => to_node(ctx, config, work.hook),
         // SAFETY: a helper without pointers, and the context pointer is valid while the program runs.
@@ -89,8 +92,7 @@ fn reset(ctx: &TcContext, work: &mut Work) -> Result<(), i64> {
     };
     let half = is_half(ctx, at + TCP_CHECKSUM)?;
     let key = &work.key;
-    let ports =
-        u32::from(key.destination_port_be) | u32::from(key.source_port_be) << 16;
+    let ports = u32::from(key.destination_port_be) | u32::from(key.source_port_be) << 16;
     let mut tcp = [ports, sequence, acknowledgement, (5 << 28 | flags << 16).to_be(), 0];
     let pseudo = pseudo(work, TCP, LENGTH);
     let sum = if half { pseudo } else { add(pseudo, sum(&tcp)) };
@@ -117,25 +119,18 @@ fn error(ctx: &TcContext, work: &mut Work) -> Result<(), i64> {
     // If the hardware completes the quoted transport's checksum, all of it sums up to the complement of what the sender put
     // there.
     let (summed, transport_sum) = if half {
-        let field = work.transport as usize
-            + if work.key.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        let field =
+            work.transport as usize + if work.key.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
         let pseudo: u16 = ctx.load(field)?;
         (header, u32::from(!pseudo))
     } else {
         (quoted, 0)
     };
-    work.bytes = [0; 96];
-    if summed == 0 || summed > 96 {
-        return Err(-1);
-    }
-    // SAFETY: the buffer has room for as many bytes.
-    let loaded =
-        unsafe { bpf_skb_load_bytes(skb(ctx).cast(), ETHERNET as u32, work.bytes.as_mut_ptr().cast(), summed) };
-    if loaded != 0 {
-        return Err(loaded);
-    }
+    work.words = [0; QUOTE_WORDS];
+    load(ctx, &mut work.words, summed)?;
     // SAFETY: the helper reads the buffer alone.
-    let inner = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, work.bytes.as_mut_ptr().cast(), 96, 0) };
+    let inner =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, work.words.as_mut_ptr().cast(), MOST_QUOTED, 0) };
     let inner = add(inner as u32, transport_sum);
 
     let length = 8 + quoted;
@@ -154,6 +149,21 @@ fn error(ctx: &TcContext, work: &mut Work) -> Result<(), i64> {
     ctx.adjust_room((network + 8) as i32, BPF_ADJ_ROOM_MAC, 0)?;
     ip_header(ctx, work, if work.ipv6 != 0 { ICMPV6 } else { ICMP }, length)?;
     ctx.store(ETHERNET + network as usize, &icmp, u64::from(BPF_F_RECOMPUTE_CSUM))
+}
+
+/// Copies the beginning of the IP packet.
+#[inline(always)]
+fn load(ctx: &TcContext, words: &mut [u64; QUOTE_WORDS], length: u32) -> Result<(), i64> {
+    // The verifier must see the very number that it is given compared.
+    let length = black_box(u64::from(length));
+    if length == 0 || length > u64::from(MOST_QUOTED) {
+        return Err(-1);
+    }
+    // SAFETY: the buffer has room for as many bytes.
+    let result = unsafe {
+        bpf_skb_load_bytes(skb(ctx).cast(), ETHERNET as u32, words.as_mut_ptr().cast(), length as u32)
+    };
+    if result == 0 { Ok(()) } else { Err(result) }
 }
 
 /// Bytes of the IP header of an answer.

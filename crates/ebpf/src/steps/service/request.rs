@@ -142,7 +142,12 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
 }
 
 #[inline(always)]
-fn without_backend(ctx: &TcContext, frontend: &Frontend, service_port: &ServicePort, inside: bool) -> Verdict {
+fn without_backend(
+    ctx: &TcContext,
+    frontend: &Frontend,
+    service_port: &ServicePort,
+    inside: bool,
+) -> Verdict {
     count_without_backend(frontend.service_port);
     let drop = if inside { ServicePort::DROP_INSIDE } else { ServicePort::DROP_OUTSIDE };
     if service_port.flags & drop != 0 {
@@ -170,11 +175,8 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool)
     let here = is_here(config, &backend.address);
     let (source, borrowed) = source(config, work, backend, here);
     // The node's own address has sockets of its own behind it; a Service's has none.
-    let source_port_be = if change_port || borrowed && source != key.destination {
-        other_port()
-    } else {
-        key.source_port_be
-    };
+    let source_port_be =
+        if change_port || borrowed && source != key.destination { other_port() } else { key.source_port_be };
     let way = match work.hook {
         _ if inside => Flow::BACKEND_INSIDE,
         hook::UPLINK_INGRESS if config.flags & Config::DIRECT_RETURN != 0 && !here && !borrowed => {

@@ -45,10 +45,8 @@ pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
     if key.destination != flow.destination {
         address(ctx, work.ipv6 != 0, false, &key.destination, &flow.destination, checksum)?;
     }
-    let (before, after) = (
-        [key.source_port_be, key.destination_port_be],
-        [flow.source_port_be, flow.destination_port_be],
-    );
+    let (before, after) =
+        ([key.source_port_be, key.destination_port_be], [flow.source_port_be, flow.destination_port_be]);
     if before == after || work.part == part::LATER {
         return Ok(());
     }
