@@ -1,12 +1,20 @@
 //! The agent and the API server: what is watched goes to the node, what the node reports goes to its object.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
 use weft_kube::{
     Client, Mirror, ObjectRef, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods,
+    watch_services, watch_slices,
 };
-use weft_model::{Node, NodeName};
+use weft_model::{Node, NodeName, services::Event};
 
 use crate::{
     drain::Drain,
@@ -17,9 +25,13 @@ use crate::{
 /// Between two attempts to publish what the API server did not take.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// So many Services and EndpointSlices are on their way to the node's thread; then the watches wait.
+const ON_THE_WAY: usize = 512;
+
 /// Follows the API server and reports to it until the drain begins.
 pub(crate) struct Cluster {
     tasks: JoinSet<()>,
+    services: mpsc::Receiver<(Instant, Event)>,
 }
 
 impl Cluster {
@@ -29,16 +41,21 @@ impl Cluster {
         let (pods, pods_seen) = watch::channel(Mirror::default());
         let (nodes_health, nodes_follow) = watch::channel(WatchHealth::default());
         let (pods_health, pods_follow) = watch::channel(WatchHealth::default());
+        let (services_health, services_follow) = watch::channel(WatchHealth::default());
+        let (slices_health, slices_follow) = watch::channel(WatchHealth::default());
+        let (events, services) = mpsc::channel(ON_THE_WAY);
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_nodes(client.clone(), nodes, nodes_health));
         tasks.spawn(watch_pods(client.clone(), name.clone(), pods, pods_health));
+        tasks.spawn(watch_services(client.clone(), events.clone(), services_health));
+        tasks.spawn(watch_slices(client.clone(), events, slices_health));
         let api = Api {
             server: client.server().to_owned(),
             nodes: nodes_seen,
             pods: pods_seen,
-            health: [nodes_follow, pods_follow],
+            health: [nodes_follow, pods_follow, services_follow, slices_follow],
         };
-        (Self { tasks }, api)
+        (Self { tasks, services }, api)
     }
 
     /// Passes on what is seen and what is to be told, until the drain begins.
@@ -48,14 +65,17 @@ impl Cluster {
         name: NodeName,
         node: Handle,
         api: Api,
+        warnings: watch::Receiver<Vec<WarningEvent>>,
         mut drain: Drain,
     ) -> anyhow::Result<()> {
         let readiness = node.readiness();
         let (conditions, wanted) = watch::channel(Vec::new());
-        self.tasks.spawn(pass_nodes(api.nodes, node));
+        self.tasks.spawn(pass_nodes(api.nodes, node.clone()));
+        self.tasks.spawn(pass_services(self.services, node));
         self.tasks.spawn(keep_conditions(client.clone(), name, wanted));
         self.tasks.spawn(pass_conditions(readiness.clone(), conditions));
-        self.tasks.spawn(publish(client, readiness));
+        self.tasks.spawn(publish(client.clone(), readiness, |readiness| readiness.events.clone()));
+        self.tasks.spawn(publish(client, warnings, Vec::clone));
         drain.begun().await;
         self.tasks.shutdown().await;
         Ok(())
@@ -69,6 +89,15 @@ async fn pass_nodes(mut nodes: watch::Receiver<Mirror<NodeName, Node>>, node: Ha
             mirror.is_synced().then(|| mirror.objects().values().cloned().collect())
         };
         if known.is_some_and(|known| node.set_nodes(known).is_err()) || nodes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pass_services(mut events: mpsc::Receiver<(Instant, Event)>, node: Handle) {
+    let mut batch = Vec::new();
+    while events.recv_many(&mut batch, ON_THE_WAY).await > 0 {
+        if node.hear(std::mem::take(&mut batch)).await.is_err() {
             return;
         }
     }
@@ -93,12 +122,12 @@ async fn pass_conditions(
     }
 }
 
-/// Publishes each conflict once; again when it went away and came back.
-async fn publish(client: Client, mut readiness: watch::Receiver<Readiness>) {
+/// Publishes each warning once; again when it went away and came back.
+async fn publish<T>(client: Client, mut source: watch::Receiver<T>, warnings: fn(&T) -> Vec<WarningEvent>) {
     let mut told: HashSet<(ObjectRef, String)> = HashSet::new();
     let name = |event: &WarningEvent| (event.about.clone(), event.message.clone());
     loop {
-        let events = readiness.borrow_and_update().events.clone();
+        let events = warnings(&source.borrow_and_update());
         told.retain(|one| events.iter().any(|event| name(event) == *one));
         let mut failed = false;
         for event in events.iter().filter(|event| !told.contains(&name(event))).collect::<Vec<_>>() {
@@ -112,7 +141,7 @@ async fn publish(client: Client, mut readiness: watch::Receiver<Readiness>) {
         }
         tokio::select! {
             () = sleep(AGAIN), if failed => {}
-            changed = readiness.changed() => if changed.is_err() { return },
+            changed = source.changed() => if changed.is_err() { return },
         }
     }
 }

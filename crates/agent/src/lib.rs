@@ -12,8 +12,10 @@
 pub mod admin;
 mod announce;
 pub mod attachment;
+mod cgroup;
 mod cluster;
 mod drain;
+mod health;
 mod http;
 mod install;
 mod metrics;
@@ -25,14 +27,18 @@ pub mod store;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use weft_kube::Client;
 use weft_model::{NodeName, plan};
 
-pub use options::{Metrics, Options, Routing};
+pub use options::{Listen, Options, Routing};
 pub use weft_datapath::requirements;
 
 use cluster::Cluster;
+use health::NodeHealth;
 use socket::Server;
 use store::Store;
 
@@ -61,27 +67,40 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         Some(address) => Some(http::bind(address).await?),
         None => None,
     };
-    let config = config(&options, &name);
-    let (handle, mut node_ended) =
-        tokio::task::spawn_blocking(move || node::thread::start(config, store)).await.context("node")??;
+    let config = config(&options, &name)?;
+    let metrics = Arc::new(metrics::Metrics::new());
+    let (health_checks, health_checked) = mpsc::unbounded_channel();
+    let to_node = Arc::clone(&metrics);
+    let starting = move || node::thread::start(config, store, health_checks, to_node);
+    let (handle, mut node_ended) = tokio::task::spawn_blocking(starting).await.context("node")??;
     tracing::info!(node = %name, api = client.server(), version = env!("CARGO_PKG_VERSION"), "agent starts");
 
     let (begin, drain) = drain::drain();
     let (cluster, api) = Cluster::watch(&client, &name);
-    let server = Server {
-        node: handle.clone(),
-        metrics: Arc::new(metrics::Metrics::new()),
-        listeners: Arc::default(),
-        api: api.clone(),
-    };
+    let server = Server { node: handle.clone(), metrics, listeners: Arc::default(), api: api.clone() };
     let mut parts = JoinSet::new();
     parts.spawn(socket::serve(listener, server.clone(), drain.clone()));
     if let Some(http) = http {
-        parts.spawn(http::serve(http, server, drain.clone()));
+        let answer = move |path: String| http::answer_metrics(server.clone(), path);
+        parts.spawn(http::serve(http, answer, drain.clone()));
     }
+    if let Some(address) = options.healthz.0 {
+        let health = NodeHealth { name: name.clone(), node: handle.clone(), nodes: api.nodes.clone() };
+        parts.spawn(health::serve_node(address, health, drain.clone()));
+    }
+    let (warnings, ports_warn) = watch::channel(Vec::new());
+    let ports = health::serve_ports(
+        name.clone(),
+        handle.clone(),
+        health_checked,
+        api.nodes.clone(),
+        warnings,
+        drain.clone(),
+    );
+    parts.spawn(ports);
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));
     parts.spawn(announce::lead(client.clone(), name.clone(), drain.clone()));
-    parts.spawn(cluster.run(client, name, handle.clone(), api, drain));
+    parts.spawn(cluster.run(client, name, handle.clone(), api, ports_warn, drain));
 
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
@@ -124,13 +143,23 @@ pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-fn config(options: &Options, name: &NodeName) -> node::Config {
-    node::Config {
+fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
+    let cgroup = match &options.cgroup_root {
+        Some(named) => Some(named.clone()),
+        None => cgroup::root().context("looking for the cgroup2 mount")?,
+    };
+    if cgroup.is_none() {
+        tracing::warn!(
+            "cgroup2 is not mounted: connections to Services are translated packet by packet, and processes of the node \
+             reach no node port on loopback; mount it, or name it with --cgroup-root"
+        );
+    }
+    Ok(node::Config {
         name: name.clone(),
         bpffs: options.bpffs.clone(),
         uplink: options.uplink.clone(),
         vxlan_port: options.vxlan_port,
-        cgroup: options.cgroup_root.clone(),
+        cgroup,
         direct_return: options.direct_return,
         routing: options.routing.into(),
         plan: plan::Settings {
@@ -139,5 +168,5 @@ fn config(options: &Options, name: &NodeName) -> node::Config {
             non_masquerade: options.non_masquerade_cidrs.clone(),
         },
         queue_dir: options.queue_dir(),
-    }
+    })
 }

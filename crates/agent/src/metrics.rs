@@ -17,12 +17,14 @@ use prometheus_client::{
 };
 use weft_cni::Verb;
 
-use crate::admin::Status;
+use crate::admin::{ServicesStatus, Status};
 
 /// What is counted from the start of the process on. All else is read when it is asked for.
 pub(crate) struct Metrics {
     registry: Registry,
     cni: Family<CniLabels, Histogram>,
+    programming: Histogram,
+    sync: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,7 +66,25 @@ impl Metrics {
             Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
         });
         registry.register("cni_duration_seconds", "How long CNI calls took in the agent", cni.clone());
-        Self { registry, cni }
+        let programming = Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
+        registry.register(
+            "network_programming_duration_seconds",
+            "From a change of a Service or an endpoint as it is heard to the kernel",
+            programming.clone(),
+        );
+        let sync = Histogram::new(exponential_buckets(0.000_03, 2.0, 18));
+        registry.register(
+            "sync_proxy_rules_duration_seconds",
+            "How long a write of Services took, planning included",
+            sync.clone(),
+        );
+        Self { registry, cni, programming, sync }
+    }
+
+    /// Services were written, which took so long, and so long after each change was heard.
+    pub(crate) fn programmed(&self, took: Duration, latencies: &[Duration]) {
+        self.sync.observe(took.as_secs_f64());
+        latencies.iter().for_each(|latency| self.programming.observe(latency.as_secs_f64()));
     }
 
     /// A call of the plugin was answered.
@@ -137,6 +157,7 @@ fn of(status: &Status) -> Registry {
     }
     registry.register("peer_unreachable", "1 when probes to a node do not come back", unreachable);
     registry.register("peer_mtu_mismatch", "1 when packets of full size to a node are lost", mismatch);
+    of_services(&status.services, &mut registry);
     if let Some(mtu) = &status.mtu {
         let family = Family::<Kind, Gauge>::default();
         for (kind, bytes) in [("uplink", mtu.uplink), ("overlay", mtu.overlay), ("pod", mtu.pod)] {
@@ -145,4 +166,41 @@ fn of(status: &Status) -> Registry {
         registry.register("mtu_bytes", "Largest packets", family);
     }
     registry
+}
+
+fn of_services(services: &ServicesStatus, registry: &mut Registry) {
+    let gauges = [
+        ("services_in_sync", "1 when the kernel serves what the API says", services.synced.into()),
+        ("services", "Services known, headless ones not among them", services.services),
+        ("endpoint_slices", "EndpointSlices known", services.slices),
+        ("endpoints", "Endpoints known", services.endpoints),
+        (
+            "service_ports_refused",
+            "Ports of Services that are not served as they should be",
+            services.refused.len() as u64,
+        ),
+        (
+            "service_address_conflicts",
+            "Addresses and ports that several Services name",
+            services.conflicts.len() as u64,
+        ),
+        (
+            "sync_proxy_rules_last_timestamp_seconds",
+            "When Services were last written to the kernel",
+            services.last_written.unwrap_or_default(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    let counters = [
+        ("sync_proxy_rules_syncs", "Writes of Services to the kernel", services.syncs),
+        ("sync_proxy_rules_service_changes", "Changes of Services heard", services.service_events),
+        ("sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices heard", services.slice_events),
+    ];
+    for (name, help, value) in counters {
+        registry.register(name, help, ConstCounter::new(value));
+    }
 }

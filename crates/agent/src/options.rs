@@ -54,7 +54,10 @@ pub struct Options {
     pub non_masquerade_cidrs: Vec<IpNet>,
     /// Where readiness, liveness and metrics are served, or `off`
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
-    pub metrics: Metrics,
+    pub metrics: Listen,
+    /// Where load balancers ask whether this node is fit (`/healthz`, `/livez`), or `off`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:10256")]
+    pub healthz: Listen,
     /// UDP port of the overlay
     #[arg(long, value_name = "PORT", default_value_t = 8472)]
     pub vxlan_port: u16,
@@ -72,9 +75,9 @@ pub enum Routing {
     Native,
 }
 
-/// Where metrics are served, if anywhere.
+/// Where something is served, if anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metrics(pub Option<SocketAddr>);
+pub struct Listen(pub Option<SocketAddr>);
 
 // === impl Options ===
 
@@ -97,9 +100,9 @@ impl From<Routing> for probe::Routing {
     }
 }
 
-// === impl Metrics ===
+// === impl Listen ===
 
-impl FromStr for Metrics {
+impl FromStr for Listen {
     type Err = std::net::AddrParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

@@ -52,7 +52,8 @@ pub(crate) struct Api {
     pub(crate) server: String,
     pub(crate) nodes: watch::Receiver<weft_kube::Mirror<weft_model::NodeName, weft_model::Node>>,
     pub(crate) pods: watch::Receiver<weft_kube::Mirror<PodKey, weft_model::Pod>>,
-    pub(crate) health: [watch::Receiver<WatchHealth>; 2],
+    /// Of the watches of Nodes, Pods, Services and EndpointSlices.
+    pub(crate) health: [watch::Receiver<WatchHealth>; 4],
 }
 
 #[derive(Deserialize)]
@@ -178,6 +179,7 @@ impl Server {
     async fn admin(&self, request: Request) -> Result<Response, String> {
         match request {
             Request::Status => Ok(Response::Status(Box::new(self.status().await?))),
+            Request::Services => Ok(Response::Services { services: self.node.service_status().await? }),
             Request::ProbeListen { at } => {
                 let place = admin::find_place(&at, &self.status().await?)?;
                 let (id, listeners) = self.listeners.open(&place).map_err(|error| error.to_string())?;

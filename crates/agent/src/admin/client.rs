@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 use weft_cni::plugin::frame;
 
-use super::{Request, Response, Status};
+use super::{Request, Response, ServiceStatus, Status};
 
 /// An agent answers a probe of many targets within less.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -97,6 +97,20 @@ impl Client {
             other => Err(ClientError::Refused {
                 socket: self.socket.clone(),
                 message: format!("not a status: {other:?}"),
+            }),
+        }
+    }
+
+    /// What the agent's kernel holds of Services.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn services(&mut self) -> Result<Vec<ServiceStatus>, ClientError> {
+        match self.ask(&Request::Services)? {
+            Response::Services { services } => Ok(services),
+            other => Err(ClientError::Refused {
+                socket: self.socket.clone(),
+                message: format!("no Services: {other:?}"),
             }),
         }
     }

@@ -4,6 +4,7 @@ mod client;
 mod listen;
 mod place;
 mod probe;
+mod service;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use client::{Client, ClientError};
 pub(crate) use listen::Listeners;
 pub(crate) use place::find as find_place;
 pub(crate) use probe::probe;
+pub use service::{BackendStatus, EndpointStatus, ServiceStatus};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub(crate) use probe::probe;
 pub enum Request {
     /// Everything that the agent says of itself: [`Response::Status`].
     Status,
+    /// What the kernel holds of Services: [`Response::Services`].
+    Services,
     /// Opens listeners on each address of a place: [`Response::Listening`]. They close by themselves after a minute.
     ProbeListen {
         /// Where.
@@ -68,6 +72,11 @@ pub struct Target {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Services`].
+    Services {
+        /// One a port and family.
+        services: Vec<ServiceStatus>,
+    },
     /// To [`Request::ProbeListen`].
     Listening {
         /// To be named when they are to be closed.
@@ -145,6 +154,35 @@ pub struct Status {
     pub counters: Vec<CounterStatus>,
     /// How often something was put back that somebody else had removed.
     pub repairs: u64,
+    /// What is known of Services.
+    pub services: ServicesStatus,
+}
+
+/// What an agent knows of Services, and how far it is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicesStatus {
+    /// The kernel holds what the API says.
+    pub synced: bool,
+    /// Why the last write failed; `None` when it did not.
+    pub error: Option<String>,
+    /// Services known, headless ones not among them.
+    pub services: u64,
+    /// Their EndpointSlices.
+    pub slices: u64,
+    /// Endpoints in those.
+    pub endpoints: u64,
+    /// Ports that are not served as they should be, and why.
+    pub refused: Vec<String>,
+    /// Addresses that several Services name.
+    pub conflicts: Vec<String>,
+    /// Writes to the kernel since the agent's start.
+    pub syncs: u64,
+    /// Changes of Services heard since the agent's start.
+    pub service_events: u64,
+    /// Changes of EndpointSlices heard since the agent's start.
+    pub slice_events: u64,
+    /// When the kernel was last written to, in seconds since the epoch.
+    pub last_written: Option<u64>,
 }
 
 /// How the agent and the API server stand.

@@ -50,6 +50,15 @@ impl Node {
             self.store.remove_record(&key).map_err(|error| error.to_string())?;
             self.attachments.remove(&key);
         }
+        for record in self.attachments.values() {
+            // One that is gone has no sockets either.
+            if let Err(error) = plane.know_namespace(&record.netns) {
+                tracing::warn!(
+                    netns = %record.netns.display(),
+                    "connections of this Pod to Services are not ended when their backend goes: {error}"
+                );
+            }
+        }
         let recorded: BTreeSet<&str> = self.attachments.values().map(|r| r.host_interface.as_str()).collect();
         self.orphans.clear();
         for pod in plane.pods().map_err(unreadable)? {

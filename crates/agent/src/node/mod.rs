@@ -6,6 +6,7 @@
 mod attach;
 mod cni;
 mod plan;
+mod services;
 mod status;
 pub mod thread;
 
@@ -18,8 +19,12 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 use weft_datapath::{Datapath, Path, Settings, probe};
-use weft_model::{Ipam, NodeName, NodePlan, RangeConflict, plan as model_plan};
+use weft_model::{
+    Ipam, NodeName, NodePlan, RangeConflict, plan as model_plan,
+    services::{HealthCheck, ServiceKey},
+};
 
 use crate::{
     attachment::{Key, Record},
@@ -27,7 +32,10 @@ use crate::{
 };
 
 pub use cni::Answer;
+pub use services::{InSync, Programmed};
 pub use status::Readiness;
+
+use services::Services;
 
 /// What a node is told once.
 #[derive(Clone, Debug)]
@@ -82,8 +90,12 @@ pub struct Node {
     unrepaired: Option<String>,
     settled_by: Option<Instant>,
     repairs: u64,
+    services: Services,
     report: Report,
 }
+
+/// Takes what has changed of health checks.
+pub type HealthCheckChanges = mpsc::UnboundedSender<Vec<(ServiceKey, Option<HealthCheck>)>>;
 
 /// Takes what the probes found, from their thread.
 pub type Report = Arc<dyn Fn(BTreeMap<NodeName, probe::Health>) + Send + Sync>;
@@ -99,15 +111,21 @@ struct Open {
 
 impl Node {
     /// A node as its state directory has it. `report` is given what probes find, from another thread, to be passed to
-    /// [`Node::set_health`].
+    /// [`Node::set_health`]; `health_checks` is given what load balancers are to be answered.
     ///
     /// # Errors
     /// When the state directory cannot be used.
-    pub fn open(config: Config, store: Store, report: Report) -> Result<Self, StoreError> {
+    pub fn open(
+        config: Config,
+        store: Store,
+        report: Report,
+        health_checks: HealthCheckChanges,
+    ) -> Result<Self, StoreError> {
         let attachments = store.records()?.into_iter().map(|record| (record.key(), record)).collect();
         let mut node = Self {
             nodes: store.load(plan::NODES).unwrap_or_default(),
             paths: plan::load_paths(&store),
+            services: Services::new(&config.name, health_checks),
             config,
             store,
             attachments,

@@ -41,6 +41,7 @@ impl Node {
         }
         let news = nodes != self.nodes;
         self.nodes = nodes;
+        self.place_services();
         self.converge();
         if news && let Err(error) = self.store.save(NODES, &self.nodes) {
             tracing::warn!("a restart without the API server will not know the nodes: {error}");
@@ -161,6 +162,7 @@ impl Node {
             });
         let (pod_ranges, node_addresses) = (pod_ranges.to_vec(), node_addresses.to_vec());
         self.datapath = Some(Open { plane, pod_ranges, node_addresses, prober: prober.ok() });
+        self.services.begin_anew();
         Ok(())
     }
 

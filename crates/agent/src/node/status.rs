@@ -14,7 +14,7 @@ pub struct Readiness {
     pub blocked: Option<String>,
     /// Conditions of the Node object.
     pub conditions: Vec<Condition>,
-    /// Conflicts that this node is a party of.
+    /// Conflicts that this node is a party of, and Services that it does not serve as it should.
     pub events: Vec<WarningEvent>,
 }
 
@@ -121,6 +121,7 @@ impl Node {
             }
         }
         events.dedup();
+        events.extend(self.services.warnings(&self.config.name));
         events
     }
 
@@ -151,6 +152,7 @@ impl Node {
             pods: self.pods(),
             counters: counters.into_iter().flatten().map(counter).collect(),
             repairs: self.repairs,
+            services: self.services_status(),
         }
     }
 

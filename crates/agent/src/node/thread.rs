@@ -10,14 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::timeout,
+};
 use weft_cni::Call;
 use weft_datapath::probe;
-use weft_model::NodeName;
+use weft_model::{NodeName, services::Event};
 
-use super::{Config, Node, Readiness};
+use super::{Config, HealthCheckChanges, InSync, Node, Readiness};
 use crate::{
-    admin::Status,
+    admin::{ServiceStatus, Status},
+    metrics::Metrics,
     store::{Store, StoreError},
 };
 
@@ -28,8 +32,18 @@ const REPAIR: Duration = Duration::from_secs(5);
 /// The same while something does not work.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// So many commands are taken before what they come to is written.
+const AT_ONCE: usize = 64;
+/// So many batches of events wait for the thread; then their watches do.
+const BATCHES: usize = 4;
+/// A thread that is busy for longer is as good as none.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Something for the node to do.
 enum Command {
+    Services(Vec<(Instant, Event)>, OwnedSemaphorePermit),
+    InSync(oneshot::Sender<InSync>),
+    ServiceStatus(oneshot::Sender<Result<Vec<ServiceStatus>, String>>),
     Nodes(Vec<weft_model::Node>),
     Health(BTreeMap<NodeName, probe::Health>),
     Cni(Box<Call>, oneshot::Sender<String>),
@@ -42,6 +56,7 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     readiness: watch::Receiver<Readiness>,
+    batches: Arc<Semaphore>,
 }
 
 /// The thread has ended: the agent is about to.
@@ -53,7 +68,12 @@ pub struct Ended;
 ///
 /// # Errors
 /// When the state directory cannot be used, or no thread can be made.
-pub fn start(config: Config, store: Store) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
+pub(crate) fn start(
+    config: Config,
+    store: Store,
+    health_checks: HealthCheckChanges,
+    metrics: Arc<Metrics>,
+) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel();
     let starting = Readiness { blocked: Some("the agent is starting".to_owned()), ..Readiness::default() };
     let (readiness, seen) = watch::channel(starting);
@@ -66,24 +86,31 @@ pub fn start(config: Config, store: Store) -> Result<(Handle, oneshot::Receiver<
             let _ = reports.send(Command::Health(health));
         };
         // Opened here: a data plane belongs to the thread that opened it.
-        let node = Node::open(config, store, Arc::new(report));
+        let node = Node::open(config, store, Arc::new(report), health_checks);
         let node = match node {
             Ok(node) => node,
             Err(error) => return drop(opened.send(Err(error))),
         };
         drop(opened.send(Ok(())));
-        serve(node, &inbox, &readiness);
+        serve(node, &inbox, &readiness, &metrics);
         // The receiver is gone when the agent no longer waits.
         let _ = ended.send(());
     });
     match opening.recv() {
         Ok(Err(error)) => Err(error),
         // A thread that panicked is told by the other receiver.
-        Ok(Ok(())) | Err(_) => Ok((Handle { commands, readiness: seen }, end)),
+        Ok(Ok(())) | Err(_) => {
+            Ok((Handle { commands, readiness: seen, batches: Arc::new(Semaphore::new(BATCHES)) }, end))
+        }
     }
 }
 
-fn serve(mut node: Node, inbox: &mpsc::Receiver<Command>, readiness: &watch::Sender<Readiness>) {
+fn serve(
+    mut node: Node,
+    inbox: &mpsc::Receiver<Command>,
+    readiness: &watch::Sender<Readiness>,
+    metrics: &Metrics,
+) {
     let (mut next_tick, mut repaired) = (Instant::now(), Instant::now());
     loop {
         let now = Instant::now();
@@ -108,13 +135,38 @@ fn serve(mut node: Node, inbox: &mpsc::Receiver<Command>, readiness: &watch::Sen
             news
         });
         match inbox.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
-            Ok(Command::Nodes(nodes)) => node.set_nodes(nodes),
-            Ok(Command::Health(health)) => node.set_health(health),
-            Ok(Command::Cni(call, reply)) => serve_call(&mut node, &call, reply),
-            Ok(Command::Status(reply)) => drop(reply.send(Box::new(node.status()))),
             Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(command) => obey(&mut node, command),
             Err(RecvTimeoutError::Timeout) => {}
         }
+        // What has come meanwhile comes to one write.
+        for _ in 0..AT_ONCE {
+            match inbox.try_recv() {
+                Ok(Command::End) => return,
+                Ok(command) => obey(&mut node, command),
+                Err(_) => break,
+            }
+        }
+        if let Some(programmed) = node.write_services() {
+            metrics.programmed(programmed.took, &programmed.latencies);
+        }
+    }
+}
+
+fn obey(node: &mut Node, command: Command) {
+    match command {
+        Command::Nodes(nodes) => node.set_nodes(nodes),
+        Command::Health(health) => node.set_health(health),
+        Command::Services(events, permit) => {
+            node.hear(events);
+            drop(permit);
+        }
+        Command::Cni(call, reply) => serve_call(node, &call, reply),
+        // Whoever asked may have gone.
+        Command::Status(reply) => drop(reply.send(Box::new(node.status()))),
+        Command::InSync(reply) => drop(reply.send(node.in_sync())),
+        Command::ServiceStatus(reply) => drop(reply.send(node.service_status())),
+        Command::End => {}
     }
 }
 
@@ -158,6 +210,34 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Status(reply)).map_err(|_| Ended)?;
         answer.await.map_err(|_| Ended)
+    }
+
+    /// This was heard of Services. Waits while the thread has much to do.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn hear(&self, events: Vec<(Instant, Event)>) -> Result<(), Ended> {
+        let permit = Arc::clone(&self.batches).acquire_owned().await.map_err(|_| Ended)?;
+        self.commands.send(Command::Services(events, permit)).map_err(|_| Ended)
+    }
+
+    /// Whether the data plane serves what the API says; it does not when the thread does not answer.
+    pub async fn in_sync(&self) -> InSync {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::InSync(reply)).is_err() {
+            return InSync::default();
+        }
+        timeout(ANSWER, answer).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What the kernel holds of Services.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the thread has ended.
+    pub async fn service_status(&self) -> Result<Vec<ServiceStatus>, String> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::ServiceStatus(reply)).map_err(|_| Ended.to_string())?;
+        answer.await.map_err(|_| Ended.to_string())?
     }
 
     /// Follows the node's readiness.

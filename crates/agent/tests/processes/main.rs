@@ -6,6 +6,7 @@
 mod chaos;
 mod node;
 mod serves;
+mod services;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -21,6 +22,25 @@ const TESTS: &[(&str, fn())] = &[
     ("an_api_server_that_is_away_or_refuses", serves::an_api_server_that_is_away_or_refuses),
     ("probes_between_a_pod_and_the_node", serves::probes_between_a_pod_and_the_node),
     ("a_second_agent_is_refused", serves::a_second_agent_is_refused),
+    ("services_and_endpoints_reach_the_kernel", services::services_and_endpoints_reach_the_kernel),
+    (
+        "an_agent_that_knows_nothing_yet_removes_nothing",
+        services::an_agent_that_knows_nothing_yet_removes_nothing,
+    ),
+    (
+        "killed_during_churn_the_kernel_comes_to_the_plan",
+        services::killed_during_churn_the_kernel_comes_to_the_plan,
+    ),
+    ("health_check_ports_open_count_and_close", services::health_check_ports_open_count_and_close),
+    (
+        "a_health_check_port_in_use_is_told_and_waited_for",
+        services::a_health_check_port_in_use_is_told_and_waited_for,
+    ),
+    (
+        "healthz_is_for_load_balancers_and_livez_for_restarts",
+        services::healthz_is_for_load_balancers_and_livez_for_restarts,
+    ),
+    ("an_address_of_two_services_is_told", services::an_address_of_two_services_is_told),
     ("killed_at_random_nothing_leaks", chaos::killed_at_random_nothing_leaks),
 ];
 

@@ -77,23 +77,19 @@ impl Node {
         let status = json!({ "status": { "addresses": [
             { "type": "InternalIP", "address": "192.168.1.2" }, { "type": "InternalIP", "address": "fd00:192:168:1::2" },
         ] } });
-        node.kubectl(&["patch", "node", NODE, "--subresource=status", "-p", &status.to_string()], "");
+        // Not a strategic merge: that has one address a type.
+        let patch = ["patch", "node", NODE, "--subresource=status", "--type=merge", "-p"];
+        node.kubectl(&[&patch[..], &[&status.to_string()]].concat(), "");
         node
     }
 
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
-        let mut child = Command::new("kubectl")
-            .args(arguments)
-            .env("KUBECONFIG", self.path("outside"))
-            .env("HOME", self.machine.state.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("these tests run kubectl");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "kubectl {arguments:?}");
-        String::from_utf8(output.stdout).unwrap()
+        self.outside().kubectl_with(arguments, input)
+    }
+
+    /// A client of the API server that does not need the node.
+    pub fn outside(&self) -> Outside {
+        Outside { kubeconfig: self.path("outside"), home: self.machine.state.path().to_owned() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -125,6 +121,7 @@ impl Node {
             command.arg(flag).arg(self.path(name));
         }
         command.arg("--bpffs").arg(self.machine.bpffs.path());
+        command.arg("--cgroup-root").arg(&self.machine.cgroup.0).args(["--service-cidr", "10.96.0.0/16"]);
         command.args(["--node-name", NODE, "--uplink", "eth0", "--metrics", "127.0.0.1:9464"]);
         command.env(ROLE, "agent").stdin(Stdio::null()).stderr(log);
         self.machine.netns.0.enter_child(&mut command).unwrap();
@@ -149,6 +146,15 @@ impl Node {
 
     pub fn status(&self) -> Option<Status> {
         Client::connect(&self.path("agent.sock")).ok()?.status().ok()
+    }
+
+    /// Whether a process of the node reaches this address over TCP.
+    pub fn connects(&self, address: &str, port: u16) -> bool {
+        let join = format!("echo $$ > {}/cgroup.procs", self.machine.cgroup.0.display());
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{join} && exec 3<>/dev/tcp/{address}/{port}")]).stderr(Stdio::null());
+        self.machine.netns.0.enter_child(&mut command).unwrap();
+        command.status().unwrap().success()
     }
 
     pub fn client(&self) -> Client {
@@ -196,18 +202,49 @@ impl Node {
 
     /// What the agent's HTTP server answers to a GET.
     pub fn get(&self, path: &str) -> String {
-        self.machine
-            .netns
-            .0
-            .run(|| {
-                let mut stream = TcpStream::connect("127.0.0.1:9464").unwrap();
-                stream.set_read_timeout(Some(LIMIT)).unwrap();
-                write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).unwrap();
-                answer
-            })
-            .unwrap()
+        self.get_at("127.0.0.1:9464", path).unwrap()
+    }
+
+    /// What is answered to a GET there, on the node.
+    pub fn get_at(&self, address: &str, path: &str) -> std::io::Result<String> {
+        let get = || {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        self.machine.netns.0.run(get).unwrap()
+    }
+}
+
+/// A client of the API server.
+pub struct Outside {
+    kubeconfig: PathBuf,
+    home: PathBuf,
+}
+
+impl Outside {
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = Command::new("kubectl")
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HOME", &self.home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("these tests run kubectl");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "kubectl {arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Creates these objects, or makes them so.
+    pub fn apply(&self, objects: &[Value]) {
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        self.kubectl_with(&["apply", "--validate=false", "-f", "-"], &list.to_string());
     }
 }
 

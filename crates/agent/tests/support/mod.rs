@@ -14,13 +14,17 @@ use std::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use weft_agent::{
     node::{Config, Node},
     store::Store,
 };
 use weft_cni::{Call, Verb};
 use weft_datapath::probe::Routing;
-use weft_model::plan::Settings;
+use weft_model::{
+    plan::Settings,
+    services::{HealthCheck, ServiceKey},
+};
 use weft_netns::{
     Netlink, Netns,
     netlink::{RouteSpec, VethSpec},
@@ -85,8 +89,29 @@ impl Drop for Bpffs {
     }
 }
 
+/// A cgroup that goes with the value.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    pub fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mount = mount.filter(|fields| fields[2] == "cgroup2").map(|fields| fields[1].to_owned()).next();
+        let path = Path::new(&mount.expect("a cgroup2 mount")).join(random_name("t-cg-"));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 /// The machine that an agent runs on.
 pub struct Machine {
+    pub cgroup: Cgroup,
     pub netns: Scratch,
     pub bpffs: Bpffs,
     pub state: TempDir,
@@ -119,7 +144,13 @@ impl Machine {
         netlink.add_address(uplink, "192.168.1.2".parse().unwrap(), 24).unwrap();
         netlink.add_address(uplink, "fd00:192:168:1::2".parse().unwrap(), 64).unwrap();
         netlink.set_route(&RouteSpec::default_via("192.168.1.1".parse().unwrap(), uplink)).unwrap();
-        Self { netns, fabric, bpffs: Bpffs::new(), state: tempfile::tempdir().unwrap() }
+        Self {
+            cgroup: Cgroup::new(),
+            netns,
+            fabric,
+            bpffs: Bpffs::new(),
+            state: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn config(&self) -> Config {
@@ -139,8 +170,9 @@ impl Machine {
     /// An agent's node that has not heard of the API server yet.
     pub fn start(&self) -> Agent<'_> {
         let store = Store::open(self.state.path()).unwrap();
-        let node = self.netns.0.run(|| Node::open(self.config(), store, Arc::new(|_| {})).unwrap()).unwrap();
-        Agent { machine: self, node }
+        let (told, health_checks) = mpsc::unbounded_channel();
+        let opened = self.netns.0.run(|| Node::open(self.config(), store, Arc::new(|_| {}), told).unwrap());
+        Agent { machine: self, node: opened.unwrap(), health_checks }
     }
 
     /// The same, after it has heard that there is only this node, with these ranges.
@@ -180,6 +212,7 @@ impl Machine {
 pub struct Agent<'a> {
     machine: &'a Machine,
     node: Node,
+    pub health_checks: mpsc::UnboundedReceiver<Vec<(ServiceKey, Option<HealthCheck>)>>,
 }
 
 impl Agent<'_> {

@@ -70,9 +70,10 @@ impl Services {
             })
         };
         let list = |run: Slots| {
+            // Slots past the last that was written name the first backend, as the kernel made them.
             let slots = (run.first()..run.first().saturating_add(run.count()))
-                .filter_map(|slot| slots.get(slot as usize));
-            let mut list: Vec<InstalledBackend> = slots.filter_map(|index| backend_at(*index)).collect();
+                .map(|slot| slots.get(slot as usize).copied().unwrap_or_default());
+            let mut list: Vec<InstalledBackend> = slots.filter_map(backend_at).collect();
             list.sort();
             list.dedup();
             list

@@ -6,7 +6,7 @@ use super::{
     AddressType, BackendKey, BackendState, Choice, Endpoint, Frontend, FrontendKind, Service, ServicePort,
     ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, WhenEmpty, intern::Interned,
 };
-use crate::NodeName;
+use crate::{NodeName, Protocol};
 
 /// The node that is planned for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,21 @@ const TERMINATING: u8 = 4;
 const LOCAL: u8 = 8;
 const HAS_NODE_HINTS: u8 = 16;
 const FOR_THIS_NODE: u8 = 32;
+
+/// What the API says of an endpoint of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointState {
+    /// Address and port.
+    pub key: BackendKey,
+    /// It takes new connections.
+    pub ready: bool,
+    /// It answers.
+    pub serving: bool,
+    /// It is going away.
+    pub terminating: bool,
+    /// It is on this node.
+    pub local: bool,
+}
 
 /// Which of the ready endpoints are near enough.
 enum Near<'a> {
@@ -146,7 +161,7 @@ pub(super) fn plan(
     slices: &[Slice],
     node: &ThisNode,
 ) -> ServicePortPlan {
-    let candidates = candidates(port, ipv6, slices);
+    let candidates = candidates(&port.name, port.protocol, ipv6, slices);
     let cluster: Arc<[BackendKey]> = reachable(&candidates, node);
     let local = local(&candidates, &cluster);
     let anywhere = candidates.iter().any(|one| one.endpoint.is(READY) || one.endpoint.is_draining());
@@ -182,12 +197,24 @@ pub(super) fn plan(
     }
 }
 
+/// The endpoints of a Service port.
+pub(super) fn endpoints(port: &str, protocol: Protocol, ipv6: bool, slices: &[Slice]) -> Vec<EndpointState> {
+    let state = |one: &Candidate| EndpointState {
+        key: one.key,
+        ready: one.endpoint.is(READY),
+        serving: one.endpoint.is(SERVING),
+        terminating: one.endpoint.is(TERMINATING),
+        local: one.endpoint.is(LOCAL),
+    };
+    candidates(port, protocol, ipv6, slices).iter().map(state).collect()
+}
+
 /// All endpoints of the port, by key; of one that stands in several slices the one that counts.
-fn candidates<'a>(port: &ServicePort, ipv6: bool, slices: &'a [Slice]) -> Vec<Candidate<'a>> {
+fn candidates<'a>(port: &str, protocol: Protocol, ipv6: bool, slices: &'a [Slice]) -> Vec<Candidate<'a>> {
     let family = if ipv6 { AddressType::Ipv6 } else { AddressType::Ipv4 };
     let mut all = Vec::new();
     for slice in slices.iter().filter(|slice| slice.address_type == family) {
-        let same = |one: &&SlicePort| one.name == port.name && one.protocol == port.protocol;
+        let same = |one: &&SlicePort| *one.name == *port && one.protocol == protocol;
         for target in slice.ports.iter().filter(same) {
             all.extend(slice.endpoints.iter().map(|endpoint| Candidate {
                 key: BackendKey { address: endpoint.address, port: target.port },

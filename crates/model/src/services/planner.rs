@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    AddressType, Conflict, EndpointSlice, Event, Frontend, HealthCheck, LoadBalancer, LocalEndpoints,
-    Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, SliceKey, SlicePort, ThisNode,
+    AddressType, Conflict, EndpointSlice, EndpointState, Event, Frontend, HealthCheck, LoadBalancer,
+    LocalEndpoints, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, SliceKey, SlicePort,
+    ThisNode,
     choose::{self, KeptEndpoint, Slice},
     claims::Claims,
     intern::Interned,
@@ -256,6 +257,12 @@ impl Planner {
     /// The Service as it was last heard of.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)?.service.as_deref()
+    }
+
+    /// The endpoints of a Service port, chosen or not; sorted by key, none twice.
+    pub fn endpoints(&self, key: &ServicePortKey) -> Vec<EndpointState> {
+        let Some(entry) = self.services.get(&key.service) else { return Vec::new() };
+        choose::endpoints(&key.port, key.protocol, key.ipv6, &entry.slices)
     }
 
     /// How much is known.

@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use weft_model::{
     Protocol,
     services::{
-        AddressType, Changes, Choice, Endpoint, EndpointSlice, Event, Frontend, FrontendKind,
-        Ingress, Planner, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, ServiceType,
-        SliceKey, SlicePort, ThisNode, TrafficPolicy,
+        AddressType, Changes, Choice, Endpoint, EndpointSlice, Event, Frontend, FrontendKind, Ingress,
+        Planner, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, ServiceType, SliceKey,
+        SlicePort, ThisNode, TrafficPolicy,
     },
 };
 

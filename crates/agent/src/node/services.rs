@@ -1,0 +1,319 @@
+//! Services: what is heard of them is planned, and the plan is brought into the kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant, SystemTime},
+};
+
+use weft_datapath::{InstalledBackend, InstalledServicePort, ServicesWritten};
+use weft_kube::{ObjectRef, WarningEvent};
+use weft_model::{
+    NodeName,
+    services::{
+        BackendKey, Changes, Conflict, EndpointState, Event, Planner, ServiceKey, ServicePortKey, ThisNode,
+    },
+};
+
+use super::{HealthCheckChanges, Node};
+use crate::admin::{BackendStatus, EndpointStatus, ServiceStatus, ServicesStatus};
+
+/// What could not be written is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What waits longer than this to be written is a failure that load balancers are to know of.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// So many events' times are kept until they are written.
+const MOST_WAITING: usize = 10_000;
+/// So many Services are told of by Events; the log and the metrics have the rest.
+const MOST_EVENTS: usize = 50;
+
+/// A node's Services.
+pub(super) struct Services {
+    planner: Planner,
+    health_checks: HealthCheckChanges,
+    /// The data plane has not been given this plan as a whole.
+    anew: bool,
+    /// What is heard and not yet written: when it was.
+    waiting: Vec<Instant>,
+    last_written: Option<SystemTime>,
+    failed: Option<Failed>,
+    /// What there is no room for.
+    refused: BTreeMap<ServicePortKey, String>,
+    conflicts: BTreeSet<Conflict>,
+    /// What has been counted since the start.
+    counts: Counts,
+}
+
+struct Failed {
+    why: String,
+    at: Instant,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    service_events: u64,
+    slice_events: u64,
+    syncs: u64,
+}
+
+/// Whether the data plane serves what the API says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InSync {
+    /// It does.
+    pub holds: bool,
+    /// The node's thread answers at all.
+    pub answers: bool,
+    /// When Services were last written to the kernel.
+    pub last_written: Option<SystemTime>,
+}
+
+/// What a write of Services took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programmed {
+    /// The planning and the writing.
+    pub took: Duration,
+    /// From when each event was heard.
+    pub latencies: Vec<Duration>,
+}
+
+// === impl Services ===
+
+impl Services {
+    pub(super) fn new(name: &NodeName, health_checks: HealthCheckChanges) -> Self {
+        let node = ThisNode { name: name.clone(), addresses: Vec::new(), zone: None };
+        Self {
+            planner: Planner::new(node),
+            health_checks,
+            anew: true,
+            waiting: Vec::new(),
+            last_written: None,
+            failed: None,
+            refused: BTreeMap::new(),
+            conflicts: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// There is a data plane that knows nothing of this plan.
+    pub(super) fn begin_anew(&mut self) {
+        self.anew = true;
+        self.failed = None;
+    }
+
+    fn tell_others(&mut self, changes: &mut Changes) {
+        let health_checks = std::mem::take(&mut changes.health_checks);
+        if !health_checks.is_empty() {
+            // Nobody serves them when the agent ends.
+            let _ = self.health_checks.send(health_checks);
+        }
+    }
+
+    fn took_over(&mut self, written: ServicesWritten) {
+        for (key, why) in &written.refused {
+            let why = why.to_string();
+            if self.refused.get(key) != Some(&why) {
+                tracing::error!("Service port {key} is not served as it should be: {why}");
+            }
+        }
+        self.refused = written.refused.into_iter().map(|(key, why)| (key, why.to_string())).collect();
+        let conflicts: BTreeSet<Conflict> = self.planner.conflicts().into_iter().collect();
+        for conflict in conflicts.difference(&self.conflicts) {
+            tracing::error!("{}", said(conflict));
+        }
+        self.conflicts = conflicts;
+        self.last_written = Some(SystemTime::now());
+        self.failed = None;
+        self.counts.syncs += 1;
+    }
+
+    /// What is not served as it should be, as Events.
+    pub(super) fn warnings(&self, reporter: &NodeName) -> Vec<WarningEvent> {
+        let about = |key: &ServiceKey| {
+            let uid = self.planner.service(key).map_or("", |service| &service.uid);
+            ObjectRef::service(key, uid)
+        };
+        let refused = self.refused.iter().map(|(key, why)| WarningEvent {
+            about: about(&key.service),
+            reporter: reporter.clone(),
+            reason: "ServiceNotServed",
+            message: format!("on node {reporter}, port {key} is not served as it should be: {why}"),
+            key: format!("{reporter} {} {} {}", key.port, key.protocol, key.ipv6),
+        });
+        let conflicts = self.conflicts.iter().map(|conflict| WarningEvent {
+            about: about(&conflict.service),
+            reporter: reporter.clone(),
+            reason: "AddressTaken",
+            message: said(conflict),
+            // Every node says the same: one of them is enough.
+            key: format!("{} {}", conflict.frontend.address, conflict.frontend.port),
+        });
+        refused.take(MOST_EVENTS).chain(conflicts.take(MOST_EVENTS)).collect()
+    }
+
+    fn status(&self, installed: InstalledServicePort) -> ServiceStatus {
+        let InstalledServicePort { key, internal, cluster, external, draining, .. } = installed;
+        let endpoints: BTreeMap<BackendKey, EndpointState> =
+            self.planner.endpoints(&key).into_iter().map(|state| (state.key, state)).collect();
+        let listed = |list: &[InstalledBackend], key| list.iter().any(|one| one.key == key);
+        let lists = [&internal, &cluster, &external, &draining];
+        let all: BTreeMap<BackendKey, &InstalledBackend> =
+            lists.into_iter().flatten().map(|one| (one.key, one)).collect();
+        let backends = all.into_values().map(|one| BackendStatus {
+            key: one.key,
+            state: said_of(endpoints.get(&one.key)),
+            serving: one.serving,
+            internal: listed(&internal, one.key),
+            cluster: listed(&cluster, one.key),
+            external: listed(&external, one.key),
+            connections: one.connections,
+        });
+        ServiceStatus {
+            namespace: key.service.namespace.to_string(),
+            name: key.service.name.to_string(),
+            port: key.port.to_string(),
+            protocol: key.protocol,
+            ipv6: key.ipv6,
+            host_port: installed.is_host_port,
+            frontends: installed.frontends,
+            backends: backends.collect(),
+            connections: installed.connections,
+            without_backend: installed.without_backend,
+            affinity_seconds: installed.affinity_seconds,
+            refused: self.refused.get(&key).cloned(),
+        }
+    }
+
+    fn in_sync(&self) -> InSync {
+        let late = self.waiting.first().is_some_and(|since| since.elapsed() >= PATIENCE);
+        let holds = self.last_written.is_some() && !self.anew && !late;
+        InSync { holds, answers: true, last_written: self.last_written }
+    }
+}
+
+fn said_of(endpoint: Option<&EndpointState>) -> EndpointStatus {
+    match endpoint {
+        None => EndpointStatus::Unknown,
+        Some(endpoint) if endpoint.ready => EndpointStatus::Ready,
+        Some(endpoint) if endpoint.serving && endpoint.terminating => EndpointStatus::Terminating,
+        Some(endpoint) if endpoint.serving => EndpointStatus::Serving,
+        Some(_) => EndpointStatus::NotReady,
+    }
+}
+
+fn said(conflict: &Conflict) -> String {
+    let Conflict { service, frontend, protocol, holder } = conflict;
+    format!(
+        "Service {service} is not reached by {} port {} ({protocol}): Service {holder} has it; remove it from one of \
+         them",
+        frontend.address, frontend.port
+    )
+}
+
+// === impl Node ===
+
+impl Node {
+    /// This was heard of Services.
+    pub fn hear(&mut self, events: Vec<(Instant, Event)>) {
+        for (at, event) in events {
+            match &event {
+                Event::Service(_) | Event::ServiceGone(_) => self.services.counts.service_events += 1,
+                Event::Slice(_) | Event::SliceGone(_) => self.services.counts.slice_events += 1,
+                _ => {}
+            }
+            // What is heard before all is known is no change that anybody waits for.
+            if self.services.planner.is_synced() && self.services.waiting.len() < MOST_WAITING {
+                self.services.waiting.push(at);
+            }
+            self.services.planner.hear(event);
+        }
+    }
+
+    /// The planner knows this node as the API has it.
+    pub(super) fn place_services(&mut self) {
+        if let Some(this) = self.nodes.iter().find(|node| node.name == self.config.name) {
+            self.services.planner.set_node(&this.addresses, this.zone.as_deref());
+        }
+    }
+
+    /// Brings what has changed of Services into the kernel. Before all of them are known nothing is: what an earlier agent
+    /// left goes on working.
+    pub fn write_services(&mut self) -> Option<Programmed> {
+        let services = &mut self.services;
+        let open = self.datapath.as_mut().filter(|_| services.planner.is_synced())?;
+        if services.failed.as_ref().is_some_and(|failed| failed.at.elapsed() < AGAIN) {
+            return None;
+        }
+        if !services.anew && !services.planner.has_changes() {
+            services.waiting.clear();
+            return None;
+        }
+        let begun = Instant::now();
+        let (mut changes, written) = if services.anew {
+            let mut all = services.planner.take_all();
+            let ports = std::mem::take(&mut all.ports);
+            let plans = ports.into_iter().filter_map(|(key, plan)| Some((key, plan?))).collect();
+            (all, open.plane.replace_services(plans))
+        } else {
+            let mut changes = services.planner.take_changes();
+            let ports = std::mem::take(&mut changes.ports);
+            (changes, open.plane.change_services(ports))
+        };
+        services.tell_others(&mut changes);
+        match written {
+            Ok(written) => {
+                if services.anew {
+                    let counts = services.planner.counts();
+                    tracing::info!(?counts, written = ?written.written, "Services in force");
+                }
+                services.anew = false;
+                services.took_over(written);
+            }
+            Err(error) => {
+                let why = format!("Services cannot be written: {error}");
+                if services.failed.as_ref().is_none_or(|failed| failed.why != why) {
+                    tracing::error!("{why}; trying again");
+                }
+                // What was written and what was not is not known any more.
+                services.anew = true;
+                services.failed = Some(Failed { why, at: Instant::now() });
+                return None;
+            }
+        }
+        let latencies = services.waiting.drain(..).map(|heard| heard.elapsed()).collect();
+        Some(Programmed { took: begun.elapsed(), latencies })
+    }
+
+    /// Whether the data plane serves what the API says.
+    pub fn in_sync(&self) -> InSync {
+        self.services.in_sync()
+    }
+
+    pub(super) fn services_status(&self) -> ServicesStatus {
+        let services = &self.services;
+        let known = services.planner.counts();
+        ServicesStatus {
+            synced: services.in_sync().holds,
+            error: services.failed.as_ref().map(|failed| failed.why.clone()),
+            services: known.services as u64,
+            slices: known.slices as u64,
+            endpoints: known.endpoints as u64,
+            refused: services.refused.iter().map(|(key, why)| format!("{key}: {why}")).collect(),
+            conflicts: services.conflicts.iter().map(said).collect(),
+            syncs: services.counts.syncs,
+            service_events: services.counts.service_events,
+            slice_events: services.counts.slice_events,
+            last_written: services
+                .last_written
+                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())),
+        }
+    }
+
+    /// What the kernel holds of Services.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn service_status(&mut self) -> Result<Vec<ServiceStatus>, String> {
+        let Some(open) = &mut self.datapath else { return Ok(Vec::new()) };
+        let installed = open.plane.services().map_err(|error| format!("Services cannot be read: {error}"))?;
+        Ok(installed.into_iter().map(|one| self.services.status(one)).collect())
+    }
+}
