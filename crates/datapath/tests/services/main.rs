@@ -1,0 +1,10 @@
+//! Services packet by packet: what socket hooks cannot see, and what comes from outside.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod inside;
+mod outside;
