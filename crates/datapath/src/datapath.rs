@@ -19,6 +19,7 @@ use weft_netns::{
 use crate::{
     config::Settings,
     encode,
+    flow::{Announcements, Sweeper},
     load::{Direction, LoadError, Origin, Programs},
     mtu::Mtu,
     nft::{HostPort, HostPorts, Masquerade, NftError, PodTarget},
@@ -100,7 +101,7 @@ pub type Counters = Vec<(Counter, u64)>;
 /// stays in the node's network namespace.
 pub struct Datapath {
     pub(crate) settings: Settings,
-    uplink: Uplink,
+    pub(crate) uplink: Uplink,
     mtu: Mtu,
     overlay: u32,
     pub(crate) netlink: Netlink,
@@ -117,6 +118,8 @@ pub struct Datapath {
     pub(crate) service_counts: CountReaders,
     services_compared: Instant,
     pub(crate) socket_ender: SocketEnder,
+    pub(crate) sweeper: Sweeper,
+    pub(crate) announcements: Announcements,
     /// Namespaces of this node's Pods, by cookie.
     pub(crate) namespaces: BTreeMap<u64, PathBuf>,
     /// The cookie of the node's own.
@@ -147,6 +150,8 @@ impl Datapath {
         let services = Services::adopt(stores, Limits::default(), surroundings)?;
         let own_namespace = Netns::current()?.cookie()?;
         let socket_ender = SocketEnder::start(programs.map(maps::SOCKETS)?, own_namespace)?;
+        let sweeper = Sweeper::open(&programs)?;
+        let announcements = Announcements::open(&programs)?;
         let mut datapath = Datapath {
             settings: settings.clone(),
             uplink,
@@ -166,6 +171,8 @@ impl Datapath {
             service_counts,
             services_compared: Instant::now(),
             socket_ender,
+            sweeper,
+            announcements,
             namespaces: BTreeMap::new(),
             own_namespace,
             plan: None,

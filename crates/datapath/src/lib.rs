@@ -7,6 +7,7 @@
 mod config;
 mod datapath;
 mod encode;
+mod flow;
 mod load;
 mod mtu;
 mod nft;
@@ -21,6 +22,7 @@ mod uplink;
 
 pub use config::{PodSpec, Settings};
 pub use datapath::{Applied, ApplyError, Counters, Datapath, OpenError, Repaired};
+pub use flow::{AnnounceError, Fullness, Swept};
 pub use load::{LoadError, Origin};
 pub use mtu::Mtu;
 pub use pod::{AddPodError, CheckPodError, InstalledPod, PodLinks, host_interface};

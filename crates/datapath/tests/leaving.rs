@@ -6,42 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use support::{Fabric, Pod, Scratch, udp, until};
+use support::{Fabric, Pod, host_behind, udp, until};
 use weft_datapath::Path;
-use weft_netns::{
-    Netlink,
-    netlink::{RouteSpec, VethSpec},
-};
-
-/// A host behind the fabric, over a link with a smaller MTU.
-fn host_behind(fabric: &Fabric, mtu: u32) -> Scratch {
-    let host = Scratch::new("t-far-");
-    let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
-    let (name, peer_name, peer_netns) = ("far", "eth0", Some(&host.0));
-    router
-        .add_veth(&VethSpec { name, peer_name, peer_netns, mac: None, peer_mac: None, mtu: Some(mtu) })
-        .unwrap();
-    let mut netlink = Netlink::open_in(&host.0).unwrap();
-    for (side, name, last) in [(&mut router, "far", 1), (&mut netlink, "eth0", 2)] {
-        let index = side.link(name).unwrap().index;
-        side.set_up(index).unwrap();
-        side.add_address(index, format!("198.51.100.{last}").parse().unwrap(), 24).unwrap();
-        side.add_address(index, format!("2001:db8::{last}").parse().unwrap(), 64).unwrap();
-    }
-    let index = netlink.link("eth0").unwrap().index;
-    for gateway in ["198.51.100.1", "2001:db8::1"] {
-        netlink.set_route(&RouteSpec::default_via(gateway.parse().unwrap(), index)).unwrap();
-    }
-    fabric
-        .netns
-        .0
-        .run(|| {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-        })
-        .unwrap();
-    host
-}
 
 fn ping(pod: &Pod, arguments: &[&str]) -> (bool, String) {
     let mut ping = Command::new("ping");

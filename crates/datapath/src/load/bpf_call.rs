@@ -99,25 +99,63 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
+/// `BPF_MAP_LOOKUP_BATCH`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Some entries of a hash map, at most `most`, from where `place` says (absent: from the beginning); `place` becomes where to go
+/// on, absent at the end. Entries that come and go meanwhile may be seen or not.
+pub(crate) fn read_hash<K: weft_abi::Plain, V: weft_abi::Plain>(
+    map: BorrowedFd<'_>,
+    place: &mut Option<u32>,
+    most: u32,
+) -> io::Result<Vec<(K, V)>> {
+    let mut keys: Vec<K> = Vec::with_capacity(most as usize);
+    let mut values: Vec<V> = Vec::with_capacity(most as usize);
+    let (mut from, mut next) = (place.unwrap_or(0), 0_u32);
+    let mut attributes = Batch {
+        in_batch: if place.is_some() { &raw mut from as u64 } else { 0 },
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: most,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys and values have room for `most` entries of their sizes, which are the map's; the places outlive the call.
+    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => *place = Some(next),
+        // The end of the map.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => *place = None,
+        Err(error) => return Err(error),
+    }
+    let read = attributes.count.min(most) as usize;
+    // SAFETY: the kernel filled that many of each, which are plain data.
+    unsafe {
+        keys.set_len(read);
+        values.set_len(read);
+    }
+    Ok(keys.into_iter().zip(values).collect())
+}
+
 /// The first `count` elements of an array map.
 pub(crate) fn read_array<V: weft_abi::Plain>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<V>> {
-    #[repr(C)]
-    struct Attributes {
-        in_batch: u64,
-        out_batch: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map: u32,
-        element_flags: u64,
-        flags: u64,
-    }
     let mut values: Vec<V> = Vec::with_capacity(count as usize);
     let mut keys: Vec<u32> = Vec::with_capacity(count as usize);
     let mut next = 0_u32;
     let mut read = 0_usize;
     while read < count as usize {
-        let mut attributes = Attributes {
+        let mut attributes = Batch {
             in_batch: if read == 0 { 0 } else { &raw mut next as u64 },
             out_batch: &raw mut next as u64,
             // SAFETY: `read` elements were filled, and there is room for `count`.

@@ -18,7 +18,7 @@ use weft_model::{
 };
 use weft_netns::{Netlink, Netns, netlink::RouteSpec};
 
-use crate::support::{DEADLINE, Fabric, Node, Pod, Scratch};
+use crate::support::{DEADLINE, Fabric, Node, Pod};
 
 /// Addresses of a Service, one a family.
 pub const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
@@ -39,7 +39,8 @@ impl Cluster {
 
     pub fn of(nodes: u8, path: Path, direct_return: bool) -> Cluster {
         let fabric = Fabric::new();
-        let mut cluster = Cluster { nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(), fabric };
+        let mut cluster =
+            Cluster { nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(), fabric };
         for node in &mut cluster.nodes {
             node.stop();
             let mut settings = node.settings();
@@ -188,14 +189,13 @@ impl Wanted {
 
 /// A server that answers every line, or datagram, with its name and the client that it sees.
 pub struct Server {
-    pub name: &'static str,
     pub address: SocketAddr,
 }
 
 impl Server {
     pub fn tcp(netns: &Netns, name: &'static str, ip: IpAddr) -> Server {
         let listener = netns.run(|| TcpListener::bind((ip, 0))).unwrap().unwrap();
-        let server = Server { name, address: listener.local_addr().unwrap() };
+        let server = Server { address: listener.local_addr().unwrap() };
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
@@ -217,7 +217,7 @@ impl Server {
 
     pub fn udp(netns: &Netns, name: &'static str, ip: IpAddr) -> Server {
         let socket = netns.run(|| UdpSocket::bind((ip, 0))).unwrap().unwrap();
-        let server = Server { name, address: socket.local_addr().unwrap() };
+        let server = Server { address: socket.local_addr().unwrap() };
         thread::spawn(move || {
             let mut buffer = vec![0; 65_535];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -319,9 +319,4 @@ pub fn eventually<T>(what: &str, mut task: impl FnMut() -> io::Result<T>) -> T {
 
 pub fn client(pod: &Pod) -> &Netns {
     &pod.netns.0
-}
-
-#[allow(dead_code, reason = "kept beside the others")]
-pub fn netns(scratch: &Scratch) -> &Netns {
-    &scratch.0
 }

@@ -54,7 +54,9 @@ fn a_pod_that_asks_its_own_service_may_be_given_itself() {
         let tcp = Server::tcp(client(&pod), "itself", pod.addresses[family]);
         let udp = Server::udp(client(&pod), "itself", pod.addresses[family]);
         let node = cluster.nodes[0].addresses[family];
-        cluster.serve(&service(Protocol::Tcp, &[tcp.address]).cluster_ip(family, 80).node_port(family, NODE_PORT));
+        cluster.serve(
+            &service(Protocol::Tcp, &[tcp.address]).cluster_ip(family, 80).node_port(family, NODE_PORT),
+        );
         cluster.serve(&service(Protocol::Udp, &[udp.address]).cluster_ip(family, 80));
         for target in [at(CLUSTER_IP[family], 80), cluster.node_port(0, family)] {
             let answer = Tcp::connect(client(&pod), target).unwrap().ask().unwrap();
@@ -102,7 +104,9 @@ fn what_the_nodes_processes_send_to_cluster_ips_untranslated_is_translated_in_th
             ];
             let servers: Vec<_> = places
                 .iter()
-                .map(|(netns, ip, seen)| (Server::udp(netns, "udp", *ip), Server::tcp(netns, "tcp", *ip), *seen))
+                .map(|(netns, ip, seen)| {
+                    (Server::udp(netns, "udp", *ip), Server::tcp(netns, "tcp", *ip), *seen)
+                })
                 .collect();
             for (udp, tcp, seen) in &servers {
                 cluster.serve(&service(Protocol::Udp, &[udp.address]).cluster_ip(family, 53));

@@ -7,4 +7,9 @@ mod support;
 
 mod cluster;
 mod inside;
+mod lasting;
 mod outside;
+mod paths;
+mod raw;
+mod stale;
+mod strangers;

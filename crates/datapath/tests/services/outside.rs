@@ -58,7 +58,9 @@ fn what_is_refused_and_what_is_dropped_are_told_apart() {
         cluster.route_outside(CLUSTER_IP[family].parse().unwrap(), 0);
         let at = |port| SocketAddr::new(balancer.ip(), port);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            cluster.serve(&service(protocol, &[]).named("refusing").balancer(family, 80).node_port(family, NODE_PORT));
+            cluster.serve(
+                &service(protocol, &[]).named("refusing").balancer(family, 80).node_port(family, NODE_PORT),
+            );
             cluster.serve(
                 &service(protocol, &[]).named("dropping").balancer(family, 81).when_empty(WhenEmpty::Drop),
             );

@@ -11,7 +11,7 @@ use super::{
     flow::lookup,
     is_here, jump, part,
     request::other_port,
-    table::{self, SYN, opens},
+    table::{self, SYN},
 };
 use crate::maps::{CONFIG, FLOWS};
 
@@ -61,11 +61,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn may_replace(work: &Work) -> bool {
     let Some(reply) = lookup(&work.other) else { return true };
-    if reply.way != Flow::CLIENT_ENTRY {
-        return false;
-    }
-    let moved = work.key.protocol == TCP && work.tcp & SYN == 0;
-    reply.tunnel == work.tunnel || moved || opens(work) && reply.is_closing()
+    reply.way == Flow::CLIENT_ENTRY && reply.tunnel == work.tunnel || table::takes_over(work, reply)
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use weft_abi::{
 };
 
 use super::{
-    TCP, UDP, Verdict, Work,
+    TCP, Verdict, Work,
     flow::lookup,
     hook, is_here, is_own, jump, mark_pod, part,
     table::{self, RST, SYN},
@@ -277,7 +277,10 @@ fn insert(work: &Work) -> Inserted {
                 return Inserted::Full;
             }
             // What is left of this very flow is replaced.
-            let own = lookup(&work.other).is_some_and(|reply| work.other.pair(reply) == work.key);
+            let own = lookup(&work.other).is_some_and(|reply| {
+                work.other.pair(reply) == work.key
+                    || work.reply.way == Flow::CLIENT_LINK && table::takes_over(work, reply)
+            });
             if !own {
                 return Inserted::Taken;
             }
@@ -296,6 +299,3 @@ fn insert(work: &Work) -> Inserted {
 }
 
 const EEXIST: i32 = 17;
-
-/// UDP is asked more of than of the others: its backend must answer.
-const _: u8 = UDP;

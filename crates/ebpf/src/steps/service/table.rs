@@ -64,6 +64,15 @@ pub fn forget(key: &FlowKey, flow: &Flow) {
     }
 }
 
+/// Whether a packet from outside goes on with, or begins after, the flow that has its answers: one that has moved here from a way
+/// that no longer takes it in, or one that ends.
+#[inline(always)]
+pub fn takes_over(work: &Work, reply: &Flow) -> bool {
+    let from_outside = reply.way == Flow::CLIENT_ENTRY || reply.way == Flow::CLIENT_LINK;
+    let goes_on = work.key.protocol == TCP && work.tcp & SYN == 0;
+    from_outside && (goes_on || opens(work) && reply.is_closing())
+}
+
 /// Whether a client may have another flow.
 #[inline(always)]
 pub fn may_begin(client: &Address) -> bool {

@@ -1,0 +1,56 @@
+//! Entries as the kernel programs left them long ago.
+
+use aya::maps::{HashMap, Map, MapData};
+use weft_abi::{Address, Affinity, AffinityKey, Flow, FlowKey, maps};
+
+use crate::support::Node;
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Raw<T: weft_abi::Plain>(T);
+
+// SAFETY: `Plain` promises the same.
+unsafe impl<T: weft_abi::Plain> aya::Pod for Raw<T> {}
+
+fn open<K: weft_abi::Plain, V: weft_abi::Plain>(node: &Node, name: &str) -> HashMap<MapData, Raw<K>, Raw<V>> {
+    let data = MapData::from_pin(node.bpffs.0.join("weft/maps").join(name)).unwrap();
+    HashMap::try_from(Map::HashMap(data)).unwrap()
+}
+
+/// So many flows, each of a client of its own, and as many affinities; last seen when the machine was started.
+pub fn add(node: &Node, count: u32) {
+    let (mut flows, mut begun) = (open(node, maps::FLOWS), open::<_, u64>(node, maps::FLOWS_BEGUN));
+    let mut affinities = open(node, maps::AFFINITIES);
+    for number in 0..count {
+        let address = |first: u32| Address::from_v4_be((first << 24 | number).to_be());
+        let (client, frontend, backend) = (address(1), address(2), address(3));
+        let key = FlowKey { source: client, destination: frontend, protocol: 17, ..FlowKey::default() };
+        let forward = Flow {
+            last_ns: 1,
+            source: client,
+            destination: backend,
+            way: Flow::BACKEND_INSIDE,
+            ..Flow::default()
+        };
+        let reply = Flow {
+            last_ns: 1,
+            source: frontend,
+            destination: client,
+            way: Flow::CLIENT_ROUTE,
+            ..Flow::default()
+        };
+        flows.insert(Raw(key.pair(&forward)), Raw(reply), 0).unwrap();
+        flows.insert(Raw(key), Raw(forward), 0).unwrap();
+        begun.insert(Raw(client), Raw(1), 0).unwrap();
+        // Of a Service port that is no more.
+        let key = AffinityKey { client, affinity: 60_000, reserved: 0 };
+        affinities.insert(Raw(key), Raw(Affinity { last_ns: 1, backend: 0, generation: 0 }), 0).unwrap();
+    }
+}
+
+/// How many clients have flows.
+pub fn clients(node: &Node) -> usize {
+    let ended = open::<Address, u64>(node, maps::FLOWS_ENDED).keys().count();
+    assert_eq!(ended, 0, "nobody has flows that ended and others that did not");
+    open::<Address, u64>(node, maps::FLOWS_BEGUN).keys().count()
+}
