@@ -5,6 +5,7 @@ mod cni;
 mod lab;
 mod pod;
 mod report;
+mod services;
 mod topology;
 mod traffic;
 
@@ -15,7 +16,8 @@ use report::Row;
 /// A benchmark: its name and what it measures.
 type Bench = (&'static str, fn() -> anyhow::Result<Vec<Row>>);
 
-const BENCHES: [Bench; 3] = [("pod", pod::run), ("cni", cni::run), ("lab", lab::run)];
+const BENCHES: [Bench; 4] =
+    [("pod", pod::run), ("cni", cni::run), ("lab", lab::run), ("services", services::run)];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

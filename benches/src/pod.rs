@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Odd, so that the median is a round; many and short rather than few and long, because a round is disturbed as a whole.
-const ROUNDS: usize = 15;
+pub(crate) const ROUNDS: usize = 15;
 
 /// The benchmark.
 pub fn run() -> anyhow::Result<Vec<Row>> {
@@ -28,9 +28,10 @@ fn same_node() -> anyhow::Result<Vec<Row>> {
     let (host, outside) = (Scratch::new()?, Scratch::new()?);
     join(&host, &outside, [IpAddr::from([192, 168, 1, 2]), IpAddr::from([192, 168, 1, 1])])?;
     let mut node = Node::start(host, 2)?;
+    node.alone()?;
     let ((client, _), (server, address)) = (node.pod()?, node.pod()?);
-    let ours = Way { from: &client.0, to: &server.0, address };
-    let theirs = Way { from: &one.0, to: &two.0, address: floor };
+    let ours = Way::new(&client.0, &server.0, address);
+    let theirs = Way::new(&one.0, &two.0, floor);
     compare("same node", ours, "bare veth pair", theirs, [0.95, 1.08, 0.92])
 }
 
@@ -42,17 +43,17 @@ fn across_nodes(path: Path) -> anyhow::Result<Vec<Row>> {
     one.meet(&two, path)?;
     two.meet(&one, path)?;
     let ((client, _), (server, address)) = (one.pod()?, two.pod()?);
-    let ours = Way { from: &client.0, to: &server.0, address };
+    let ours = Way::new(&client.0, &server.0, address);
     if path == Path::Native {
-        let theirs = Way { from: &one.netns.0, to: &two.netns.0, address: addresses[1] };
+        let theirs = Way::new(&one.netns.0, &two.netns.0, addresses[1]);
         return compare("across nodes, native", ours, "bare underlay", theirs, [0.95, 1.08, 0.92]);
     }
     let (_nodes, client, server, address) = kernel_vxlan()?;
-    let theirs = Way { from: &client.0, to: &server.0, address };
+    let theirs = Way::new(&client.0, &server.0, address);
     compare("across nodes, overlay", ours, "kernel VXLAN with routes", theirs, [1.0, 1.0, 1.0])
 }
 
-type Measure = fn(&Way<'_>) -> anyhow::Result<f64>;
+pub(crate) type Measure = fn(&Way<'_>) -> anyhow::Result<f64>;
 
 fn compare(
     name: &str,

@@ -1,6 +1,12 @@
 //! The candidates: Weft's data plane between namespaces, and the floors and peers it is compared with.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path as FilePath, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path as FilePath, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
@@ -38,6 +44,66 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = Netns::delete(self.0.name()) {
             eprintln!("warning: {error}");
+        }
+    }
+}
+
+/// A cgroup, which this process may be in or not: whether its sockets are Weft's business.
+pub struct Cgroup {
+    path: PathBuf,
+    /// Where the process is otherwise.
+    home: PathBuf,
+}
+
+/// The process is in the cgroup as long as this lives.
+pub struct Inside<'c>(&'c Cgroup);
+
+impl Cgroup {
+    /// A new one below the cgroup2 mount.
+    pub fn new() -> anyhow::Result<Cgroup> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mount = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let place = words.next()?;
+            (words.next()? == "cgroup2").then(|| PathBuf::from(place))
+        });
+        let mount = mount.context("no cgroup2 is mounted")?;
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+        let path = mount.join(random_name("bench-"));
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Cgroup { path, home: mount.join(own) })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &FilePath {
+        &self.path
+    }
+
+    /// Moves this process there.
+    pub fn enter(&self) -> anyhow::Result<Inside<'_>> {
+        move_to(&self.path)?;
+        Ok(Inside(self))
+    }
+}
+
+fn move_to(cgroup: &FilePath) -> anyhow::Result<()> {
+    let procs = cgroup.join("cgroup.procs");
+    fs::write(&procs, "0").with_context(|| procs.display().to_string())
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = move_to(&self.0.home) {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.path) {
+            eprintln!("warning: {}: {error}", self.path.display());
         }
     }
 }
@@ -96,11 +162,20 @@ impl Drop for Bpffs {
 impl Node {
     /// A node whose `eth0` is there already.
     pub fn start(netns: Scratch, number: u8) -> anyhow::Result<Node> {
+        Node::start_with(netns, number, |_| Ok(()))
+    }
+
+    /// The same with other settings.
+    pub fn start_with(
+        netns: Scratch,
+        number: u8,
+        change: impl FnOnce(&mut Settings) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Node> {
         let bpffs = Bpffs::new()?;
         let address = IpAddr::from([192, 168, 1, number]);
         let range: IpNet = format!("10.244.{number}.0/24").parse()?;
         let name = NodeName::new(format!("node-{number}"));
-        let settings = Settings {
+        let mut settings = Settings {
             node: name.clone(),
             bpffs: FilePath::join(bpffs.0.path(), "weft"),
             uplink: Some("eth0".to_owned()),
@@ -111,26 +186,41 @@ impl Node {
             pod_ranges: vec![range],
             node_addresses: vec![address],
         };
+        change(&mut settings)?;
         let datapath = netns.0.run(|| Datapath::open(&settings))??;
         Ok(Node { netns, name, address, range, bpffs, datapath: Some(datapath), next: 2 })
     }
 
     /// Makes the other node known, by one path.
     pub fn meet(&mut self, other: &Node, path: Path) -> anyhow::Result<()> {
+        let peer = Peer {
+            name: other.name.clone(),
+            node_addresses: vec![other.address],
+            pod_ranges: vec![other.range],
+        };
+        self.apply(vec![peer], &BTreeMap::from([(other.name.clone(), path)]))
+    }
+
+    /// There is no other node, and so no overlay that would take from its Pods' MTU.
+    pub fn alone(&mut self) -> anyhow::Result<()> {
+        self.apply(Vec::new(), &BTreeMap::new())
+    }
+
+    fn apply(&mut self, peers: Vec<Peer>, paths: &BTreeMap<NodeName, Path>) -> anyhow::Result<()> {
         let plan = NodePlan {
             node: self.name.clone(),
             pod_ranges: vec![self.range],
-            peers: vec![Peer {
-                name: other.name.clone(),
-                node_addresses: vec![other.address],
-                pod_ranges: vec![other.range],
-            }],
+            peers,
             refused: Vec::new(),
             masquerade: Masquerade::default(),
         };
-        let paths = BTreeMap::from([(other.name.clone(), path)]);
-        self.with(|datapath| datapath.apply(&plan, &paths))??;
+        self.with(|datapath| datapath.apply(&plan, paths))??;
         Ok(())
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// A Pod: its namespace and its address.
@@ -152,7 +242,8 @@ impl Node {
         Ok((netns, address))
     }
 
-    fn with<T: Send>(&mut self, task: impl FnOnce(&mut Datapath) -> T + Send) -> anyhow::Result<T> {
+    /// Runs something on its data plane, inside its namespace.
+    pub fn with<T: Send>(&mut self, task: impl FnOnce(&mut Datapath) -> T + Send) -> anyhow::Result<T> {
         let datapath = self.datapath.as_mut().context("the data plane is closed")?;
         Ok(self.netns.0.run(|| task(datapath))?)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +29,10 @@ pub struct Way<'n> {
     pub to: &'n Netns,
     /// Address of the server.
     pub address: IpAddr,
+    /// Its port; 0 is any.
+    pub port: u16,
+    /// What the client connects to instead: the address of a Service.
+    pub via: Option<SocketAddr>,
 }
 
 fn pin(core: usize) {
@@ -39,7 +43,12 @@ fn pin(core: usize) {
     }
 }
 
-impl Way<'_> {
+impl<'n> Way<'n> {
+    /// From one namespace to an address in another, at any port.
+    pub fn new(from: &'n Netns, to: &'n Netns, address: IpAddr) -> Way<'n> {
+        Way { from, to, address, port: 0, via: None }
+    }
+
     /// TCP stream, in gigabits a second.
     pub fn stream(&self) -> anyhow::Result<f64> {
         let (listener, target) = self.listen()?;
@@ -139,11 +148,11 @@ impl Way<'_> {
         Ok(rate)
     }
 
-    fn listen(&self) -> anyhow::Result<(TcpListener, std::net::SocketAddr)> {
-        let listener = self.to.run(|| TcpListener::bind((self.address, 0)))?;
+    fn listen(&self) -> anyhow::Result<(TcpListener, SocketAddr)> {
+        let listener = self.to.run(|| TcpListener::bind((self.address, self.port)))?;
         let listener = listener.with_context(|| format!("listen on {}", self.address))?;
         let target = listener.local_addr()?;
-        Ok((listener, target))
+        Ok((listener, self.via.unwrap_or(target)))
     }
 }
 

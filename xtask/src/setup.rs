@@ -14,10 +14,11 @@ const LINKER: &str = "0.13.0";
 const TOOLCHAIN: &str = "bpf";
 
 /// A program that tests and benches run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 9] = [
     ("curl", "curl"),
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
+    ("iptables-legacy-restore", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),

@@ -2,8 +2,9 @@
 
 use crate::{Address, Plain};
 
-/// Most frontends: 10,000 Services with several ports and addresses each.
-pub const MAX_FRONTENDS: u32 = 131_072;
+/// Most frontends: 100,000 Services with an address each, which takes an entry of its own, or 10,000 with several ports and
+/// addresses.
+pub const MAX_FRONTENDS: u32 = 262_144;
 
 /// An address that a Service is reached by.
 #[repr(C)]

@@ -3,7 +3,7 @@
 use crate::Plain;
 
 /// Most ports of Services (those with frontends that outside clients use count twice).
-pub const MAX_SERVICE_PORTS: u32 = 65_536;
+pub const MAX_SERVICE_PORTS: u32 = 131_072;
 
 /// Most slots. A list of backends takes its length rounded up to a power of two, a Maglev table its size.
 pub const MAX_SLOTS: u32 = 1 << 21;

@@ -1,0 +1,207 @@
+//! What Services cost: against the Pod address itself, and against kube-proxy's rule sets.
+
+mod kube_proxy;
+mod plans;
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+use weft_datapath::Path;
+
+use self::plans::Services;
+use crate::{
+    pod::{Measure, ROUNDS},
+    report::{Goal, Row},
+    topology::{Cgroup, Node, Scratch, join},
+    traffic::Way,
+};
+
+/// Port of the server behind the Service that is measured.
+const PORT: u16 = 18_080;
+/// The Service that is measured, in the middle of all others.
+const NODE_PORT: u16 = 30_080;
+
+/// The benchmark.
+pub fn run() -> anyhow::Result<Vec<Row>> {
+    let mut rows = cluster_ip()?;
+    rows.extend(kube_proxy()?);
+    rows.extend(node_port()?);
+    Ok(rows)
+}
+
+/// A side of a comparison: where its traffic goes, and whether its client's sockets are Weft's business.
+struct Side<'n> {
+    way: Way<'n>,
+    cgroup: Option<&'n Cgroup>,
+}
+
+impl Side<'_> {
+    fn measure(&self, measure: Measure) -> anyhow::Result<f64> {
+        let _inside = self.cgroup.map(Cgroup::enter).transpose()?;
+        measure(&self.way)
+    }
+}
+
+fn compare(
+    name: &str,
+    against: &str,
+    unit: &'static str,
+    measure: Measure,
+    [ours, theirs]: [&Side<'_>; 2],
+    goal: Goal,
+) -> anyhow::Result<Row> {
+    ours.measure(measure).with_context(|| name.to_owned())?;
+    theirs.measure(measure).with_context(|| format!("{name}: {against}"))?;
+    let mut rounds = Vec::new();
+    for round in 0..ROUNDS {
+        rounds.push(if round % 2 == 0 {
+            let ours = ours.measure(measure)?;
+            (ours, theirs.measure(measure)?)
+        } else {
+            let theirs = theirs.measure(measure)?;
+            (ours.measure(measure)?, theirs)
+        });
+    }
+    Ok(Row::paired(name, against, unit, &rounds, goal))
+}
+
+/// One node, a client and a server, and its Services.
+struct OneNode {
+    _outside: Scratch,
+    cgroup: Cgroup,
+    node: Node,
+    client: Scratch,
+    server: Scratch,
+    address: IpAddr,
+}
+
+impl OneNode {
+    fn new() -> anyhow::Result<OneNode> {
+        let (host, outside) = (Scratch::new()?, Scratch::new()?);
+        join(&host, &outside, [IpAddr::from([192, 168, 1, 2]), IpAddr::from([192, 168, 1, 1])])?;
+        let cgroup = Cgroup::new()?;
+        let mut node = Node::start_with(host, 2, |settings| {
+            settings.cgroup = Some(cgroup.path().to_owned());
+            settings.service_ranges =
+                plans::RANGES.iter().map(|range| range.parse()).collect::<Result<_, _>>()?;
+            Ok(())
+        })?;
+        node.alone()?;
+        let ((client, _), (server, address)) = (node.pod()?, node.pod()?);
+        Ok(OneNode { _outside: outside, cgroup, node, client, server, address })
+    }
+
+    fn direct(&self) -> Side<'_> {
+        Side { way: self.way(None), cgroup: None }
+    }
+
+    fn through(&self, service: SocketAddr) -> Side<'_> {
+        Side { way: self.way(Some(service)), cgroup: Some(&self.cgroup) }
+    }
+
+    fn way(&self, via: Option<SocketAddr>) -> Way<'_> {
+        Way { from: &self.client.0, to: &self.server.0, address: self.address, port: PORT, via }
+    }
+
+    fn serve(&mut self, services: &Services) -> anyhow::Result<()> {
+        let written = self.node.with(|datapath| datapath.replace_services(services.plans()))??;
+        anyhow::ensure!(written.refused.is_empty(), "not served: {:?}", written.refused.first());
+        Ok(())
+    }
+}
+
+fn cluster_ip() -> anyhow::Result<Vec<Row>> {
+    let mut one = OneNode::new()?;
+    let backend = SocketAddr::new(one.address, PORT);
+    let mut rows = Vec::new();
+    for (count, text) in [(1, "1 Service"), (10_000, "10,000 Services"), (100_000, "100,000 Services")] {
+        eprintln!("    ClusterIP, {text}");
+        let services = Services::new(count, 1, backend);
+        one.serve(&services)?;
+        rows.push(compare(
+            &format!("ClusterIP, {text}: connect+request+close"),
+            "the Pod address",
+            "1/s",
+            |way| way.connect_rate(),
+            [&one.through(services.measured()), &one.direct()],
+            Goal::AtLeast(0.97),
+        )?);
+    }
+    let services = Services::new(1, 1, backend);
+    one.serve(&services)?;
+    let [ours, theirs] = [&one.through(services.measured()), &one.direct()];
+    let round_trip: Measure = |way| way.round_trip();
+    // At least 0.99 of what the direct way does, in round trips a second.
+    let goal = Goal::AtMost(1.0 / 0.99);
+    let name = "ClusterIP: TCP round trip p50";
+    rows.push(compare(name, "the Pod address", "us", round_trip, [ours, theirs], goal)?);
+    let (name, goal) = ("ClusterIP: TCP stream", Goal::AtLeast(0.99));
+    rows.push(compare(name, "the Pod address", "Gb/s", |way| way.stream(), [ours, theirs], goal)?);
+    Ok(rows)
+}
+
+fn kube_proxy() -> anyhow::Result<Vec<Row>> {
+    let mut one = OneNode::new()?;
+    let backend = SocketAddr::new(one.address, PORT);
+    let mut rows = Vec::new();
+    for (count, text) in [(1, "1 Service"), (10_000, "10,000 Services")] {
+        let services = Services::new(count, 2, backend);
+        one.serve(&services)?;
+        let ours = one.through(services.measured());
+        for rules in [kube_proxy::Rules::Iptables, kube_proxy::Rules::Nftables] {
+            eprintln!("    kube-proxy's rules, {rules}, {text}");
+            let peer = kube_proxy::Peer::new(rules, one.address, &services)?;
+            let way = Way {
+                from: &peer.client.0,
+                to: &peer.server.0,
+                address: one.address,
+                port: PORT,
+                via: Some(services.measured()),
+            };
+            let goal = match (rules, count) {
+                (kube_proxy::Rules::Iptables, 10_000) => Goal::AtLeast(5.0),
+                _ => Goal::AtLeast(1.0),
+            };
+            rows.push(compare(
+                &format!("ClusterIP, {text}: connect+request+close"),
+                &format!("kube-proxy, {rules}"),
+                "1/s",
+                |way| way.connect_rate(),
+                [&ours, &Side { way, cgroup: None }],
+                goal,
+            )?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Outside clients: one node has the backend, or sends on to another that has.
+fn node_port() -> anyhow::Result<Vec<Row>> {
+    let fabric = plans::Fabric::new()?;
+    let (mut entry, mut other) = (fabric.node(2)?, fabric.node(3)?);
+    entry.meet(&other, Path::Overlay)?;
+    other.meet(&entry, Path::Overlay)?;
+    let mut rows = Vec::new();
+    for (text, is_local) in [("local backend", true), ("remote backend", false)] {
+        let (server, address) = if is_local { entry.pod()? } else { other.pod()? };
+        let services =
+            Services::node_port(SocketAddr::new(entry.address(), NODE_PORT), SocketAddr::new(address, PORT));
+        for node in [&mut entry, &mut other] {
+            node.with(|datapath| datapath.replace_services(services.plans()))??;
+        }
+        eprintln!("    NodePort from outside, {text}");
+        let routed = plans::Routed::new(address, is_local)?;
+        let way = |from, to, via| Way { from, to, address, port: PORT, via };
+        let ours = Side { way: way(&fabric.outside.0, &server.0, Some(services.measured())), cgroup: None };
+        let theirs = Side { way: way(&routed.outside.0, &routed.server.0, None), cgroup: None };
+        let name = |what| format!("NodePort, {text}: {what}");
+        let rate: Measure = |way| way.connect_rate();
+        let round_trip: Measure = |way| way.round_trip();
+        let against = "static route";
+        let sides = [&ours, &theirs];
+        rows.push(compare(&name("connect+request+close"), against, "1/s", rate, sides, Goal::AtLeast(0.90))?);
+        let goal = Goal::AtMost(1.0 / 0.90);
+        rows.push(compare(&name("TCP round trip p50"), against, "us", round_trip, sides, goal)?);
+    }
+    Ok(rows)
+}
