@@ -140,7 +140,7 @@ fn nftables(services: &Services) -> Result<String, fmt::Error> {
             let (ip, to) = (backend.address, backend.port);
             writeln!(
                 chains,
-                "chain endpoint-{number}-{place} {{ ip saddr {ip} jump mark-for-masquerade; meta l4proto tcp dnat to {ip}:{to} }}"
+                "chain endpoint-{number}-{place} {{ ip saddr {ip} jump mark-for-masquerade; meta l4proto tcp dnat to {ip}:{to}; }}"
             )?;
             write!(
                 choices,
@@ -151,7 +151,7 @@ fn nftables(services: &Services) -> Result<String, fmt::Error> {
         writeln!(
             chains,
             "chain service-{number} {{ ip daddr {address} tcp dport {port} ip saddr != 10.244.0.0/16 jump mark-for-masquerade; \
-             numgen random mod {} vmap {{ {choices} }} }}",
+             numgen random mod {} vmap {{ {choices} }}; }}",
             backends.len()
         )?;
         write!(
@@ -164,14 +164,14 @@ fn nftables(services: &Services) -> Result<String, fmt::Error> {
         "table ip kube-proxy {{
 map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {elements} }} }}
 map no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
-chain mark-for-masquerade {{ meta mark set meta mark or 0x4000 }}
-chain masquerading {{ mark and 0x4000 == 0 return; meta mark set mark xor 0x4000; masquerade fully-random }}
-{chains}chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips }}
-chain service-endpoints-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services }}
-chain filter-forward {{ type filter hook forward priority -110; ct state new jump service-endpoints-check }}
-chain nat-prerouting {{ type nat hook prerouting priority -100; jump services }}
-chain nat-output {{ type nat hook output priority -100; jump services }}
-chain nat-postrouting {{ type nat hook postrouting priority 100; jump masquerading }}
+chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}
+chain masquerading {{ mark and 0x4000 == 0 return; meta mark set mark xor 0x4000; masquerade fully-random; }}
+{chains}chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}
+chain service-endpoints-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }}
+chain filter-forward {{ type filter hook forward priority -110; ct state new jump service-endpoints-check; }}
+chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}
+chain nat-output {{ type nat hook output priority -100; jump services; }}
+chain nat-postrouting {{ type nat hook postrouting priority 100; jump masquerading; }}
 }}
 "
     ))

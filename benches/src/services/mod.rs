@@ -62,7 +62,9 @@ fn compare(
             (ours.measure(measure)?, theirs)
         });
     }
-    Ok(Row::paired(name, against, unit, &rounds, goal))
+    let row = Row::paired(name, against, unit, &rounds, goal);
+    eprintln!("      {name}: {:.3} of {against}", row.ratio);
+    Ok(row)
 }
 
 /// One node, a client and a server, and its Services.
