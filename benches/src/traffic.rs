@@ -1,4 +1,4 @@
-//! Load between two namespaces: the same client and server for every candidate, each pinned to a core of its own.
+//! Load between two namespaces: the same client and server for every candidate, pinned to the same cores.
 
 use std::{
     io::{Read, Write},
@@ -19,6 +19,13 @@ use crate::report::median;
 /// How long one measurement of one candidate takes.
 const MEASURE: Duration = Duration::from_millis(300);
 const CHUNK: usize = 128 * 1024;
+
+/// A stream is sent and received at the same time, by a core each.
+const SENDER: usize = 0;
+const RECEIVER: usize = 1;
+/// Where one side always waits for the other, both share a core: what is measured is the way, and not how long an idle core takes
+/// to wake up, which is several times as much and differs from one moment to the next.
+const SHARED: usize = 1;
 
 /// Where traffic goes from and to.
 #[derive(Clone, Copy)]
@@ -53,7 +60,7 @@ impl<'n> Way<'n> {
     pub fn stream(&self) -> anyhow::Result<f64> {
         let (listener, target) = self.listen()?;
         let server = thread::spawn(move || -> std::io::Result<(u64, Duration)> {
-            pin(1);
+            pin(RECEIVER);
             let (mut stream, _) = listener.accept()?;
             let mut buffer = vec![0; CHUNK];
             let start = Instant::now();
@@ -67,7 +74,7 @@ impl<'n> Way<'n> {
         });
         let client = self.from.run(|| TcpStream::connect(target))?;
         let mut client = client.with_context(|| format!("connect to {target}"))?;
-        on_core(0, || -> anyhow::Result<()> {
+        on_core(SENDER, || -> anyhow::Result<()> {
             let buffer = vec![7; CHUNK];
             let end = Instant::now() + MEASURE;
             while Instant::now() < end {
@@ -84,7 +91,7 @@ impl<'n> Way<'n> {
     pub fn round_trip(&self) -> anyhow::Result<f64> {
         let (listener, target) = self.listen()?;
         let server = thread::spawn(move || -> std::io::Result<()> {
-            pin(1);
+            pin(SHARED);
             let (mut stream, _) = listener.accept()?;
             stream.set_nodelay(true)?;
             let mut byte = [0];
@@ -95,7 +102,7 @@ impl<'n> Way<'n> {
         });
         let client = self.from.run(|| TcpStream::connect(target))?;
         let mut client = client.with_context(|| format!("connect to {target}"))?;
-        let times = on_core(0, || -> anyhow::Result<Vec<f64>> {
+        let times = on_core(SHARED, || -> anyhow::Result<Vec<f64>> {
             client.set_nodelay(true)?;
             let mut times = Vec::new();
             let end = Instant::now() + MEASURE;
@@ -117,7 +124,7 @@ impl<'n> Way<'n> {
     pub fn connect_rate(&self) -> anyhow::Result<f64> {
         let (listener, target) = self.listen()?;
         let server = thread::spawn(move || -> std::io::Result<()> {
-            pin(1);
+            pin(SHARED);
             let mut byte = [0];
             loop {
                 let (mut stream, _) = listener.accept()?;
@@ -134,7 +141,7 @@ impl<'n> Way<'n> {
             stream.read_exact(&mut [0])
         };
         let rate = self.from.run(|| -> anyhow::Result<f64> {
-            pin(0);
+            pin(SHARED);
             let (start, mut count) = (Instant::now(), 0_u32);
             while start.elapsed() < MEASURE {
                 exchange(b'r')?;
