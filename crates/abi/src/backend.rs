@@ -27,6 +27,16 @@ const _: () = assert!(size_of::<Backend>() == 24);
 // SAFETY: integers without padding.
 unsafe impl Plain for Backend {}
 
+/// How many words tell of each port (host byte order) whether a backend has it or had it: a bit a port. Most sockets that programs
+/// see have a peer at another port and need not be looked up.
+pub const BACKEND_PORT_WORDS: u32 = 1024;
+
+/// Index and bit of a port.
+#[inline(always)]
+pub const fn backend_port(port: u16) -> (u32, u64) {
+    ((port >> 6) as u32, 1 << (port & 63))
+}
+
 impl Backend {
     /// Some Service lists it: what is connected to it may go on, also while it terminates.
     pub const LIVE: u8 = 1;

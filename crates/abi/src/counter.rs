@@ -71,6 +71,8 @@ counters! {
     SourceRange = "source-range" drop,
     /// The client's affinity could not be remembered: the table is full.
     AffinitiesFull = "affinities-full" pass,
+    /// A connected socket could not be remembered: the table is full.
+    SocketsFull = "sockets-full" pass,
     /// A new flow found the table of flows full, or its client has too many in it.
     FlowsFull = "flows-full" drop,
     /// A later fragment whose first has not been seen.

@@ -22,7 +22,7 @@ mod source_range;
 pub use address::Address;
 pub use affinity::{Affinity, AffinityKey, AffinityMember, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS};
 pub use announced::{Announced, MAX_ANNOUNCED};
-pub use backend::{Backend, MAX_BACKENDS};
+pub use backend::{BACKEND_PORT_WORDS, Backend, MAX_BACKENDS, backend_port};
 pub use config::Config;
 pub use counter::Counter;
 pub use flow::{
@@ -79,6 +79,8 @@ pub mod maps {
     pub const BACKENDS: &str = "BACKENDS";
     /// Index of a backend → connections that it was given.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Index → bits of [`crate::backend_port`].
+    pub const BACKEND_PORTS: &str = "BACKEND_PORTS";
     /// Longest prefix of [`crate::SourceRange`] → 1.
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// [`crate::AffinityKey`] → [`crate::Affinity`].

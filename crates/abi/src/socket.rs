@@ -2,10 +2,11 @@
 
 use crate::{Address, FrontendKey, Plain};
 
-/// Most connected sockets that are remembered; the one used longest ago gives way.
-pub const MAX_SOCKETS: u32 = 131_072;
+/// Most connected sockets that are remembered at a time. Each is forgotten as it is closed; those beyond are served all the same,
+/// but told the backend's address as their peer's, and not ended with their backend. No more than a core's cache has room for.
+pub const MAX_SOCKETS: u32 = 65_536;
 
-/// Most (unconnected socket, peer) pairs that are remembered, likewise.
+/// Most (unconnected socket, peer) pairs that are remembered; the one used longest ago gives way.
 pub const MAX_DATAGRAM_PEERS: u32 = 65_536;
 
 /// The backend that a socket was given for a frontend. Its key is the socket's cookie, or a [`DatagramKey`].

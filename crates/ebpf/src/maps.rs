@@ -6,11 +6,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use weft_abi::{
-    Address, Affinity, AffinityKey, AffinityMember, Announced, Backend, Config, Counter, DatagramKey, Flow,
-    FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, MAX_AFFINITIES, MAX_AFFINITY_MEMBERS,
-    MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FRAGMENTS,
-    MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS,
-    MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer, SourceRange, programs,
+    Address, Affinity, AffinityKey, AffinityMember, Announced, BACKEND_PORT_WORDS, Backend, Config, Counter,
+    DatagramKey, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, MAX_AFFINITIES,
+    MAX_AFFINITY_MEMBERS, MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FLOW_CLIENTS, MAX_FLOWS,
+    MAX_FRAGMENTS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS,
+    MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer,
+    SourceRange, programs,
 };
 
 use crate::steps::service::Work;
@@ -43,6 +44,9 @@ pub static BACKENDS: Array<Backend> = Array::pinned(MAX_BACKENDS, 0);
 pub static BACKEND_COUNTERS: Array<u64> = Array::pinned(MAX_BACKENDS, 0);
 
 #[map]
+pub static BACKEND_PORTS: Array<u64> = Array::pinned(BACKEND_PORT_WORDS, 0);
+
+#[map]
 pub static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::pinned(MAX_SOURCE_RANGES, BPF_F_NO_PREALLOC);
 
 #[map]
@@ -53,7 +57,7 @@ pub static AFFINITY_MEMBERS: HashMap<AffinityMember, u32> =
     HashMap::pinned(MAX_AFFINITY_MEMBERS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static SOCKETS: LruHashMap<u64, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS, 0);
+pub static SOCKETS: HashMap<u64, SocketPeer> = HashMap::pinned(MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static DATAGRAM_PEERS: LruHashMap<DatagramKey, SocketPeer> = LruHashMap::pinned(MAX_DATAGRAM_PEERS, 0);

@@ -41,7 +41,10 @@ impl Services {
             service_ports: ArrayTable::adopt(stores.service_ports)?,
             runs: SlotRuns::new(slots.size()),
             slots,
-            backends: Backends::adopt(ArrayTable::adopt(stores.backends)?),
+            backends: Backends::adopt(
+                ArrayTable::adopt(stores.backends)?,
+                ArrayTable::adopt(stores.backend_ports)?,
+            ),
             free_ports: Vec::new(),
             claims: Claims::default(),
             installed: BTreeMap::new(),

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use weft_abi::Backend;
+use weft_abi::{Backend, backend_port};
 use weft_model::{
     Protocol,
     services::{BackendKey, BackendState},
@@ -38,6 +38,8 @@ struct Record {
 /// The table of backends. The same address, port and protocol is one backend, however many Services list it.
 pub(super) struct Backends {
     table: ArrayTable<Backend>,
+    /// Ports that backends have or had; bits are never taken back.
+    ports: ArrayTable<u64>,
     records: HashMap<(BackendKey, Protocol), Record>,
     /// Indexes that were used and are free.
     free: Vec<u32>,
@@ -48,9 +50,10 @@ pub(super) struct Backends {
 
 impl Backends {
     /// Takes over what the kernel holds: listed by nobody yet, retired by [`Backends::retire_unlisted`] if that stays so.
-    pub(super) fn adopt(table: ArrayTable<Backend>) -> Backends {
+    pub(super) fn adopt(table: ArrayTable<Backend>, ports: ArrayTable<u64>) -> Backends {
         let mut backends = Backends {
             table,
+            ports,
             records: HashMap::new(),
             free: Vec::new(),
             resting: VecDeque::new(),
@@ -97,6 +100,8 @@ impl Backends {
             let Some(index) = self.free.pop().or_else(|| self.unused()) else { return };
             // What remembers the entry's last life must see that this is another.
             let generation = self.table.get(index).generation;
+            let (word, bit) = backend_port(state.key.port);
+            self.ports.set(word, self.ports.get(word) | bit);
             self.table.set(index, encode::backend(state.key, protocol, Backend::LIVE, generation));
             self.records.insert(key, Record { index, users: 0, serving: 0 });
         }
@@ -140,11 +145,15 @@ impl Backends {
         for key in std::mem::take(&mut self.touched) {
             self.write_flags(&key);
         }
-        self.table.flush()
+        let mut written = self.ports.flush()?;
+        written += self.table.flush()?;
+        Ok(written)
     }
 
     pub(super) fn resync(&mut self) -> Result<Written, BpfTableError> {
-        self.table.resync()
+        let mut written = self.ports.resync()?;
+        written += self.table.resync()?;
+        Ok(written)
     }
 
     /// What the kernel holds.

@@ -121,6 +121,7 @@ pub(crate) struct Stores {
     pub(crate) service_ports: Box<dyn ArrayStore<ServicePort> + Send>,
     pub(crate) slots: Box<dyn ArrayStore<u32> + Send>,
     pub(crate) backends: Box<dyn ArrayStore<weft_abi::Backend> + Send>,
+    pub(crate) backend_ports: Box<dyn ArrayStore<u64> + Send>,
 }
 
 /// The tables of Services.
@@ -295,6 +296,7 @@ impl Stores {
             service_ports: Box::new(BpfArray::new(maps::SERVICE_PORTS, map(maps::SERVICE_PORTS)?)?),
             slots: Box::new(BpfArray::new(maps::SLOTS, map(maps::SLOTS)?)?),
             backends: Box::new(BpfArray::new(maps::BACKENDS, map(maps::BACKENDS)?)?),
+            backend_ports: Box::new(BpfArray::new(maps::BACKEND_PORTS, map(maps::BACKEND_PORTS)?)?),
         };
         let counts = CountReaders {
             service_ports: Box::new(BpfArray::new(maps::SERVICE_COUNTERS, map(maps::SERVICE_COUNTERS)?)?),

@@ -51,7 +51,7 @@ impl SocketEnder {
     /// Starts the thread in the calling thread's namespace, whose cookie is `own`; `sockets` is the table of connected sockets.
     pub(crate) fn start(sockets: MapData, own: u64) -> Result<SocketEnder, BpfTableError> {
         let at = |source| BpfTableError::Map { map: maps::SOCKETS, source };
-        let mut sockets = HashMap::try_from(Map::LruHashMap(sockets)).map_err(at)?;
+        let mut sockets = HashMap::try_from(Map::HashMap(sockets)).map_err(at)?;
         let (tasks, inbox) = mpsc::channel::<Task>();
         let run = move || {
             while let Ok(mut task) = inbox.recv() {

@@ -29,6 +29,7 @@ struct Kernel {
     service_ports: Elements<ServicePort>,
     slots: Elements<u32>,
     backends: Elements<Backend>,
+    backend_ports: Elements<u64>,
     writes: Arc<Mutex<usize>>,
 }
 
@@ -87,6 +88,7 @@ impl Kernel {
             ),
             slots: Elements(Arc::new(Mutex::new(vec![0; slots])), writes.clone()),
             backends: Elements(Arc::new(Mutex::new(vec![Backend::default(); backends])), writes.clone()),
+            backend_ports: Elements(Arc::new(Mutex::new(vec![0; 1024])), writes.clone()),
             writes,
         }
     }
@@ -104,6 +106,7 @@ impl Kernel {
             service_ports: Box::new(self.service_ports.clone()),
             slots: Box::new(self.slots.clone()),
             backends: Box::new(self.backends.clone()),
+            backend_ports: Box::new(self.backend_ports.clone()),
         };
         let surroundings = Surroundings {
             node_addresses: vec![NODE],

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use weft_abi::{
     Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots, SocketPeer,
+    backend_port,
 };
 
 use self::{
@@ -23,7 +24,7 @@ use self::{
     choose::{Choice, Spread, backend_of, choose, count_connection},
 };
 use crate::{
-    maps::{CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
+    maps::{BACKEND_PORTS, CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
     steps::count,
 };
 
@@ -79,9 +80,14 @@ pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     // SAFETY: the context pointer is valid while the program runs.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // Most sockets are not in the table.
-    let _ = SOCKETS.remove(&cookie);
+    let port_be = unsafe { (&raw const (*ctx.sock).dst_port).read_volatile() };
+    // A connection that failed has no port any more.
+    if port_be == 0 || may_be_backend(port_be) {
+        // SAFETY: as above.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        // It may not be in the table.
+        let _ = SOCKETS.remove(&cookie);
+    }
     ALLOW
 }
 
@@ -104,8 +110,9 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     match given(&found, &place) {
         Given::Backend(choice) => {
             let peer = remembered(&asked, &choice, &place);
-            // A full table makes room: what is lost is a name for `getpeername`.
-            let _ = SOCKETS.insert(&place.socket, &peer, 0);
+            if SOCKETS.insert(&place.socket, &peer, 0).is_err() {
+                count::packet(Counter::SocketsFull);
+            }
             F::set(ctx, &choice.backend.address, choice.backend.port_be);
             count::packet(Counter::SocketService);
             ALLOW
@@ -188,6 +195,10 @@ fn recvmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
+    // Whoever accepts a connection asks too: for its client's port.
+    if !may_be_backend(address::port(ctx)) {
+        return ALLOW;
+    }
     // SAFETY: the context pointer is valid while the program runs.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: an entry that is replaced while it is read is this socket's all the same.
@@ -206,6 +217,13 @@ fn remembered(asked: &FrontendKey, choice: &Choice, place: &Place) -> SocketPeer
         reserved: 0,
         netns_cookie: place.netns,
     }
+}
+
+/// Whether any backend has or had this port.
+#[inline(always)]
+fn may_be_backend(port_be: u16) -> bool {
+    let (word, bit) = backend_port(u16::from_be(port_be));
+    BACKEND_PORTS.get(word).is_some_and(|bits| *bits & bit != 0)
 }
 
 fn refuse() -> i32 {
