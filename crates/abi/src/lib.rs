@@ -30,14 +30,14 @@ pub use flow::{
     spread,
 };
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
-pub use pod::{MAX_POD_PORTS, MAX_PODS, Pod, PodPort};
+pub use pod::{MAX_PODS, Pod};
 pub use route::{MAX_ROUTES, Path, Route};
 pub use service_port::{MAX_SERVICE_PORTS, MAX_SLOTS, ServiceCounters, ServicePort, Slots};
 pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
@@ -65,8 +65,6 @@ pub mod maps {
     pub const PODS: &str = "PODS";
     /// Longest prefix of [`crate::Address`] → [`crate::Route`]: where other nodes and their Pods are.
     pub const ROUTES: &str = "ROUTES";
-    /// [`crate::PodPort`] → 1: what ports of this node lead to.
-    pub const POD_PORTS: &str = "POD_PORTS";
     /// [`crate::FrontendKey`] → [`crate::Frontend`]: what Services are reached by.
     pub const FRONTENDS: &str = "FRONTENDS";
     /// Index → [`crate::ServicePort`].

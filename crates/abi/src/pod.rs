@@ -1,6 +1,6 @@
 //! The Pods of this node.
 
-use crate::{Address, Plain};
+use crate::Plain;
 
 /// Most Pod addresses of one node. A /20 range has 4,096; dual-stack doubles it.
 pub const MAX_PODS: u32 = 8192;
@@ -20,12 +20,9 @@ pub struct Pod {
 impl Pod {
     /// What the Pod receives is shaped by a queue of its host-side interface, which delivery must not bypass.
     pub const SHAPED: u32 = 1;
-    /// Ports of the node lead to ports of the Pod: what it sends from those goes through the host's stack, which translates
-    /// back.
-    pub const HAS_HOST_PORTS: u32 = 2;
     /// Flows of the Pod are translated on their way: what it sends and receives is looked up among them. Set by the kernel
     /// programs, left alone by everybody else.
-    pub const HAS_FLOWS: u32 = 4;
+    pub const HAS_FLOWS: u32 = 2;
 }
 
 impl PartialEq for Pod {
@@ -37,28 +34,6 @@ impl PartialEq for Pod {
 }
 
 impl Eq for Pod {}
-
-/// A Pod's port that a port of the node leads to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodPort {
-    /// The Pod's address.
-    pub address: Address,
-    /// Its port, network byte order.
-    pub port_be: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
-}
-
-/// Most Pods' ports that ports of one node lead to.
-pub const MAX_POD_PORTS: u32 = 4096;
-
-const _: () = assert!(size_of::<PodPort>() == 20);
-
-// SAFETY: integers without padding.
-unsafe impl Plain for PodPort {}
 
 const _: () = assert!(size_of::<Pod>() == 16);
 

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
-use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, PodPort, Route, maps, programs};
+use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, Route, maps, programs};
 use weft_model::{NodeName, NodePlan, Peer, PodRange};
 use weft_netns::{
     Netlink, NetlinkError, Netns, NetnsError,
@@ -22,7 +22,7 @@ use crate::{
     flow::{Announcements, Sweeper},
     load::{Direction, LoadError, Origin, Programs},
     mtu::Mtu,
-    nft::{HostPort, HostPorts, Masquerade, NftError, PodTarget},
+    nft::{Masquerade, NftError},
     pod::{Removal, is_pod_interface},
     route::{KernelRoutes, RouteTo},
     service::{CountReaders, Limits, ServiceError, Services, SocketEnder, Stores, Surroundings},
@@ -111,8 +111,6 @@ pub struct Datapath {
     peers: Table<(Address, u32), Route, BpfLpm<Address, Route>>,
     pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
     masquerade: Masquerade,
-    pub(crate) host_ports: Table<HostPort, PodTarget, HostPorts>,
-    pub(crate) pod_ports: Table<PodPort, u32, BpfHash<PodPort, u32>>,
     pub(crate) removal: Removal,
     pub(crate) services: Services,
     pub(crate) service_counts: CountReaders,
@@ -137,10 +135,9 @@ impl Datapath {
         let programs = Programs::open(&settings.bpffs)?;
         let config = programs.config()?;
         let pods = Table::adopt(BpfHash::new(maps::PODS, programs.map(maps::PODS)?)?)?;
-        let pod_ports = Table::adopt(BpfHash::new(maps::POD_PORTS, programs.map(maps::POD_PORTS)?)?)?;
         let peers = Table::adopt(BpfLpm::new(maps::ROUTES, programs.map(maps::ROUTES)?)?)?;
         let routes = Table::adopt(KernelRoutes::open()?)?;
-        let masquerade = Masquerade::open()?;
+        let masquerade = Masquerade::open(settings.vxlan_port)?;
         let surroundings = Surroundings {
             node_addresses: settings.node_addresses.clone(),
             all_node_addresses: BTreeSet::new(),
@@ -164,8 +161,6 @@ impl Datapath {
             peers,
             routes,
             masquerade,
-            host_ports: Table::adopt(HostPorts::open(settings.vxlan_port)?)?,
-            pod_ports,
             removal: Removal::start()?,
             services,
             service_counts,
@@ -236,15 +231,10 @@ impl Datapath {
         self.drop_routes_of_dead_pods()?;
         // The overlay device or the uplink may be another one now.
         self.want_plan();
-        if self.host_ports.store().make_rules()? {
-            done.push("rules of host ports put back".to_owned());
-        }
         let tables = [
             ("routes of the host", self.routes.resync()?),
             ("entries of the table of nodes", self.peers.resync()?),
             ("entries of the table of Pods", self.pods.resync()?),
-            ("mapped ports of the node", self.host_ports.resync()?),
-            ("entries of the table of mapped ports", self.pod_ports.resync()?),
         ];
         for (what, written) in tables {
             if written.upserted > 0 {

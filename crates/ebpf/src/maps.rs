@@ -9,9 +9,8 @@ use weft_abi::{
     Address, Affinity, AffinityKey, AffinityMember, Announced, BACKEND_PORT_WORDS, Backend, Config, Counter,
     DatagramKey, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, MAX_AFFINITIES,
     MAX_AFFINITY_MEMBERS, MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FLOW_CLIENTS, MAX_FLOWS,
-    MAX_FRAGMENTS, MAX_FRONTENDS, MAX_POD_PORTS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS,
-    MAX_SOCKETS, MAX_SOURCE_RANGES, Pod, PodPort, Route, ServiceCounters, ServicePort, SocketPeer,
-    SourceRange, programs,
+    MAX_FRAGMENTS, MAX_FRONTENDS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS,
+    MAX_SOURCE_RANGES, Pod, Route, ServiceCounters, ServicePort, SocketPeer, SourceRange, programs,
 };
 
 use crate::steps::service::Work;
@@ -21,9 +20,6 @@ pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
 
 #[map]
 pub static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(MAX_ROUTES, 0);
-
-#[map]
-pub static POD_PORTS: HashMap<PodPort, u32> = HashMap::pinned(MAX_POD_PORTS, 0);
 
 #[map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::pinned(MAX_FRONTENDS, BPF_F_NO_PREALLOC);

@@ -1,16 +1,13 @@
 //! Both directions of a Pod's host-side interface.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Address, Counter, Pod, PodPort, Route};
+use weft_abi::{Address, Counter, Pod, Route};
 
-use crate::{
-    maps::POD_PORTS,
-    steps::{
-        Verdict, count,
-        deliver::{local_pod, route, to_local_pod, to_other_node},
-        parse::{self, Packet, skb, stays_on_link},
-        service::{self, hook},
-    },
+use crate::steps::{
+    Verdict, count,
+    deliver::{local_pod, route, to_local_pod, to_other_node},
+    parse::{self, Packet, skb, stays_on_link},
+    service::{self, hook},
 };
 
 /// What a Pod sends.
@@ -36,10 +33,6 @@ fn from_pod(ctx: &TcContext) -> Verdict {
                 }
                 return Verdict::drop(Counter::SourceAddress);
             };
-            if own.flags & Pod::HAS_HOST_PORTS != 0 && is_host_port(ctx, source) {
-                count::packet(Counter::ToHost);
-                return Verdict::NEXT;
-            }
             if own.flags & Pod::HAS_FLOWS != 0 {
                 return service::begin(ctx, hook::POD_EGRESS, None);
             }
@@ -87,16 +80,6 @@ fn own(ctx: &TcContext, address: &Address) -> Option<&'static Pod> {
     // SAFETY: the context pointer is valid while the program runs.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
     local_pod(address).filter(|pod| pod.ifindex == ifindex)
-}
-
-/// Whether the packet may be an answer to one that came by a port of the node. Fragments are taken for one: translation back
-/// needs all of them.
-#[inline(always)]
-fn is_host_port(ctx: &TcContext, address: Address) -> bool {
-    let Some((protocol, port_be)) = parse::source_port(ctx) else { return true };
-    let key = PodPort { address, port_be, protocol, reserved: 0 };
-    // SAFETY: only whether there is an entry is asked.
-    unsafe { POD_PORTS.get(&key) }.is_some()
 }
 
 /// `::`, the source of duplicate address detection (RFC 4862); the stack never forwards it.

@@ -59,18 +59,6 @@ impl Attributes {
         }
         None
     }
-
-    /// The items of a list that is the value of an attribute.
-    pub(super) fn list(&self, kind: u16) -> Vec<Attributes> {
-        let mut items = Vec::new();
-        let mut rest = self.get(kind).unwrap_or_default();
-        while let [l0, l1, ..] = rest {
-            let length = usize::from(u16::from_ne_bytes([*l0, *l1])).max(4);
-            items.extend(rest.get(4..length).map(|item| Attributes(item.to_vec())));
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        items
-    }
 }
 
 impl Message {

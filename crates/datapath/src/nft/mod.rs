@@ -1,14 +1,13 @@
-//! Masquerading: what leaves the cluster takes the node's address, what stays in it never does.
+//! Masquerading: what leaves the cluster takes the node's address, what stays in it never does. It needs connections tracked; the
+//! overlay's own packets are not.
 //!
 //! One nftables table, `inet weft`, rewritten whole in one transaction. Its user data carries a fingerprint of what it
 //! was made from, so that a restart finds out that there is nothing to do.
 
-mod host_ports;
 mod message;
 
 use std::net::IpAddr;
 
-pub(crate) use host_ports::{HostPort, HostPorts, PodTarget, protocol_number};
 use ipnet::IpNet;
 use message::{Attributes, Message, batch};
 use netlink_packet_core::NLM_F_DUMP;
@@ -33,6 +32,8 @@ const NEW_ELEMENTS: u16 = 12;
 
 /// `NFTA_TABLE_USERDATA`.
 const TABLE_USER_DATA: u16 = 6;
+/// Chains that keep the overlay's packets from being tracked, and their hooks: prerouting and output.
+const UNTRACKED: [(&str, u32); 2] = [("overlay-in", 0), ("overlay-out", 3)];
 /// Elements a message: an attribute's length is 16 bits.
 const ELEMENTS_A_MESSAGE: usize = 512;
 
@@ -46,12 +47,15 @@ pub struct NftError(#[from] NetlinkError);
 pub(crate) struct Masquerade {
     socket: NetlinkSocket,
     wanted: Option<Wanted>,
+    overlay_port: u16,
 }
 
 /// What the rules are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     families: Vec<Family>,
+    /// UDP port whose packets are not tracked.
+    overlay_port: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,14 +67,14 @@ struct Family {
 }
 
 impl Masquerade {
-    /// The rules of the calling thread's namespace.
-    pub(crate) fn open() -> Result<Masquerade, NftError> {
-        Ok(Masquerade { socket: NetlinkSocket::open(NETLINK_NETFILTER)?, wanted: None })
+    /// The rules of the calling thread's namespace, whose overlay uses this UDP port.
+    pub(crate) fn open(overlay_port: u16) -> Result<Masquerade, NftError> {
+        Ok(Masquerade { socket: NetlinkSocket::open(NETLINK_NETFILTER)?, wanted: None, overlay_port })
     }
 
     /// Puts the rules in force, if they are not already. Says whether it wrote.
     pub(crate) fn apply(&mut self, plan: &Plan) -> Result<bool, NftError> {
-        let wanted = Wanted::new(plan);
+        let wanted = Wanted::new(plan, self.overlay_port);
         if self.wanted.as_ref() == Some(&wanted) {
             return Ok(false);
         }
@@ -103,12 +107,12 @@ impl Masquerade {
         }
         let rules =
             self.socket.request(&|| "list the rules".to_owned(), Message::new(GET_RULE, name), NLM_F_DUMP)?;
-        Ok(rules.len() == wanted.families.len())
+        Ok(rules.len() == wanted.families.len() + UNTRACKED.len())
     }
 }
 
 impl Wanted {
-    fn new(plan: &Plan) -> Wanted {
+    fn new(plan: &Plan, overlay_port: u16) -> Wanted {
         let family = |ipv6: bool| {
             let of = |ranges: &[IpNet]| merge(ranges.iter().filter(|range| range.addr().is_ipv6() == ipv6));
             let multicast: IpNet = if ipv6 {
@@ -120,7 +124,8 @@ impl Wanted {
             Family { ipv6, sources: of(&plan.sources), exempt: of(&exempt) }
         };
         let families = [family(false), family(true)];
-        Wanted { families: families.into_iter().filter(|family| !family.sources.is_empty()).collect() }
+        let families = families.into_iter().filter(|family| !family.sources.is_empty()).collect();
+        Wanted { families, overlay_port }
     }
 
     fn fingerprint(&self) -> u64 {
@@ -143,6 +148,14 @@ impl Wanted {
         messages.push(Message::new(NEW_CHAIN, chain));
         for (index, family) in self.families.iter().enumerate() {
             family.messages(index as u32, &mut messages);
+        }
+        for (chain, hook) in UNTRACKED {
+            // Before connection tracking.
+            let hook = Attributes::default().number(1, hook).number(2, (-300_i32) as u32);
+            let made = table.clone().text(3, chain).nested(4, &hook).text(7, "filter");
+            messages.push(Message::new(NEW_CHAIN, made));
+            let rule = table.clone().text(2, chain).nested(4, &untracked(self.overlay_port));
+            messages.push(Message::new(NEW_RULE, rule));
         }
         messages
     }
@@ -214,6 +227,22 @@ impl Family {
         }
         list.nested(1, &Attributes::default().nested(1, &key(last + 1)).number(3, 1))
     }
+}
+
+/// UDP to the overlay's port is not tracked.
+fn untracked(overlay_port: u16) -> Attributes {
+    const UDP: u8 = 17;
+    let numbers = |pairs: &[(u16, u32)]| {
+        pairs.iter().fold(Attributes::default(), |list, (kind, value)| list.number(*kind, *value))
+    };
+    let equals = |value: &[u8]| numbers(&[(1, 1), (2, 0)]).nested(3, &Attributes::default().bytes(1, value));
+    Attributes::default()
+        .nested(1, &expression("meta", numbers(&[(1, 1), (2, 16)])))
+        .nested(1, &expression("cmp", equals(&[UDP])))
+        // The destination port of the transport header (base 2).
+        .nested(1, &expression("payload", numbers(&[(1, 1), (2, 2), (3, 2), (4, 2)])))
+        .nested(1, &expression("cmp", equals(&overlay_port.to_be_bytes())))
+        .nested(1, &expression("notrack", Attributes::default()))
 }
 
 fn expression(name: &str, data: Attributes) -> Attributes {

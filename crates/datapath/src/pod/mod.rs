@@ -7,7 +7,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
 pub(crate) use removal::Removal;
-use weft_abi::{Address, GATEWAY_MAC, Pod, PodPort};
+use weft_abi::{Address, GATEWAY_MAC, Pod};
 use weft_netns::{
     Netlink, NetlinkError, Netns, NetnsError,
     netlink::{NeighbourSpec, VethSpec},
@@ -18,8 +18,8 @@ use crate::{
     datapath::Datapath,
     fingerprint,
     load::LoadError,
-    nft::{HostPort, NftError, protocol_number},
     route::RouteTo,
+    service::{Refused, ServiceError, ServicesWritten, host_port_plan},
     sysctl::{self, SysctlError},
     table::BpfTableError,
 };
@@ -73,9 +73,17 @@ pub enum AddPodError {
     /// The table of Pods.
     #[error(transparent)]
     Table(#[from] BpfTableError),
-    /// Ports of the node.
+    /// Tables of the ports of the node.
     #[error(transparent)]
-    Nft(#[from] NftError),
+    HostPorts(#[from] ServiceError),
+    /// A port of the node.
+    #[error("port {port} of the node does not lead to the Pod: {why}")]
+    HostPort {
+        /// The port.
+        port: String,
+        /// Why.
+        why: Refused,
+    },
 }
 
 /// What is wrong with a Pod's interface.
@@ -170,10 +178,7 @@ impl Datapath {
         if sysctl::has_ipv6() {
             sysctl::no_autoconfiguration(host)?;
         }
-        let mut flags = shape(spec, &mut self.netlink, link.index, inside)?;
-        if !spec.port_mappings.is_empty() {
-            flags |= Pod::HAS_HOST_PORTS;
-        }
+        let flags = shape(spec, &mut self.netlink, link.index, inside)?;
         let netns_cookie = netns.cookie()?;
         self.namespaces.insert(netns_cookie, spec.netns.clone());
         for address in &spec.addresses {
@@ -199,45 +204,32 @@ impl Datapath {
         Ok(PodLinks { host_interface: host.to_owned(), host_mac: GATEWAY_MAC, pod_mac, mtu: spec.mtu })
     }
 
-    /// Leads ports of the node to the Pod. What it answers from is known before the first packet can arrive.
+    /// Leads ports of the node to the Pod.
     fn map_ports(&mut self, spec: &PodSpec) -> Result<(), AddPodError> {
-        for (mapping, address) in spec
-            .port_mappings
-            .iter()
+        let own = self.settings.node_addresses.clone();
+        let plans: Vec<_> = (spec.port_mappings.iter())
             .flat_map(|mapping| spec.addresses.iter().map(move |address| (mapping, *address)))
-        {
-            let Some((port, target)) = HostPort::of(mapping, address) else { continue };
-            let pod_port = PodPort {
-                address: address.into(),
-                port_be: mapping.container_port.to_be(),
-                protocol: protocol_number(mapping.protocol),
-                reserved: 0,
-            };
-            self.pod_ports.set(pod_port, 1);
-            self.host_ports.set(port, target);
+            .filter_map(|(mapping, address)| host_port_plan(mapping, address, &own))
+            .collect();
+        if plans.is_empty() {
+            return Ok(());
         }
-        self.pod_ports.flush()?;
-        self.host_ports.flush()?;
-        Ok(())
+        let keys: Vec<_> = plans.iter().map(|(key, _)| key.clone()).collect();
+        let changes = plans.into_iter().map(|(key, plan)| (key, Some(plan))).collect();
+        let ServicesWritten { refused, .. } = self.change_services(changes)?;
+        match refused.into_iter().find(|(key, _)| keys.contains(key)) {
+            Some((key, why)) => Err(AddPodError::HostPort { port: key.port.to_string(), why }),
+            None => Ok(()),
+        }
     }
 
     /// Leads no port of the node to these addresses any more.
     fn unmap_ports(&mut self, addresses: &[Address]) -> Result<(), AddPodError> {
-        let ports: Vec<HostPort> = (self.host_ports.desired().iter())
-            .filter(|(_, (target, _))| addresses.contains(&Address::from(*target)))
-            .map(|(port, _)| *port)
-            .collect();
-        let pod_ports: Vec<PodPort> = self
-            .pod_ports
-            .desired()
-            .keys()
-            .filter(|port| addresses.contains(&port.address))
-            .copied()
-            .collect();
-        ports.iter().for_each(|port| self.host_ports.unset(port));
-        pod_ports.iter().for_each(|port| self.pod_ports.unset(port));
-        self.host_ports.flush()?;
-        self.pod_ports.flush()?;
+        let pods: Vec<IpAddr> = addresses.iter().map(|address| IpAddr::from(*address)).collect();
+        let keys = self.services.host_ports_to(&pods);
+        if !keys.is_empty() {
+            self.change_services(keys.into_iter().map(|key| (key, None)).collect())?;
+        }
         Ok(())
     }
 

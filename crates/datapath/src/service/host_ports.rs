@@ -1,7 +1,5 @@
 //! Ports of the node that lead to Pods (`hostPort`, CNI `portMappings`): frontends like those of Services, which no Service has.
 
-#![allow(dead_code, reason = "ports of the node are about to be served from here")]
-
 use std::{net::IpAddr, sync::Arc};
 
 use weft_model::{
@@ -11,6 +9,20 @@ use weft_model::{
         ServicePortPlan, WhenEmpty,
     },
 };
+
+impl super::Services {
+    /// The ports of the node that lead to these Pods.
+    pub(crate) fn host_ports_to(&self, pods: &[IpAddr]) -> Vec<ServicePortKey> {
+        let served = self.installed.iter().map(|(key, installed)| (key, &installed.plan));
+        let waiting = self.refused.iter().map(|(key, (plan, _))| (key, plan));
+        served
+            .chain(waiting)
+            .filter(|(_, plan)| is_host_port(plan))
+            .filter(|(_, plan)| plan.known.iter().any(|backend| pods.contains(&backend.key.address)))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
 
 /// In the place of a Service's namespace, where no Service is.
 const NAMESPACE: &str = "";

@@ -25,8 +25,7 @@ use weft_abi::{
 };
 use weft_model::services::{ServicePortKey, ServicePortPlan};
 
-#[allow(unused_imports, reason = "ports of the node are about to be served from here")]
-pub(crate) use self::host_ports::{host_port_key, host_port_plan};
+pub(crate) use self::host_ports::host_port_plan;
 pub use self::installed::{InstalledBackend, InstalledServicePort};
 use self::{backends::Backends, claims::Claims, host_ports::is_host_port, port::Installed, slots::SlotRuns};
 pub(crate) use self::{backends::Gone, installed::CountReaders, sockets::SocketEnder};

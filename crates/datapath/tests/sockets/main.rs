@@ -17,7 +17,7 @@ use process::Process;
 use service::{Server, Services, plan};
 use support::{Fabric, until};
 use weft_model::{
-    Protocol,
+    PortMapping, Protocol,
     services::{FrontendKind, WhenEmpty},
 };
 
@@ -170,6 +170,31 @@ fn a_client_with_affinity_comes_back_to_its_backend_as_long_as_that_may_be_chose
     let second = ask();
     assert_ne!(second, first);
     assert!((0..20).all(|_| ask() == second));
+}
+
+#[test]
+fn a_port_of_the_node_that_leads_to_a_pod_answers_the_node_s_own_processes_also_on_loopback() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let mapping = |host_port, container_port| PortMapping {
+        host_ip: None,
+        host_port,
+        container_port,
+        protocol: Protocol::Tcp,
+    };
+    let pod = services.node.pod_like(|spec| spec.port_mappings = vec![mapping(81, 8080)]);
+    for (ip, loopback) in [(pod.v4(), "127.0.0.1"), (pod.v6(), "::1")] {
+        let server = Server::tcp_at(&pod, SocketAddr::new(ip, 8080));
+        let node = services.node.addresses[usize::from(ip.is_ipv6())];
+        let mut on_node = Process::on_node(&services);
+        for address in [SocketAddr::new(node, 81), at(loopback, 81)] {
+            assert_eq!(on_node.tcp(address), Ok(address));
+            assert_eq!(on_node.ask(), server.greeting(node));
+        }
+        let mut itself = Process::in_pod(&services, &pod);
+        itself.tcp(SocketAddr::new(node, 81)).unwrap();
+        assert!(itself.ask().starts_with(&server.name), "the Pod reaches itself by its node");
+    }
 }
 
 #[test]

@@ -159,7 +159,11 @@ pub struct Server {
 
 impl Server {
     pub fn tcp(pod: &Pod, ip: IpAddr) -> Server {
-        let listener = pod.netns.0.run(|| TcpListener::bind((ip, 0))).unwrap().unwrap();
+        Server::tcp_at(pod, SocketAddr::new(ip, 0))
+    }
+
+    pub fn tcp_at(pod: &Pod, address: SocketAddr) -> Server {
+        let listener = pod.netns.0.run(|| TcpListener::bind(address)).unwrap().unwrap();
         let server = Server { name: random_name("server-"), address: listener.local_addr().unwrap() };
         let name = server.name.clone();
         thread::spawn(move || {

@@ -72,28 +72,6 @@ pub fn stays_on_link(address: &Address) -> bool {
     first & 0xffc0_0000 == 0xfe80_0000 || first & 0xff00_0000 == 0xff00_0000
 }
 
-/// Where a packet's transport header is and what it is, if it has one: the first of a fragmented packet's, and in IPv6 only one
-/// that no extension header precedes.
-#[inline(always)]
-pub fn source_port(ctx: &TcContext) -> Option<(u8, u16)> {
-    const IPV4_PROTOCOL: usize = ETHERNET + 9;
-    const IPV4_FRAGMENT: usize = ETHERNET + 6;
-    const IPV6_NEXT_HEADER: usize = ETHERNET + 6;
-    const IPV6_HEADER: usize = 40;
-    // SAFETY: the context pointer is valid while the program runs.
-    let ethertype = unsafe { (*skb(ctx)).protocol } as u16;
-    let (protocol, offset) = if ethertype == ETHERTYPE_IPV4 {
-        if u16::from_be(ctx.load::<u16>(IPV4_FRAGMENT).ok()?) & 0x1fff != 0 {
-            return None;
-        }
-        let length = usize::from(ctx.load::<u8>(ETHERNET).ok()? & 0xf) * 4;
-        (ctx.load::<u8>(IPV4_PROTOCOL).ok()?, ETHERNET + length)
-    } else {
-        (ctx.load::<u8>(IPV6_NEXT_HEADER).ok()?, ETHERNET + IPV6_HEADER)
-    };
-    Some((protocol, ctx.load::<u16>(offset).ok()?))
-}
-
 #[inline(always)]
 fn ipv4(ctx: &TcContext) -> Packet {
     let Some(header) = header::<Ipv4>(ctx) else { return Packet::Malformed };
