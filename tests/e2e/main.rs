@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod application;
+mod client;
 mod containerd;
 mod disruption;
 mod kubectl;
 mod lab_life;
 mod pod_network;
+mod services;
 mod verify;
 mod workloads;

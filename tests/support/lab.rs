@@ -1,6 +1,6 @@
 //! A lab for one test.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, net::IpAddr, path::PathBuf, process::Command};
 
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -87,7 +87,8 @@ impl Lab {
         });
         let record: Value = serde_json::from_str(&record).unwrap();
         let netns = record["netns"].as_str().unwrap();
-        Place::new(format!("Pod {namespace}/{name}"), netns, addresses(&record))
+        let exec = self.exec(&["-n", namespace, name]);
+        Place::new(format!("Pod {namespace}/{name}"), exec, netns, addresses(&record))
     }
 
     /// A node.
@@ -96,13 +97,52 @@ impl Lab {
         let record = self.record();
         let nodes = record["nodes"].as_array().unwrap();
         let node = nodes.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no node {name}"));
-        Place::new(format!("node {name}"), node["netns"].as_str().unwrap(), addresses(node))
+        let exec = self.exec(&[&format!("node/{name}")]);
+        Place::new(format!("node {name}"), exec, node["netns"].as_str().unwrap(), addresses(node))
     }
 
     /// The host outside the cluster.
     pub fn outside(&self) -> Place {
         let outside = &self.record()["outside"];
-        Place::new("the host outside".into(), outside["netns"].as_str().unwrap(), addresses(outside))
+        let netns = outside["netns"].as_str().unwrap();
+        Place::new("the host outside".into(), self.exec(&["outside"]), netns, addresses(outside))
+    }
+
+    fn exec(&self, target: &[&str]) -> Vec<String> {
+        [&["--name", &self.name], target].concat().into_iter().map(str::to_owned).collect()
+    }
+
+    /// What the kernels hold, as `weft service list -A -o json` has it.
+    #[track_caller]
+    pub fn services(&self) -> Value {
+        let text = weft(&["service", "list", "-A", "-o", "json", "--name", &self.name]).succeeds();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The first address of a kind of a Service: `clusterIP`, or a LoadBalancer's, waited for.
+    #[track_caller]
+    pub fn cluster_ip(&self, service: &str) -> IpAddr {
+        self.get(&["service", service])["spec"]["clusterIP"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// The addresses in a Service's status, once there are any.
+    #[track_caller]
+    pub fn load_balancer(&self, service: &str) -> Vec<IpAddr> {
+        wait_for(&format!("Service {service} to have an address"), || {
+            let service = self.get(&["service", service]);
+            let ingress =
+                service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+            let addresses: Vec<IpAddr> =
+                ingress.iter().filter_map(|one| one["ip"].as_str()?.parse().ok()).collect();
+            if addresses.is_empty() { Err(service.to_string()) } else { Ok(addresses) }
+        })
+    }
+
+    /// The node port of a Service's first port.
+    #[track_caller]
+    pub fn node_port(&self, service: &str) -> u16 {
+        let port = self.get(&["service", service])["spec"]["ports"][0]["nodePort"].as_u64();
+        u16::try_from(port.unwrap_or_else(|| panic!("{service} has no node port"))).unwrap()
     }
 
     /// Takes a node's link down.
@@ -182,7 +222,7 @@ fn write_manifest(manifest: &str) -> tempfile::NamedTempFile {
     file
 }
 
-fn addresses(record: &Value) -> Vec<std::net::IpAddr> {
+fn addresses(record: &Value) -> Vec<IpAddr> {
     record["addresses"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap().parse().unwrap()).collect()
 }
 

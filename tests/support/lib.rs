@@ -4,13 +4,19 @@
 //! `WEFT_KEEP=1` keeps the labs of tests that fail; each failed claim prints how to look inside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod api;
+mod arp;
 mod binaries;
+pub mod client;
 mod lab;
 mod leftovers;
 mod place;
 mod wait;
 
+pub use api::Api;
+pub use arp::who_has;
 pub use binaries::{Output, run, weft, weft_path};
+pub use client::{Load, Outcome, Requests};
 pub use lab::{Lab, LabBuilder};
 pub use leftovers::{assert_nothing_left, machine_state};
 pub use place::{Answer, Echo, Place};

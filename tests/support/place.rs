@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
     thread,
     time::Duration,
 };
 
 use weft_netns::Netns;
 
-use crate::wait_for;
+use crate::{binaries::weft_path, client, wait_for};
 
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A network namespace of a lab, with a name for people.
 pub struct Place {
     what: String,
+    /// As `weft lab exec` names it, the lab's options before.
+    exec: Vec<String>,
     netns: String,
     addresses: Vec<IpAddr>,
 }
@@ -48,8 +51,23 @@ pub struct Answer {
 }
 
 impl Place {
-    pub(crate) fn new(what: String, netns: &str, addresses: Vec<IpAddr>) -> Place {
-        Place { what, netns: netns.to_owned(), addresses }
+    pub(crate) fn new(what: String, exec: Vec<String>, netns: &str, addresses: Vec<IpAddr>) -> Place {
+        Place { what, exec, netns: netns.to_owned(), addresses }
+    }
+
+    /// A process inside, in the cgroup that its processes have: what is done at the socket is done to it. It runs the
+    /// test `client` of this test binary; see [`crate::client`].
+    pub(crate) fn client(&self, job: &str) -> Command {
+        let mut command = Command::new(weft_path());
+        let own = std::env::current_exe().expect("this test's own file");
+        command.args(["lab", "exec"]).args(&self.exec).arg("--").arg(own);
+        command.args(["--exact", "client::client", "--ignored", "--nocapture"]).env(client::JOB, job);
+        command
+    }
+
+    /// For messages.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
     }
 
     /// Its address, the first one of a dual-stack lab.
@@ -172,6 +190,25 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 }
 
 impl Answer {
+    /// From what the responder says, in lines over TCP and in one line over UDP.
+    pub(crate) fn parse(text: &str) -> Answer {
+        let lines = text.lines().filter_map(|line| line.trim_end().split_once(": "));
+        let words = text.split_whitespace().filter_map(|word| word.split_once('='));
+        Answer { fields: lines.chain(words).map(owned).collect() }
+    }
+
+    /// The Pod that answered.
+    #[track_caller]
+    pub fn pod(&self) -> String {
+        self.fields.get("pod").unwrap_or_else(|| panic!("no Pod in {self:?}")).clone()
+    }
+
+    /// The node of the Pod that answered.
+    #[track_caller]
+    pub fn node(&self) -> String {
+        self.fields.get("node").unwrap_or_else(|| panic!("no node in {self:?}")).clone()
+    }
+
     /// The Pod that answered.
     #[track_caller]
     pub fn comes_from(self, pod: &str) -> Answer {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use weft_agent::admin::{Client, Status};
+use weft_lab::OutsideRecord;
 
 use super::lab::LabArgs;
 
@@ -40,6 +41,18 @@ impl AgentArgs {
                 Ok(vec![CONVENTIONAL.into()])
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The host outside the cluster, if the agents are a lab's.
+    pub fn outside(&self) -> Result<Option<OutsideRecord>> {
+        if !self.sockets.is_empty() {
+            return Ok(None);
+        }
+        match self.lab.choose() {
+            Ok(lab) => Ok(Some(lab.record()?.outside)),
+            // This node's own agent was asked.
+            Err(_) => Ok(None),
         }
     }
 

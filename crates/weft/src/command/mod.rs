@@ -4,6 +4,7 @@ mod agent;
 mod agents;
 mod doctor;
 mod lab;
+mod service;
 mod status;
 mod verify;
 mod version;
@@ -35,6 +36,8 @@ enum Command {
     Lab(lab::Lab),
     Verify(verify::Verify),
     Status(status::StatusCommand),
+    #[command(subcommand)]
+    Service(service::Service),
     Doctor(doctor::Doctor),
     Agent(Box<agent::Agent>),
     Version(version::Version),
@@ -63,6 +66,7 @@ impl Cli {
             Command::Lab(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Service(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Agent(command) => command.run(),
             Command::Version(command) => command.run(),

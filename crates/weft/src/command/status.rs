@@ -49,6 +49,13 @@ fn problems(status: &Status) -> Vec<String> {
     if let Some(error) = status.api.as_ref().and_then(|api| api.error.as_ref()) {
         problems.push(format!("{node} does not follow the API server: {error}"));
     }
+    let services = &status.services;
+    if let Some(error) = &services.error {
+        problems.push(format!("{node} does not serve Services as the API has them: {error}"));
+    }
+    for refused in services.refused.iter().chain(&services.conflicts) {
+        problems.push(format!("{node}: {refused}"));
+    }
     for peer in &status.peers {
         if peer.reachable == Some(false) {
             problems.push(format!("{node} does not reach {} over the {} path", peer.name, peer.path));
@@ -83,7 +90,14 @@ fn node(status: &Status) -> (String, Vec<String>) {
     let addresses = list(status.node_addresses.iter().map(ToString::to_string).collect());
     let ranges = list(status.pod_ranges.iter().map(|range| range.range.to_string()).collect());
     let mtu = status.mtu.map(|mtu| format!(", MTU {}", mtu.pod)).unwrap_or_default();
-    let mut lines = vec![format!("Pods {ranges}{mtu}"), String::new()];
+    let services = &status.services;
+    let served = format!(
+        "{} Services, {} endpoints{}",
+        services.services,
+        services.endpoints,
+        if services.synced { "" } else { ", NOT all in the kernel yet" }
+    );
+    let mut lines = vec![format!("Pods {ranges}{mtu}"), served, String::new()];
     let name = |pod: &weft_agent::admin::PodStatus| {
         pod.pod.as_ref().map_or_else(|| pod.container_id.clone(), ToString::to_string)
     };

@@ -6,6 +6,7 @@
 mod matrix;
 mod pairs;
 mod ranges;
+mod services;
 
 use std::{process::ExitCode, time::Instant};
 
@@ -14,13 +15,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::agents::AgentArgs;
-use crate::output::{Format, OutputArgs, print_json};
+use crate::output::{Format, OutputArgs, print_json, print_table};
 use pairs::{Endpoint, Failure, Proof};
+use services::ServicesReport;
 
 /// Pairs up to which every one is tried; beyond, a sample that covers every pair of nodes.
 const MOST_PAIRS: usize = 4000;
 
-/// Prove the network model: every pair reachable, no NAT, full MTU, addresses unique, ranges disjoint
+/// Prove the network model: every pair reachable, no NAT, full MTU, every Service from everywhere, addresses unique
 #[derive(Args, Debug)]
 pub struct Verify {
     #[command(flatten)]
@@ -44,6 +46,8 @@ pub struct Report {
     pairs: usize,
     /// Pairs of which something failed.
     failed: Vec<Failure>,
+    /// What was proved of Services.
+    services: ServicesReport,
     /// What is wrong with addresses and ranges.
     ranges: Vec<String>,
     /// Seconds that it took.
@@ -64,13 +68,16 @@ impl Verify {
         }
         let proofs = pairs::prove(&agents, &endpoints)?;
         let ranges = ranges::check(&agents);
+        let outside = self.agents.outside()?;
+        let services = services::prove(&agents, &endpoints, outside.as_ref())?;
         let failed: Vec<Failure> = proofs.iter().flat_map(|proof| proof.failures(&endpoints)).collect();
         let report = Report {
-            holds: failed.is_empty() && ranges.is_empty(),
+            holds: failed.is_empty() && ranges.is_empty() && services.holds(),
             nodes: agents.iter().map(|agent| agent.status.node.to_string()).collect(),
             sampled,
             pairs: proofs.len(),
             failed,
+            services,
             ranges,
             seconds: start.elapsed().as_secs_f64(),
             endpoints,
@@ -93,6 +100,7 @@ fn print(report: &Report, proofs: &[Proof]) {
         format!("reachable without NAT, TCP, UDP and full MTU ({what})"),
         verdict(report.failed.is_empty())
     );
+    print_services(&report.services, verdict);
     println!("{:<58} {}", "addresses unique, ranges disjoint", verdict(report.ranges.is_empty()));
     for wrong in &report.ranges {
         println!("  {wrong}");
@@ -110,5 +118,50 @@ fn print(report: &Report, proofs: &[Proof]) {
         println!("  … and {} more pairs: -o json lists them all", report.failed.len() - 20);
     }
     let outcome = if report.holds { "the network model holds" } else { "the network model does NOT hold" };
-    println!("\n{outcome}: {} pairs in {:.1} s", report.pairs, report.seconds);
+    println!(
+        "\n{outcome}: {} pairs and {} visits to Services in {:.1} s",
+        report.pairs, report.services.visits, report.seconds
+    );
+}
+
+/// Services up to which each gets a row; beyond, only those that fail.
+const MOST_ROWS: usize = 30;
+
+fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static str) {
+    if report.ports == 0 {
+        return;
+    }
+    let whole = |count: &services::Count| count.good == count.all;
+    let cell = |count: &services::Count| {
+        if count.all == 0 { "·".to_owned() } else { format!("{}/{}", count.good, count.all) }
+    };
+    let rows: Vec<[String; 4]> = report
+        .matrix
+        .iter()
+        .filter(|row| {
+            report.matrix.len() <= MOST_ROWS || ![&row.nodes, &row.pods, &row.outside].into_iter().all(whole)
+        })
+        .map(|row| [row.service.clone(), cell(&row.nodes), cell(&row.pods), cell(&row.outside)])
+        .collect();
+    print_table(["SERVICE", "FROM NODES", "FROM PODS", "FROM OUTSIDE"], &rows);
+    println!();
+    let what = if report.sampled { "a sample" } else { "all" };
+    println!(
+        "{:<58} {}",
+        format!("Services reached, clients' addresses kept ({what} of {})", report.ports),
+        verdict(report.failed.is_empty())
+    );
+    println!("{:<58} {}", "connections spread evenly over backends", verdict(report.uneven.is_empty()));
+    for failure in report.failed.iter().take(20) {
+        println!("  {} -> {} ({}): {}", failure.from, failure.service, failure.address, failure.problem);
+    }
+    if report.failed.len() > 20 {
+        println!("  … and {} more visits: -o json lists them all", report.failed.len() - 20);
+    }
+    for uneven in &report.uneven {
+        println!("  {uneven}");
+    }
+    for port in &report.unproved {
+        println!("  not proved: {port} answers no datagrams");
+    }
 }

@@ -20,9 +20,9 @@ pub struct Endpoint {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     #[serde(skip)]
-    agent: usize,
+    pub agent: usize,
     #[serde(skip)]
-    place: Place,
+    pub place: Place,
 }
 
 /// One source, one destination, one address.

@@ -1,0 +1,94 @@
+//! `weft service`: what the kernel of each node holds of Services.
+
+mod list;
+mod show;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use weft_agent::admin::{Client, ServiceStatus};
+use weft_model::services::{Frontend, FrontendKind};
+
+use super::{Usage, agents::AgentArgs};
+
+/// Show what the kernel holds of Services now
+#[derive(Subcommand, Debug)]
+pub enum Service {
+    List(list::List),
+    Show(show::Show),
+}
+
+impl Service {
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Service::List(command) => command.run(),
+            Service::Show(command) => command.run(),
+        }
+    }
+}
+
+/// Whose kernel.
+#[derive(Args, Debug)]
+struct NodeArgs {
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// One node's kernel alone
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+/// What a node holds.
+#[derive(Debug, serde::Serialize)]
+struct Held {
+    node: String,
+    services: Vec<ServiceStatus>,
+}
+
+impl NodeArgs {
+    fn ask(&self) -> Result<Vec<Held>> {
+        let agents = self.agents.ask()?;
+        let known: Vec<String> = agents.iter().map(|agent| agent.status.node.to_string()).collect();
+        if let Some(node) = self.node.as_ref().filter(|node| !known.contains(node)) {
+            bail!(Usage(format!("no agent of a node {node} was asked; there are: {}", known.join(", "))));
+        }
+        let asked =
+            agents.iter().zip(known).filter(|(_, node)| self.node.as_ref().is_none_or(|one| one == node));
+        let mut held = Vec::new();
+        for (agent, node) in asked {
+            let mut services = Client::connect(&agent.socket)?.services()?;
+            services.sort_by(|one, other| key(one).cmp(&key(other)));
+            held.push(Held { node, services });
+        }
+        Ok(held)
+    }
+}
+
+/// What makes a port of a Service the same on every node.
+type Key = (String, String, String, String, bool);
+
+fn key(service: &ServiceStatus) -> Key {
+    let ServiceStatus { namespace, name, port, protocol, ipv6, .. } = service;
+    (namespace.clone(), name.clone(), port.clone(), protocol.to_string(), *ipv6)
+}
+
+/// A frontend as it is written: node ports without their node, which has one row.
+fn address(frontend: &Frontend) -> String {
+    std::net::SocketAddr::new(frontend.address, frontend.port).to_string()
+}
+
+fn kind(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::ClusterIp => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::LoadBalancer => "LoadBalancer",
+        FrontendKind::ExternalIp => "ExternalIP",
+        FrontendKind::HostPort => "HostPort",
+    }
+}
+
+/// `http TCP`, `TCP` for the only, unnamed port.
+fn port_name(service: &ServiceStatus) -> String {
+    let protocol = service.protocol.to_string();
+    if service.port.is_empty() { protocol } else { format!("{} {protocol}", service.port) }
+}

@@ -1,0 +1,105 @@
+//! `weft service show`
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use weft_agent::admin::{BackendStatus, EndpointStatus, ServiceStatus};
+
+use super::{Held, NodeArgs, address, kind, port_name};
+use crate::{
+    command::Usage,
+    output::{Format, OutputArgs, print_json, print_table},
+};
+
+/// Show what the nodes' kernels hold of one Service: frontends, backends, states and counters
+#[derive(Args, Debug)]
+pub struct Show {
+    #[command(flatten)]
+    nodes: NodeArgs,
+    /// NAME, or NAMESPACE/NAME
+    service: String,
+    /// Namespace of a NAME
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Show {
+    pub fn run(self) -> Result<ExitCode> {
+        let (namespace, name) = self.service.split_once('/').unwrap_or((&self.namespace, &self.service));
+        let mut held = self.nodes.ask()?;
+        for node in &mut held {
+            node.services.retain(|service| service.namespace == namespace && service.name == name);
+        }
+        if held.iter().all(|node| node.services.is_empty()) {
+            bail!(Usage(format!(
+                "no node holds anything of a Service {namespace}/{name}: headless and ExternalName Services are DNS \
+                 alone; kubectl get services -A lists what there is"
+            )));
+        }
+        match self.output.output {
+            Format::Json => print_json(&held)?,
+            Format::Table => held.iter().for_each(print),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(node: &Held) {
+    println!("{}", node.node);
+    for service in &node.services {
+        let affinity = service
+            .affinity_seconds
+            .map_or(String::new(), |seconds| format!(", clients come back for {seconds} s"));
+        println!("  {}{affinity}", port_name(service));
+        for frontend in &service.frontends {
+            println!("    {:<12} {}", kind(frontend.kind), address(frontend));
+        }
+        println!("    {} connections, {} without a backend", service.connections, service.without_backend);
+        if let Some(why) = &service.refused {
+            println!("    problem: {why}");
+        }
+        backends(service);
+    }
+    println!();
+}
+
+fn backends(service: &ServiceStatus) {
+    if service.backends.is_empty() {
+        println!("    no backends: connections are refused");
+        return;
+    }
+    let rows: Vec<[String; 4]> = service
+        .backends
+        .iter()
+        .map(|backend| {
+            [
+                format!("    {}", std::net::SocketAddr::new(backend.key.address, backend.key.port)),
+                state(backend).to_owned(),
+                chosen(backend),
+                backend.connections.to_string(),
+            ]
+        })
+        .collect();
+    print_table(["    BACKEND", "STATE", "CHOSEN FOR", "CONNECTIONS"], &rows);
+}
+
+fn state(backend: &BackendStatus) -> &'static str {
+    match backend.state {
+        EndpointStatus::Ready => "ready",
+        EndpointStatus::Terminating => "terminating",
+        EndpointStatus::Serving => "serving, not ready",
+        EndpointStatus::NotReady => "not ready",
+        EndpointStatus::Unknown if backend.serving => "serving",
+        EndpointStatus::Unknown => "going",
+    }
+}
+
+fn chosen(backend: &BackendStatus) -> String {
+    let choices =
+        [(backend.internal, "cluster IP"), (backend.cluster, "inside"), (backend.external, "outside")];
+    let chosen: Vec<&str> = choices.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    if chosen.is_empty() { "nothing new".to_owned() } else { chosen.join(", ") }
+}

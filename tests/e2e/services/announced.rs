@@ -1,0 +1,227 @@
+//! LoadBalancer addresses: given from pools, answered for by one node at a time, moved when that node goes.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use weft_netns::Netlink;
+use weft_tests::{Lab, Outcome, Place, wait_for, who_has};
+
+use super::{lab, reaches, socket, until};
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+";
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => panic!("{v6} is no IPv4 address"),
+    }
+}
+
+/// The node whose uplink has a hardware address.
+fn node_of(lab: &Lab, mac: [u8; 6]) -> String {
+    let record = lab.record();
+    let names =
+        record["nodes"].as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned());
+    let has = |name: &String| {
+        let mut netlink = Netlink::open_in(&lab.node(name).netns()).unwrap();
+        netlink.link("eth0").unwrap().mac == mac
+    };
+    names.into_iter().find(has).unwrap_or_else(|| panic!("no node has {mac:?}"))
+}
+
+/// The node that answers for an address, once one does.
+#[track_caller]
+fn answers_for(lab: &Lab, outside: &Place, address: IpAddr) -> String {
+    let mac = wait_for(&format!("one node to answer for {address}"), || {
+        let found: Vec<[u8; 6]> =
+            who_has(outside, v4(address), Duration::from_millis(100)).into_iter().collect();
+        if let [mac] = found[..] { Ok(mac) } else { Err(found) }
+    });
+    node_of(lab, mac)
+}
+
+/// Asks who has an address again and again while `disturb` runs: never two nodes answer.
+fn never_two<T>(outside: &Place, address: IpAddr, disturb: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = BTreeSet::new();
+            while !over.load(Ordering::Relaxed) {
+                let found = who_has(outside, v4(address), Duration::from_millis(50));
+                if found.len() > most.len() {
+                    most = found;
+                }
+            }
+            most
+        });
+        let result = disturb();
+        over.store(true, Ordering::Relaxed);
+        let most = watcher.join().unwrap();
+        assert!(most.len() <= 1, "several answered for {address} at once: {most:?}");
+        result
+    })
+}
+
+#[test]
+fn the_addresses_of_a_node_that_vanishes_move_and_two_never_answer() {
+    let lab = lab(3, SERVICE).up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("balanced")[0];
+    reaches(&outside, socket(address, 80));
+    let first = answers_for(&lab, &outside, address);
+    let second = never_two(&outside, address, || {
+        lab.cut_off(&first);
+        let second = wait_for("another node to answer", || {
+            let second = answers_for(&lab, &outside, address);
+            if second == first { Err(second) } else { Ok(second) }
+        });
+        // Backends of the node that is cut off are chosen as long as the API names them; the others answer.
+        until("an answer", || outside.asks(socket(address, 80)), Outcome::is_answer);
+        lab.join(&first);
+        // When it is back it leaves the address where it is.
+        reaches(&outside, socket(address, 80));
+        second
+    });
+    assert_ne!(first, second);
+    assert_eq!(answers_for(&lab, &outside, address), second);
+}
+
+#[test]
+fn an_agent_that_is_killed_and_comes_back_keeps_its_addresses() {
+    let lab = lab(2, SERVICE).up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("balanced")[0];
+    reaches(&outside, socket(address, 80));
+    let holder = answers_for(&lab, &outside, address);
+    never_two(&outside, address, || {
+        kill(lab.agent(&holder), Signal::SIGKILL).unwrap();
+        for _ in 0..20 {
+            until("an answer", || outside.asks(socket(address, 80)), Outcome::is_answer);
+        }
+    });
+    answers_for(&lab, &outside, address);
+}
+
+#[test]
+fn both_families_move() {
+    let dual =
+        SERVICE.replace("type: LoadBalancer,", "type: LoadBalancer, ipFamilyPolicy: RequireDualStack,");
+    let lab = lab(2, &dual).option("--ip-family", "dual").up();
+    let outside = lab.outside();
+    let addresses = wait_for("both addresses", || {
+        let addresses = lab.load_balancer("balanced");
+        if addresses.len() == 2 { Ok(addresses) } else { Err(addresses) }
+    });
+    for address in &addresses {
+        reaches(&outside, socket(*address, 80));
+    }
+    // Each node is cut off in turn: whichever held an address, the other one takes it over.
+    for node in ["node-1", "node-2"] {
+        lab.cut_off(node);
+        for address in &addresses {
+            until(
+                &format!("an answer by {address}"),
+                || outside.asks(socket(*address, 80)),
+                Outcome::is_answer,
+            );
+        }
+        lab.join(node);
+    }
+}
+
+fn status(lab: &Lab, name: &str) -> Vec<String> {
+    let service = lab.get(&["service", name]);
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+    ingress.iter().map(|one| one["ip"].as_str().unwrap().to_owned()).collect()
+}
+
+#[track_caller]
+fn event(lab: &Lab, service: &str, reason: &str) -> String {
+    wait_for(&format!("the Event {reason} about {service}"), || {
+        let events = lab.get(&["events"]);
+        let about = |event: &&Value| {
+            event["reason"] == reason
+                && event["involvedObject"]["kind"] == "Service"
+                && event["involvedObject"]["name"] == service
+        };
+        let found = events["items"].as_array().unwrap().iter().find(about);
+        found.map(|event| event["message"].as_str().unwrap().to_owned()).ok_or(())
+    })
+}
+
+#[test]
+fn addresses_come_from_pools_as_services_ask() {
+    let service = |name: &str, more: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{type: LoadBalancer, {more}ports: [{{port: 80}}]}}
+---
+"
+        )
+    };
+    let lab = Lab::with_nodes(1)
+        .running(
+            "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: weft, namespace: kube-system}
+data:
+  loadBalancerPools: |
+    - {name: tiny, cidrs: [192.168.1.128/31]}
+    - {name: asked, ranges: [192.168.1.140-192.168.1.149], autoAssign: false}
+",
+        )
+        .up();
+    lab.apply(&service("asks", "loadBalancerIP: 192.168.1.145, "));
+    assert_eq!(lab.load_balancer("asks")[0].to_string(), "192.168.1.145");
+    lab.apply(&(service("one", "") + &service("two", "")));
+    let given = BTreeSet::from([lab.load_balancer("one")[0], lab.load_balancer("two")[0]]);
+    assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.168.1.128", "192.168.1.129"]);
+    lab.apply(&service("three", ""));
+    assert!(event(&lab, "three", "LoadBalancerPoolExhausted").contains("pool tiny is full"));
+    lab.apply(&service("same", "loadBalancerIP: 192.168.1.145, "));
+    assert!(event(&lab, "same", "LoadBalancerAddressConflict").contains("default/asks"));
+    lab.apply(&service("far", "loadBalancerIP: 203.0.113.1, "));
+    assert!(event(&lab, "far", "LoadBalancerAddressRefused").contains("is in no pool"));
+    lab.apply(&service("other", "loadBalancerClass: example.com/other, "));
+    // What is freed goes to who waits: by deletion, and by another type.
+    lab.kubectl(&["delete", "service", "one"]).succeeds();
+    let freed = lab.load_balancer("three")[0];
+    assert!(given.contains(&freed));
+    lab.kubectl(&[
+        "patch",
+        "service",
+        "asks",
+        "-p",
+        r#"{"spec": {"type": "ClusterIP", "loadBalancerIP": null}}"#,
+    ])
+    .succeeds();
+    assert_eq!(lab.load_balancer("same")[0].to_string(), "192.168.1.145");
+    wait_for("the old address to be taken out", || {
+        let held = status(&lab, "asks");
+        if held.is_empty() { Ok(()) } else { Err(held) }
+    });
+    assert!(status(&lab, "other").is_empty(), "another class is somebody else's");
+    // What is in the status stays when the agent is another one.
+    let agent = lab.agent("node-1");
+    kill(agent, Signal::SIGKILL).unwrap();
+    wait_for("the agent to be started again", || if lab.agent("node-1") == agent { Err(()) } else { Ok(()) });
+    lab.apply(&service("late", "loadBalancerIP: 192.168.1.146, "));
+    lab.load_balancer("late");
+    assert_eq!(lab.load_balancer("three")[0], freed);
+}
