@@ -196,6 +196,13 @@ impl Server {
                     probed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
                 Ok(Response::Probed { outcomes })
             }
+            Request::Visit { from, to } => {
+                let place = admin::find_place(&from, &self.status().await?)?;
+                let visited = tokio::task::spawn_blocking(move || admin::visit(&place, &to)).await;
+                let outcomes =
+                    visited.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                Ok(Response::Visited { outcomes })
+            }
         }
     }
 

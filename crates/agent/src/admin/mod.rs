@@ -5,6 +5,7 @@ mod listen;
 mod place;
 mod probe;
 mod service;
+mod visit;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -17,6 +18,8 @@ pub(crate) use listen::Listeners;
 pub(crate) use place::find as find_place;
 pub(crate) use probe::probe;
 pub use service::{BackendStatus, EndpointStatus, ServiceStatus};
+pub(crate) use visit::visit;
+pub use visit::{Visit, Visited, visit_from};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,13 @@ pub enum Request {
         from: Place,
         /// Where to.
         to: Vec<Target>,
+    },
+    /// Connects from a place to Services, all at once: [`Response::Visited`].
+    Visit {
+        /// Where from.
+        from: Place,
+        /// Where to.
+        to: Vec<Visit>,
     },
 }
 
@@ -88,6 +98,11 @@ pub enum Response {
     Probed {
         /// One a target.
         outcomes: Vec<Outcome>,
+    },
+    /// To [`Request::Visit`], in the order of the Services.
+    Visited {
+        /// One a connection.
+        outcomes: Vec<Vec<Visited>>,
     },
     /// It was done.
     Done,
