@@ -57,7 +57,7 @@ impl NodeArgs {
         let mut held = Vec::new();
         for (agent, node) in asked {
             let mut services = Client::connect(&agent.socket)?.services()?;
-            services.sort_by(|one, other| key(one).cmp(&key(other)));
+            services.sort_by_key(key);
             held.push(Held { node, services });
         }
         Ok(held)
