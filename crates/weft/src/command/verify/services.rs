@@ -239,10 +239,11 @@ fn from_outside(outside: &OutsideRecord, held: &[Vec<ServiceStatus>]) -> Visitor
     let mut plan: BTreeMap<(IpAddr, u16, String), Planned> = BTreeMap::new();
     for service in held.iter().flatten().filter(|service| !service.host_port) {
         for frontend in &service.frontends {
-            // Cluster IPs lead nowhere outside, and other addresses of a node are not on the fabric.
+            // Cluster IPs lead nowhere outside, and nobody announces external addresses.
+            let reachable = matches!(frontend.kind, FrontendKind::NodePort | FrontendKind::LoadBalancer);
             let on_fabric = outside.addresses.iter().any(|own| own.is_ipv4() == frontend.address.is_ipv4())
                 && !frontend.address.is_loopback();
-            if frontend.kind == FrontendKind::ClusterIp || !on_fabric {
+            if !reachable || !on_fabric {
                 continue;
             }
             let Some(new) = planned(service, frontend, |backend| backend.external, true) else { continue };
