@@ -99,6 +99,13 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     );
     parts.spawn(ports);
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));
+    parts.spawn(announce::hold(
+        client.clone(),
+        name.clone(),
+        handle.clone(),
+        api.nodes.clone(),
+        drain.clone(),
+    ));
     parts.spawn(announce::lead(client.clone(), name.clone(), drain.clone()));
     parts.spawn(cluster.run(client, name, handle.clone(), api, ports_warn, drain));
 

@@ -1,14 +1,13 @@
 //! Tells the link that an address has moved here: gratuitous ARP (RFC 5227, section 2.3; both as a request and as a
 //! reply, since devices heed one or the other) and unsolicited neighbour advertisements (RFC 4861, section 7.2.6).
-//! Answers to questions are the data plane's; here is joined the group that questions about an IPv6 address come by.
+//! Answers to questions are the data plane's.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -35,8 +34,6 @@ pub struct Link {
     index: u32,
     mac: Mac,
     socket: Socket,
-    /// A socket is a member as long as it is open.
-    groups: BTreeMap<Ipv6Addr, Socket>,
 }
 
 impl Link {
@@ -47,7 +44,7 @@ impl Link {
     pub fn open(index: u32, mac: Mac) -> io::Result<Self> {
         // Protocol 0: it receives nothing.
         let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec(), None)?;
-        Ok(Self { index, mac, socket, groups: BTreeMap::new() })
+        Ok(Self { index, mac, socket })
     }
 
     /// The interface's index and hardware address.
@@ -67,38 +64,6 @@ impl Link {
             }
             IpAddr::V6(v6) => self.send(&advertisement(self.mac, v6)),
         }
-    }
-
-    /// Receives questions about exactly these addresses.
-    ///
-    /// # Errors
-    /// The first group that could not be joined; the others are.
-    pub fn listen_for(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
-        let groups: Vec<Ipv6Addr> = addresses
-            .into_iter()
-            .filter_map(|address| match address {
-                IpAddr::V6(v6) => Some(solicited_node(v6)),
-                IpAddr::V4(_) => None,
-            })
-            .collect();
-        self.groups.retain(|group, _| groups.contains(group));
-        let mut joined = Ok(());
-        for group in groups {
-            if self.groups.contains_key(&group) {
-                continue;
-            }
-            match self.join(group) {
-                Ok(socket) => drop(self.groups.insert(group, socket)),
-                Err(error) => joined = joined.and(Err(error)),
-            }
-        }
-        joined
-    }
-
-    fn join(&self, group: Ipv6Addr) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-        socket.join_multicast_v6(&group, self.index)?;
-        Ok(socket)
     }
 
     fn send(&self, frame: &[u8]) -> io::Result<()> {
@@ -127,12 +92,6 @@ impl Link {
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
-}
-
-/// ff02::1:ffXX:XXXX (RFC 4291, section 2.7.1).
-pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = address.octets();
-    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 fn ethernet(to: Mac, from: Mac, kind: u16) -> Vec<u8> {
@@ -210,11 +169,5 @@ mod tests {
         let frame = advertisement(MAC, address);
         assert_eq!((frame.len(), frame[20], frame[21]), (14 + 40 + 32, ICMPV6, 255));
         assert_eq!(checksum(address, ALL_NODES, &frame[54..]), 0);
-    }
-
-    #[test]
-    fn the_group_of_an_address() {
-        let group = solicited_node("fd00:192:168:1::a1b2:c3d4".parse().unwrap());
-        assert_eq!(group.to_string(), "ff02::1:ffb2:c3d4");
     }
 }

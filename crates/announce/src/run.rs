@@ -229,10 +229,6 @@ impl Speaker {
             tracing::info!(%address, "this node answers for it");
             self.due.extend(TELL.iter().map(|after| (now + *after, *address)));
         }
-        if let Some(link) = &mut self.link {
-            let joined = link.listen_for(held.iter().copied());
-            self.note(joined);
-        }
     }
 
     /// Tells what is due of what is still held; returns when to go on.

@@ -1,11 +1,13 @@
-//! Addresses from outside: one agent of the cluster gives them to Services.
+//! Addresses from outside: one agent of the cluster gives them to Services, and one answers for each.
 
+mod holder;
 mod leader;
 
 use weft_announce::{LeaseStore, Refused};
 use weft_kube::{Client, LeaseError};
 use weft_model::Lease;
 
+pub(crate) use holder::{Balancers, hold};
 pub(crate) use leader::lead;
 
 /// Leases, as the API has them. `label` is what they are watched by.

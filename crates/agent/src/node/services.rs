@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::watch;
 use weft_datapath::{InstalledBackend, InstalledServicePort, ServicesWritten};
 use weft_kube::{ObjectRef, WarningEvent};
 use weft_model::{
@@ -16,6 +18,7 @@ use weft_model::{
 
 use super::{HealthCheckChanges, Node};
 use crate::admin::{BackendStatus, EndpointStatus, ServiceStatus, ServicesStatus};
+use crate::announce::Balancers;
 
 /// What could not be written is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,6 +33,8 @@ const MOST_EVENTS: usize = 50;
 pub(super) struct Services {
     planner: Planner,
     health_checks: HealthCheckChanges,
+    /// Services with addresses from outside; `None` before all are known.
+    balancers: watch::Sender<Option<Balancers>>,
     /// The data plane has not been given this plan as a whole.
     anew: bool,
     /// What is heard and not yet written: when it was.
@@ -83,6 +88,7 @@ impl Services {
         Self {
             planner: Planner::new(node),
             health_checks,
+            balancers: watch::Sender::new(None),
             anew: true,
             waiting: Vec::new(),
             last_written: None,
@@ -105,6 +111,18 @@ impl Services {
             // Nobody serves them when the agent ends.
             let _ = self.health_checks.send(health_checks);
         }
+        let load_balancers = std::mem::take(&mut changes.load_balancers);
+        self.balancers.send_if_modified(|known| {
+            let news = known.is_none() || !load_balancers.is_empty();
+            let known = known.get_or_insert_default();
+            for (key, balancer) in load_balancers {
+                match balancer {
+                    Some(balancer) => drop(known.insert(key, balancer)),
+                    None => drop(known.remove(&key)),
+                }
+            }
+            news
+        });
     }
 
     fn took_over(&mut self, written: ServicesWritten) {
@@ -280,6 +298,29 @@ impl Node {
         }
         let latencies = services.waiting.drain(..).map(|heard| heard.elapsed()).collect();
         Some(Programmed { took: begun.elapsed(), latencies })
+    }
+
+    /// Services with addresses from outside; `None` before all are known.
+    pub(super) fn balancers(&self) -> watch::Receiver<Option<Balancers>> {
+        self.services.balancers.subscribe()
+    }
+
+    /// Answers for these addresses, each until its time, and for no others.
+    ///
+    /// # Errors
+    /// When it cannot be told to the kernel: what it was told before lapses by itself.
+    pub fn announce(&mut self, held: &[(IpAddr, Instant)]) -> Result<(), String> {
+        let Some(open) = &mut self.datapath else { return Err("the data plane is not up".to_owned()) };
+        let now = Instant::now();
+        let left: Vec<(IpAddr, Duration)> =
+            held.iter().map(|(address, until)| (*address, until.saturating_duration_since(now))).collect();
+        open.plane.announce(&left).map_err(|error| error.to_string())
+    }
+
+    /// Index and hardware address of the interface that addresses are announced on.
+    pub fn uplink(&self) -> Option<(u32, [u8; 6])> {
+        let uplink = self.datapath.as_ref()?.plane.uplink();
+        Some((uplink.index, uplink.mac))
     }
 
     /// Whether the data plane serves what the API says.

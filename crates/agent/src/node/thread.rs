@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError},
@@ -21,6 +22,7 @@ use weft_model::{NodeName, services::Event};
 use super::{Config, HealthCheckChanges, InSync, Node, Readiness};
 use crate::{
     admin::{ServiceStatus, Status},
+    announce::Balancers,
     metrics::Metrics,
     store::{Store, StoreError},
 };
@@ -44,6 +46,8 @@ enum Command {
     Services(Vec<(Instant, Event)>, OwnedSemaphorePermit),
     InSync(oneshot::Sender<InSync>),
     ServiceStatus(oneshot::Sender<Result<Vec<ServiceStatus>, String>>),
+    Announce(Vec<(IpAddr, Instant)>, oneshot::Sender<Result<(), String>>),
+    Uplink(oneshot::Sender<Option<(u32, [u8; 6])>>),
     Nodes(Vec<weft_model::Node>),
     Health(BTreeMap<NodeName, probe::Health>),
     Cni(Box<Call>, oneshot::Sender<String>),
@@ -56,6 +60,7 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     readiness: watch::Receiver<Readiness>,
+    balancers: watch::Receiver<Option<Balancers>>,
     batches: Arc<Semaphore>,
 }
 
@@ -91,18 +96,15 @@ pub(crate) fn start(
             Ok(node) => node,
             Err(error) => return drop(opened.send(Err(error))),
         };
-        drop(opened.send(Ok(())));
+        drop(opened.send(Ok(node.balancers())));
         serve(node, &inbox, &readiness, &metrics);
         // The receiver is gone when the agent no longer waits.
         let _ = ended.send(());
     });
-    match opening.recv() {
-        Ok(Err(error)) => Err(error),
-        // A thread that panicked is told by the other receiver.
-        Ok(Ok(())) | Err(_) => {
-            Ok((Handle { commands, readiness: seen, batches: Arc::new(Semaphore::new(BATCHES)) }, end))
-        }
-    }
+    // A thread that panicked is told by the other receiver.
+    let balancers = opening.recv().unwrap_or_else(|_| Ok(watch::channel(None).1))?;
+    let batches = Arc::new(Semaphore::new(BATCHES));
+    Ok((Handle { commands, readiness: seen, balancers, batches }, end))
 }
 
 fn serve(
@@ -163,6 +165,8 @@ fn obey(node: &mut Node, command: Command) {
         }
         Command::Cni(call, reply) => serve_call(node, &call, reply),
         // Whoever asked may have gone.
+        Command::Announce(held, reply) => drop(reply.send(node.announce(&held))),
+        Command::Uplink(reply) => drop(reply.send(node.uplink())),
         Command::Status(reply) => drop(reply.send(Box::new(node.status()))),
         Command::InSync(reply) => drop(reply.send(node.in_sync())),
         Command::ServiceStatus(reply) => drop(reply.send(node.service_status())),
@@ -238,6 +242,28 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::ServiceStatus(reply)).map_err(|_| Ended.to_string())?;
         answer.await.map_err(|_| Ended.to_string())?
+    }
+
+    /// Answers for these addresses, each until its time, and for no others.
+    ///
+    /// # Errors
+    /// When the kernel could not be told, or the thread has ended.
+    pub(crate) async fn announce(&self, held: Vec<(IpAddr, Instant)>) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Announce(held, reply)).map_err(|_| Ended.to_string())?;
+        answer.await.map_err(|_| Ended.to_string())?
+    }
+
+    /// Index and hardware address of the interface that addresses are announced on.
+    pub(crate) async fn uplink(&self) -> Option<(u32, [u8; 6])> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Uplink(reply)).ok()?;
+        answer.await.ok()?
+    }
+
+    /// Services with addresses from outside; `None` before all are known.
+    pub(crate) fn balancers(&self) -> watch::Receiver<Option<Balancers>> {
+        self.balancers.clone()
     }
 
     /// Follows the node's readiness.
