@@ -184,6 +184,10 @@ fn of_services(services: &ServicesStatus, registry: &mut Registry) {
             "Addresses and ports that several Services name",
             services.conflicts.len() as u64,
         ),
+        ("flow_entries", "Entries of the table of flows, two a flow", services.flows),
+        ("flow_entries_limit", "Entries that the table of flows has room for", services.flows_room),
+        ("affinity_entries", "Clients that come back to their backend", services.affinities),
+        ("affinity_entries_limit", "So many there is room for", services.affinities_room),
         (
             "sync_proxy_rules_last_timestamp_seconds",
             "When Services were last written to the kernel",

@@ -190,6 +190,18 @@ pub struct ServicesStatus {
     pub refused: Vec<String>,
     /// Addresses that several Services name.
     pub conflicts: Vec<String>,
+    /// Entries of the table of flows, two a flow.
+    #[serde(default)]
+    pub flows: u64,
+    /// Entries that it has room for.
+    #[serde(default)]
+    pub flows_room: u64,
+    /// Clients that come back to their backend.
+    #[serde(default)]
+    pub affinities: u64,
+    /// So many there is room for.
+    #[serde(default)]
+    pub affinities_room: u64,
     /// Writes to the kernel since the agent's start.
     pub syncs: u64,
     /// Changes of Services heard since the agent's start.

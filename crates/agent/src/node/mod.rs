@@ -20,7 +20,7 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
-use weft_datapath::{Datapath, Path, Settings, probe};
+use weft_datapath::{Datapath, Path, Settings, Swept, probe};
 use weft_model::{
     Ipam, NodeName, NodePlan, RangeConflict, plan as model_plan,
     services::{HealthCheck, ServiceKey},
@@ -90,6 +90,7 @@ pub struct Node {
     unrepaired: Option<String>,
     settled_by: Option<Instant>,
     repairs: u64,
+    swept: Swept,
     services: Services,
     report: Report,
 }
@@ -142,6 +143,7 @@ impl Node {
             unrepaired: None,
             settled_by: None,
             repairs: 0,
+            swept: Swept::default(),
             report,
         };
         if !node.nodes.is_empty() {

@@ -328,6 +328,15 @@ impl Node {
         self.services.in_sync()
     }
 
+    /// Lets go of what the kernel programs remember of connections that have ended.
+    pub(super) fn sweep(&mut self) {
+        let Some(open) = &mut self.datapath else { return };
+        match open.plane.sweep() {
+            Ok(swept) => self.swept = swept,
+            Err(error) => tracing::warn!("flows that have ended are not let go of: {error}"),
+        }
+    }
+
     pub(super) fn services_status(&self) -> ServicesStatus {
         let services = &self.services;
         let known = services.planner.counts();
@@ -339,6 +348,10 @@ impl Node {
             endpoints: known.endpoints as u64,
             refused: services.refused.iter().map(|(key, why)| format!("{key}: {why}")).collect(),
             conflicts: services.conflicts.iter().map(said).collect(),
+            flows: self.swept.flows.used as u64,
+            flows_room: self.swept.flows.room as u64,
+            affinities: self.swept.affinities.used as u64,
+            affinities_room: self.swept.affinities.room as u64,
             syncs: services.counts.syncs,
             service_events: services.counts.service_events,
             slice_events: services.counts.slice_events,

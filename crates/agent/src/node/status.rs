@@ -121,8 +121,27 @@ impl Node {
             }
         }
         events.dedup();
+        events.extend(self.full_tables());
         events.extend(self.services.warnings(&self.config.name));
         events
+    }
+
+    /// Tables that connections need and that have next to no room left, told of while new ones are turned away or about to be.
+    fn full_tables(&self) -> Vec<WarningEvent> {
+        let Some(own) = self.nodes.iter().find(|node| node.name == self.config.name) else {
+            return Vec::new();
+        };
+        let tables = [("flows", self.swept.flows), ("affinities", self.swept.affinities)];
+        let full = tables.into_iter().filter(|(_, table)| table.used * 20 > table.room * 19);
+        full.map(|(name, table)| WarningEvent {
+            about: ObjectRef::node(own),
+            reporter: self.config.name.clone(),
+            reason: "TableFull",
+            // Without the figure, which would make another Event each time.
+            message: format!("the table of {name} is full or nearly so: it has room for {}", table.room),
+            key: format!("{} {name}", self.config.name),
+        })
+        .collect()
     }
 
     /// Everything, for `weft status` and the metrics.

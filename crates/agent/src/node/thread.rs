@@ -28,6 +28,8 @@ use crate::{
 };
 
 /// Between two looks at the queue of DEL calls and at what did not work.
+/// How often what the kernel programs remember is looked through for what has ended: a part of it each time.
+const SWEEP: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
 /// Between two looks for what somebody else removed.
 const REPAIR: Duration = Duration::from_secs(5);
@@ -113,7 +115,7 @@ fn serve(
     readiness: &watch::Sender<Readiness>,
     metrics: &Metrics,
 ) {
-    let (mut next_tick, mut repaired) = (Instant::now(), Instant::now());
+    let (mut next_tick, mut repaired, mut swept) = (Instant::now(), Instant::now(), Instant::now());
     loop {
         let now = Instant::now();
         if now >= next_tick {
@@ -123,6 +125,10 @@ fn serve(
         if repaired.elapsed() >= if node.is_whole() { REPAIR } else { RETRY } {
             node.repair();
             repaired = Instant::now();
+        }
+        if swept.elapsed() >= SWEEP {
+            node.sweep();
+            swept = Instant::now();
         }
         let report = node.report();
         readiness.send_if_modified(|last| {
