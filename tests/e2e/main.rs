@@ -7,6 +7,7 @@ mod containerd;
 mod disruption;
 mod kubectl;
 mod lab_life;
+mod missing_features;
 mod pod_network;
 mod services;
 mod verify;

@@ -18,7 +18,7 @@ const TOOLS: [(&str, &str); 9] = [
     ("curl", "curl"),
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
-    ("iptables-legacy-restore", "iptables"),
+    ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),

@@ -47,8 +47,8 @@ impl Peer {
         pod_link(&node, &server, address)?;
         node.program("sysctl -qw net.ipv4.ip_forward=1")?;
         let (program, arguments, text) = match rules {
-            // The legacy tables, whose cost a packet is what iptables mode is known for.
-            Rules::Iptables => ("iptables-legacy-restore", &["--noflush"][..], iptables(services)?),
+            // Whichever the distribution made its iptables: kube-proxy takes the host's too.
+            Rules::Iptables => ("iptables-restore", &["--noflush"][..], iptables(services)?),
             Rules::Nftables => ("nft", &["-f", "-"][..], nftables(services)?),
         };
         let mut command = Command::new(program);
