@@ -35,7 +35,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         let over = !is_usable(work, flow);
         if table::opens(work) && (over || flow.is_closing()) || over && work.key.protocol != TCP {
             table::forget(&work.key, flow);
-            return jump(ctx, Step::Request);
+            // A client that uses its port again begins anew where it enters, and at its backend's node as well.
+            return jump(ctx, if work.hook == hook::ENTRY { Step::Enter } else { Step::Request });
         }
         // An RST needs no answer and may end what is left at the other end.
         if over && work.tcp & RST == 0 {
