@@ -103,26 +103,44 @@ endpoints: []
 
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/churned";
 
-/// Changes endpoints, one a change: each is ready, or terminating, or not there. The first two always stay.
+/// How long a Pod that is deleted goes on serving who is connected, at least.
+const GRACE: Duration = Duration::from_secs(2);
+/// Endpoints that never become ready: their Pods never start.
+const STILLBORN: u8 = 40;
+
+/// What an EndpointSlice says of a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    NotReady,
+    Terminating(Instant),
+    Gone,
+}
+
+/// Changes endpoints, one a change, as Pods do: they become ready and not ready, end and are gone after their grace
+/// period. The first two always stay ready.
 struct Churn {
     api: Api,
     /// Address and node.
     pods: Vec<(IpAddr, String)>,
-    states: Vec<u8>,
+    states: Vec<State>,
     number: u64,
 }
 
 impl Churn {
     fn begin(lab: &Lab) -> Churn {
         let pods = lab.get(&["pods", "-l", "app=web"])["items"].as_array().unwrap().clone();
-        let pods: Vec<(IpAddr, String)> = pods
+        let mut pods: Vec<(IpAddr, String)> = pods
             .iter()
             .map(|pod| {
                 let address = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
                 (address, pod["spec"]["nodeName"].as_str().unwrap().to_owned())
             })
             .collect();
-        let mut churn = Churn { api: lab.api(), states: vec![0; pods.len()], pods, number: 0 };
+        let mut states = vec![State::Ready; pods.len()];
+        states.extend((0..STILLBORN).map(|_| State::Gone));
+        pods.extend((0..STILLBORN).map(|number| (IpAddr::from([10, 244, 1, 200 + number]), "node-2".into())));
+        let mut churn = Churn { api: lab.api(), states, pods, number: 0 };
         churn.write();
         churn
     }
@@ -132,10 +150,12 @@ impl Churn {
             .pods
             .iter()
             .zip(&self.states)
-            .filter(|(_, state)| **state < 2)
+            .filter(|(_, state)| **state != State::Gone)
             .map(|((address, node), state)| {
-                json!({ "addresses": [address], "nodeName": node,
-                    "conditions": { "ready": *state == 0, "serving": true, "terminating": *state == 1 } })
+                let terminating = matches!(state, State::Terminating(_));
+                json!({ "addresses": [address], "nodeName": node, "conditions": {
+                    "ready": *state == State::Ready, "serving": *state != State::NotReady, "terminating": terminating,
+                }})
             })
             .collect();
         let slice = json!({
@@ -148,28 +168,43 @@ impl Churn {
 
     /// A hundred changes a second for so long.
     fn go_on(&mut self, time: Duration) {
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), self.number);
         while begun.elapsed() < time {
             self.number += 1;
-            let mixed = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-            let at = 2 + usize::try_from(mixed).unwrap() % (self.states.len() - 2);
-            self.states[at] = (self.states[at] + 1 + (mixed % 2) as u8) % 3;
+            self.change();
             self.write();
-            let due = begun + Duration::from_millis(10) * u32::try_from(self.number).unwrap();
+            let due = begun + Duration::from_millis(10) * u32::try_from(self.number - before).unwrap();
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        self.number = 0;
+    }
+
+    fn change(&mut self) {
+        let mut mixed = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        loop {
+            let at = 2 + usize::try_from(mixed).unwrap() % (self.states.len() - 2);
+            let stillborn = at + usize::from(STILLBORN) >= self.states.len();
+            let next = match self.states[at] {
+                State::Ready if mixed.is_multiple_of(3) => State::Terminating(Instant::now()),
+                State::Ready => State::NotReady,
+                State::NotReady if stillborn => State::Gone,
+                State::NotReady => State::Ready,
+                State::Terminating(since) if since.elapsed() >= GRACE => State::Gone,
+                State::Gone if stillborn => State::NotReady,
+                State::Gone => State::Ready,
+                State::Terminating(_) => {
+                    mixed = mixed.wrapping_add(1);
+                    continue;
+                }
+            };
+            self.states[at] = next;
+            return;
+        }
     }
 
     /// The kernels of all nodes hold what the slice says.
     fn is_in_force(&self, lab: &Lab) {
-        let wanted: BTreeSet<IpAddr> = self
-            .pods
-            .iter()
-            .zip(&self.states)
-            .filter(|(_, state)| **state == 0)
-            .map(|((ip, _), _)| *ip)
-            .collect();
+        let ready = self.pods.iter().zip(&self.states).filter(|(_, state)| **state == State::Ready);
+        let wanted: BTreeSet<IpAddr> = ready.map(|((ip, _), _)| *ip).collect();
         wait_for("every kernel to hold what the API says", || {
             let held = chosen(lab, "churned");
             if held.values().all(|held| *held == wanted) { Ok(()) } else { Err((held, wanted.clone())) }
