@@ -247,7 +247,8 @@ fn churn_for(time: Duration) {
     none_failed(load);
     for (node, before) in ["node-1", "node-2"].iter().zip(before) {
         let after = memory(&lab, node);
-        assert!(after < before + 8 * 1024, "{node}'s agent grew from {before} to {after} KiB");
+        // Once, when tables are first swept, an agent makes room to read them.
+        assert!(after < before + 16 * 1024, "{node}'s agent grew from {before} to {after} KiB");
     }
 }
 
