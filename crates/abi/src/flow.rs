@@ -112,7 +112,10 @@ impl FlowKey {
     pub const fn entry_of(tunnel: &Address) -> u32 {
         let [a, b, c, d] = tunnel.words_be;
         // Never zero, which stands for no tunnel.
-        (a.rotate_left(5) ^ b.rotate_left(11) ^ c.rotate_left(17) ^ d) | 1 << 24
+        match a.rotate_left(5) ^ b.rotate_left(11) ^ c.rotate_left(17) ^ d {
+            0 => 1,
+            number => number,
+        }
     }
 
     /// The other direction of a flow whose packets arrive as `self` and leave as `flow` says.
@@ -203,6 +206,8 @@ pub const fn spread(key: &FlowKey, client_alone: bool) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     fn key(client: u32, port: u16) -> FlowKey {
@@ -236,6 +241,15 @@ mod tests {
     fn of_the_client_alone_the_port_does_not_matter() {
         assert_eq!(spread(&key(1, 1), true), spread(&key(1, 2), true));
         assert_ne!(spread(&key(1, 1), false), spread(&key(1, 2), false));
+    }
+
+    #[test]
+    fn nodes_of_one_fabric_have_numbers_of_their_own() {
+        use std::collections::BTreeSet;
+        let v4 = (0..65_536_u32).map(|host| Address::from_v4_be((0x0a00_0000 + host).to_be()));
+        let v6 = (0..65_536_u32).map(|host| Address { words_be: [0xfd, 0x10, 0, host.to_be()] });
+        assert_eq!(v4.map(|end| FlowKey::entry_of(&end)).collect::<BTreeSet<_>>().len(), 65_536);
+        assert_eq!(v6.map(|end| FlowKey::entry_of(&end)).collect::<BTreeSet<_>>().len(), 65_536);
     }
 
     #[test]

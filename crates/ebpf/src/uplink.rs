@@ -1,7 +1,7 @@
 //! Both directions of the uplink.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Address, Config, Counter, Step};
+use weft_abi::{Config, Counter, Step};
 
 use crate::{
     maps::CONFIG,
@@ -13,8 +13,9 @@ use crate::{
     },
 };
 
-const IPV4_LAST: usize = 9;
 const UDP: u8 = 17;
+/// `PACKET_OTHERHOST` (linux/if_packet.h): seen by chance, because a switch did not know better.
+const OTHER_HOST: u32 = 3;
 
 /// Natively routed packets for the Pods of this node skip the host's stack; the rest is a Service's or the node's own.
 #[classifier]
@@ -24,11 +25,15 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_uplink(ctx: &TcContext) -> Verdict {
+    // SAFETY: the context pointer is valid while the program runs.
+    if unsafe { (*skb(ctx)).pkt_type } == OTHER_HOST {
+        return Verdict::NEXT;
+    }
     match parse::packet(ctx) {
         Packet::Ip { destination, .. } => {
             let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
             // The overlay's own packets come first, because they are the most and nothing is to be looked up for them.
-            if is_own(config, &destination) && is_tunnel(ctx, config, &destination) {
+            if is_tunnel(ctx, config) && is_own(config, &destination) {
                 return Verdict::NEXT;
             }
             if let Some(pod) = local_pod(&destination) {
@@ -57,27 +62,36 @@ fn to_uplink(ctx: &TcContext) -> Verdict {
     if unsafe { (*skb(ctx)).ingress_ifindex } != 0 {
         return Verdict::NEXT;
     }
-    let Packet::Ip { source, destination } = parse::packet(ctx) else { return Verdict::NEXT };
     let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
-    if !is_own(config, &source) || is_tunnel(ctx, config, &source) || stays_on_link(&destination) {
+    if is_tunnel(ctx, config) {
+        return Verdict::NEXT;
+    }
+    let Packet::Ip { source, destination } = parse::packet(ctx) else { return Verdict::NEXT };
+    if !is_own(config, &source) || stays_on_link(&destination) {
         return Verdict::NEXT;
     }
     service::begin(ctx, hook::UPLINK_EGRESS, None)
 }
 
-/// Whether it is a packet of the overlay. Fragments of one are not known for it, and are looked up for nothing.
+/// Whether it is a packet of the overlay. Its outer header has no options, and lies where it can be read at once.
 #[inline(always)]
-fn is_tunnel(ctx: &TcContext, config: &Config, like: &Address) -> bool {
+fn is_tunnel(ctx: &TcContext, config: &Config) -> bool {
     const ETHERNET: usize = 14;
+    const IPV4_PROTOCOL: usize = ETHERNET + 9;
     const IPV4_PORT: usize = ETHERNET + 20 + 2;
     const IPV6_NEXT_HEADER: usize = ETHERNET + 6;
     const IPV6_PORT: usize = ETHERNET + 40 + 2;
-    // The outer header of a tunnel has no options.
-    let (protocol, port) = if like.v4_be().is_some() {
-        (ETHERNET + IPV4_LAST, IPV4_PORT)
-    } else {
-        (IPV6_NEXT_HEADER, IPV6_PORT)
-    };
-    ctx.load::<u8>(protocol).is_ok_and(|protocol| protocol == UDP)
-        && ctx.load::<u16>(port).is_ok_and(|port_be| port_be == config.vxlan_port_be)
+    const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+    // SAFETY: the context pointer is valid while the program runs.
+    let is_v4 = unsafe { (*skb(ctx)).protocol } as u16 == ETHERTYPE_IPV4;
+    let (protocol, port) = if is_v4 { (IPV4_PROTOCOL, IPV4_PORT) } else { (IPV6_NEXT_HEADER, IPV6_PORT) };
+    let data = ctx.data();
+    if data + IPV6_PORT + 2 > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: the bounds were checked; the port may be unaligned, so it is read as such.
+    unsafe {
+        *((data + protocol) as *const u8) == UDP
+            && ((data + port) as *const u16).read_unaligned() == config.vxlan_port_be
+    }
 }

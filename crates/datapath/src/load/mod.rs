@@ -154,6 +154,7 @@ impl Programs {
             && fingerprint == object_fingerprint()
             && let Some(programs) = pins::open_programs(folder)?
             && let Some(sockets) = sockets::open(folder)?
+            && pins::steps_are_whole(folder)?
         {
             return Ok(Programs { folder: folder.to_owned(), programs, sockets, origin: Origin::Adopted });
         }

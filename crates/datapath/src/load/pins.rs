@@ -7,12 +7,12 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, Map, MapData, MapError},
+    maps::{Array, Map, MapData, MapError, ProgramArray},
     pin::PinError,
     programs::{ProgramError, SchedClassifier},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use weft_abi::programs;
+use weft_abi::{maps, programs};
 
 use super::{LoadError, META, map_error};
 
@@ -77,6 +77,18 @@ pub(super) fn pin_program(
     remove_if_there(&new)?;
     pin(&new).map_err(|source| LoadError::Pin { name: name.to_owned(), source })?;
     fs::rename(&new, &path).map_err(|source| LoadError::File { path, source })
+}
+
+/// Whether every step has its program: without its pin, the kernel would have emptied the map of them.
+pub(super) fn steps_are_whole(folder: &Path) -> Result<bool, LoadError> {
+    let path = folder.join("maps").join(maps::STEPS);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let at = map_error(maps::STEPS);
+    let data = MapData::from_pin(path).map_err(&at)?;
+    let steps = ProgramArray::try_from(Map::ProgramArray(data)).map_err(&at)?;
+    Ok(steps.indices().flatten().count() == programs::STEPS.len())
 }
 
 /// Makes room for a new map of this name without ending the old one, which what runs still uses.

@@ -3,11 +3,13 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::Arc,
     thread,
     time::Duration,
 };
 
+use aya::maps::{Array, Map, MapData};
 use weft_datapath::{Counter, Path};
 use weft_model::{
     Protocol,
@@ -43,11 +45,7 @@ impl Cluster {
             Cluster { nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(), fabric };
         for node in &mut cluster.nodes {
             node.stop();
-            let mut settings = node.settings();
-            settings.service_ranges =
-                vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
-            settings.direct_return = direct_return;
-            node.start_with(settings);
+            start(node, direct_return);
         }
         let peers: Vec<_> = cluster.nodes.iter().map(Node::as_peer).collect();
         for node in &mut cluster.nodes {
@@ -60,6 +58,16 @@ impl Cluster {
             });
         }
         cluster
+    }
+
+    /// What an upgrade does: another process, with programs of another build.
+    pub fn restart_with_other_programs(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.stop();
+        let meta = MapData::from_pin(node.bpffs.0.join("weft/maps/META")).unwrap();
+        let mut meta: Array<_, u64> = Map::Array(meta).try_into().unwrap();
+        meta.set(1, 7, 0).unwrap();
+        start(node, false);
     }
 
     /// The host outside, which is the nodes' gateway as well.
@@ -101,6 +109,13 @@ impl Cluster {
     pub fn count(&mut self, counter: Counter) -> u64 {
         self.nodes.iter_mut().map(|node| node.drops(counter)).sum()
     }
+}
+
+fn start(node: &mut Node, direct_return: bool) {
+    let mut settings = node.settings();
+    settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
+    settings.direct_return = direct_return;
+    node.start_with(settings);
 }
 
 /// A Service port to be served.
@@ -254,6 +269,25 @@ impl Tcp {
 
     pub fn connect_within(from: &Netns, to: SocketAddr, within: Duration) -> io::Result<Tcp> {
         let stream = from.run(|| TcpStream::connect_timeout(&to, within)).unwrap()?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(Tcp(stream))
+    }
+
+    /// From a source port of choice, which other connections may have as well.
+    pub fn connect_from(from: &Netns, port: u16, to: SocketAddr) -> io::Result<Tcp> {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+        };
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let stream = from.run(|| -> io::Result<TcpStream> {
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))?;
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+            Ok(TcpStream::from(socket))
+        });
+        let stream = stream.unwrap()?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(Tcp(stream))
     }

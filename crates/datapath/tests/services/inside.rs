@@ -68,6 +68,29 @@ fn a_pod_that_asks_its_own_service_may_be_given_itself() {
 }
 
 #[test]
+fn a_client_may_be_given_itself_also_by_another_node() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::new(path);
+        let pod = cluster.nodes[0].pod();
+        for family in BOTH {
+            let by = cluster.nodes[1].addresses[family];
+            let places = [
+                (client(&pod), pod.addresses[family]),
+                (&cluster.nodes[0].netns.0, cluster.nodes[0].addresses[family]),
+            ];
+            let servers = places.map(|(netns, ip)| Server::tcp(netns, "itself", ip));
+            for (place, server) in servers.iter().enumerate() {
+                cluster.serve(&service(Protocol::Tcp, &[server.address]).node_port(family, NODE_PORT));
+                let from = if place == 0 { client(&pod) } else { &cluster.nodes[0].netns.0 };
+                let connection = Tcp::connect(from, cluster.node_port(1, family)).unwrap();
+                let (answer, length) = connection.ask_for(100_000).unwrap();
+                assert_eq!((answer.client.ip(), length), (by, 100_000), "{place} by {path:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn pods_are_refused_what_the_service_lacks_and_an_address_that_no_service_has_drops() {
     let mut cluster = Cluster::new(Path::Overlay);
     let pod = cluster.nodes[0].pod();

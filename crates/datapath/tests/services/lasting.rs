@@ -207,6 +207,50 @@ fn two_flows_of_a_client_that_would_become_one_at_the_backend_stay_two() {
 }
 
 #[test]
+fn two_flows_of_a_client_by_two_other_nodes_stay_two_at_the_backend() {
+    let mut cluster = Cluster::of(4, Path::Overlay, false);
+    let backend = cluster.nodes[0].pod();
+    for family in BOTH {
+        let server = Server::tcp(client(&backend), "tcp", backend.addresses[family]);
+        cluster.serve(&service(Protocol::Tcp, &[server.address]).node_port(family, NODE_PORT));
+        let connections: Vec<_> = (1..4)
+            .map(|node| {
+                let to = cluster.node_port(node, family);
+                Tcp::connect_from(cluster.outside(), 45_000, to).unwrap()
+            })
+            .collect();
+        for _ in 0..3 {
+            let mut seen: Vec<_> = connections.iter().map(|c| c.ask().unwrap().client.port()).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), 3, "another source port each");
+        }
+    }
+}
+
+#[test]
+fn new_programs_take_flows_over_in_the_middle() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (asking, backend) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    let server = Server::tcp(client(&backend), "tcp", backend.v4());
+    let wanted = service(Protocol::Tcp, &[server.address]).cluster_ip(0, 80).node_port(0, NODE_PORT);
+    cluster.serve(&wanted);
+    let inside = Tcp::connect(client(&asking), at(CLUSTER_IP[0], 80)).unwrap();
+    let outside = Tcp::connect(cluster.outside(), cluster.node_port(0, 0)).unwrap();
+    inside.ask().unwrap();
+    outside.ask().unwrap();
+    for node in 0..2 {
+        cluster.restart_with_other_programs(node);
+        // Nothing is served anew: what the kernel has goes on.
+        assert_eq!(inside.ask().unwrap().client, inside.local());
+        assert_eq!(outside.ask_for(100_000).unwrap().1, 100_000);
+        let new = Tcp::connect(client(&asking), at(CLUSTER_IP[0], 80)).unwrap();
+        new.ask().unwrap();
+    }
+    assert_eq!(cluster.count(Counter::MissingStep), 0);
+}
+
+#[test]
 fn one_pod_cannot_use_up_the_table_of_flows() {
     let mut cluster = Cluster::new(Path::Overlay);
     let (greedy, modest, backend) = (cluster.nodes[0].pod(), cluster.nodes[0].pod(), cluster.nodes[0].pod());

@@ -112,7 +112,12 @@ pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Address>) -> Verdict {
     // SAFETY: a helper without pointers.
     work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     work.mtu = 0;
-    jump(ctx, Step::Flow)
+    let missing = jump(ctx, Step::Flow);
+    match hook {
+        hook::ENTRY | hook::DIRECT => missing,
+        // Services stand still; the rest of the node does not.
+        _ => Verdict::NEXT,
+    }
 }
 
 /// Goes on with another step; comes back only if it is missing.

@@ -115,12 +115,14 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     let with_affinity = service_port.affinity_seconds != 0;
     let hash = spread(&work.key, with_affinity);
     for attempt in 0..TRIES {
-        let other = if attempt < PORT_TRIES && !with_affinity { attempt } else { 0 };
+        // The other node chose one of this node's, which may have changed since.
+        let another = attempt < PORT_TRIES && !with_affinity || work.hook == hook::DIRECT;
+        let other = if another { attempt } else { 0 };
         let how = if inside { Spread::Random } else { Spread::Hash(hash.wrapping_add(other)) };
         let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
             return Err(without_backend(ctx, frontend, service_port, inside));
         };
-        if work.hook == hook::DIRECT && local_pod(&choice.backend.address).is_none() {
+        if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
             continue;
         }
         let change_port = attempt >= PORT_TRIES || with_affinity && attempt > 0;
@@ -235,8 +237,10 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool)
 fn source(config: &Config, work: &Work, backend: &Backend, here: bool) -> (Address, bool) {
     let key = &work.key;
     match work.hook {
-        // A Pod that is its own backend.
-        hook::POD_EGRESS if backend.address == key.source => (node_address(config, key), true),
+        // A client that is its own backend, perhaps by way of another node: nobody takes packets from itself.
+        _ if backend.address == key.source && work.hook != hook::OVERLAY_EGRESS => {
+            (node_address(config, key), true)
+        }
         // The node that is its own backend: answers to the Service's address go through the overlay device.
         hook::OVERLAY_EGRESS if is_own(config, &backend.address) => (key.destination, true),
         // A backend outside of the cluster would answer the client itself.
