@@ -31,6 +31,11 @@ pub struct Requirement {
     pub state: Result<String, String>,
 }
 
+/// The first thing that is missing, if any: name, and what is wrong.
+pub fn missing() -> Option<(&'static str, String)> {
+    check().into_iter().find_map(|requirement| Some((requirement.name, requirement.state.err()?)))
+}
+
 /// Tries everything. Leaves nothing behind.
 pub fn check() -> Vec<Requirement> {
     let mut found = vec![root()];
@@ -138,12 +143,14 @@ impl Scratch {
         Requirement {
             name: "the data plane",
             purpose: "all of it",
-            state: state.map_err(|error| format!("{error:#}")),
+            state: state.map_err(|error| {
+                format!("{error}: Linux 6.6 or later with eBPF, tcx and nftables is needed")
+            }),
         }
     }
 
     fn open(&self) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let text = |error: &dyn std::error::Error| whole(error);
         let bpffs = Bpffs::mount().map_err(|error| text(&error))?;
         let mut netlink = Netlink::open_in(&self.netns).map_err(|error| text(&error))?;
         let uplink = netlink.link(UPLINK).map_err(|error| text(&error))?;
@@ -184,6 +191,20 @@ impl Drop for Scratch {
             tracing::warn!(%error, "a throw-away namespace is left");
         }
     }
+}
+
+/// An error with its causes, each once: some say their cause themselves.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// A bpffs of its own, which goes with the value.

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use weft_abi::{Backend, Frontend, FrontendKey, Slots};
+use weft_abi::{BACKEND_PORT_WORDS, Backend, Frontend, FrontendKey, Slots};
 use weft_model::services::{
     BackendKey, Choice, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty,
 };
@@ -31,19 +31,25 @@ impl Services {
         limits: Limits,
         surroundings: Surroundings,
     ) -> Result<Services, ServiceError> {
-        let slots = ArrayTable::adopt(stores.slots)?;
+        let frontends = Table::adopt(stores.frontends)?;
+        let service_ports = frontends.desired().values().map(|frontend| frontend.service_port + 1).max();
+        let service_ports = ArrayTable::adopt(stores.service_ports, service_ports.unwrap_or(0))?;
+        let runs = (0..service_ports.used()).map(|index| service_ports.get(index));
+        let runs = runs.flat_map(|port| [port.inside, port.outside]);
+        let slots = runs.map(|run| run.first().saturating_add(run.count())).max();
+        let slots = ArrayTable::adopt(stores.slots, slots.unwrap_or(0))?;
         let mut services = Services {
             limits,
             surroundings,
-            frontends: Table::adopt(stores.frontends)?,
+            frontends,
             source_ranges: Table::adopt(stores.source_ranges)?,
             members: Table::adopt(stores.members)?,
-            service_ports: ArrayTable::adopt(stores.service_ports)?,
+            service_ports,
             runs: SlotRuns::new(slots.size()),
             slots,
             backends: Backends::adopt(
-                ArrayTable::adopt(stores.backends)?,
-                ArrayTable::adopt(stores.backend_ports)?,
+                ArrayTable::adopt_dense(stores.backends)?,
+                ArrayTable::adopt(stores.backend_ports, BACKEND_PORT_WORDS)?,
             ),
             free_ports: Vec::new(),
             claims: Claims::default(),

@@ -28,21 +28,34 @@ pub(crate) trait ArrayStore<V> {
 /// they were first set.
 pub(crate) struct ArrayTable<V> {
     store: Box<dyn ArrayStore<V> + Send>,
-    desired: Vec<V>,
+    /// None: what the kernel holds there is not known, nor cared for.
+    desired: Vec<Option<V>>,
     pending: Vec<u32>,
 }
 
 impl<V: PartialEq + Copy + Default> ArrayTable<V> {
-    /// Takes over what the kernel holds in the elements that were ever written.
-    pub(crate) fn adopt(mut store: Box<dyn ArrayStore<V> + Send>) -> Result<Self, BpfTableError> {
-        let mut desired = store.read(store.size())?;
-        let used = desired.iter().rposition(|value| *value != V::default()).map_or(0, |last| last + 1);
-        desired.truncate(used);
-        desired.shrink_to_fit();
+    /// Takes over what the kernel holds in the first `count` elements; the others are not in use.
+    pub(crate) fn adopt(mut store: Box<dyn ArrayStore<V> + Send>, count: u32) -> Result<Self, BpfTableError> {
+        let count = count.min(store.size());
+        let desired = store.read(count)?.into_iter().map(Some).collect();
         Ok(ArrayTable { store, desired, pending: Vec::new() })
     }
 
-    /// Elements from here on are as the kernel made them.
+    /// Takes over what the kernel holds up to the first long run of elements that are as the kernel made them: for a table whose
+    /// elements are used from the first on and never become so again. Reading a large array to its end takes time.
+    pub(crate) fn adopt_dense(mut store: Box<dyn ArrayStore<V> + Send>) -> Result<Self, BpfTableError> {
+        let mut count = 1024.min(store.size());
+        loop {
+            let read = store.read(count)?;
+            let used = read.iter().rposition(|value| *value != V::default()).map_or(0, |last| last + 1);
+            if used < count as usize / 2 || count == store.size() {
+                return Self::adopt(store, used as u32);
+            }
+            count = count.saturating_mul(4).min(store.size());
+        }
+    }
+
+    /// No element from here on was ever set.
     pub(crate) fn used(&self) -> u32 {
         self.desired.len() as u32
     }
@@ -54,21 +67,19 @@ impl<V: PartialEq + Copy + Default> ArrayTable<V> {
 
     /// The wanted value of an element.
     pub(crate) fn get(&self, index: u32) -> V {
-        self.desired.get(index as usize).copied().unwrap_or_default()
+        self.desired.get(index as usize).copied().flatten().unwrap_or_default()
     }
 
     /// Wants an element to be this.
     pub(crate) fn set(&mut self, index: u32, value: V) {
-        if self.get(index) == value {
-            return;
-        }
         let place = index as usize;
         if place >= self.desired.len() {
-            self.desired.resize(place + 1, V::default());
+            self.desired.resize(place + 1, None);
         }
-        if let Some(element) = self.desired.get_mut(place) {
-            *element = value;
-        }
+        let Some(element) = self.desired.get_mut(place).filter(|element| **element != Some(value)) else {
+            return;
+        };
+        *element = Some(value);
         self.pending.push(index);
     }
 
@@ -95,7 +106,7 @@ impl<V: PartialEq + Copy + Default> ArrayTable<V> {
     pub(crate) fn resync(&mut self) -> Result<Written, BpfTableError> {
         let actual = self.store.read(self.used())?;
         self.pending = (self.desired.iter().zip(&actual).enumerate())
-            .filter(|(_, (desired, actual))| desired != actual)
+            .filter(|(_, (desired, actual))| desired.is_some_and(|desired| desired != **actual))
             .map(|(index, _)| index as u32)
             .collect();
         self.flush()

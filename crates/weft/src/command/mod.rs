@@ -79,9 +79,19 @@ impl Cli {
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// The machine lacks something: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("this machine lacks {name}: {what}\n`weft doctor` tells all that it has and lacks")]
+pub struct Unfit {
+    /// What is missing.
+    pub name: &'static str,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
 /// The exit code for what went wrong.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<NotRoot>() || error.is::<weft_agent::NotRoot>() {
+    if error.is::<NotRoot>() || error.is::<weft_agent::NotRoot>() || error.is::<Unfit>() {
         return ExitCode::from(3);
     }
     if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>()

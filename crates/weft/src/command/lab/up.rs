@@ -10,10 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use weft_agent::requirements;
 use weft_lab::{IpFamily, LabDir, LabName, LabRecord, Options, Progress, manifest};
 
 use super::process::{Message, Order};
-use crate::output::print_table;
+use crate::{command::Unfit, output::print_table};
 
 /// Bring a lab up
 #[derive(Args, Debug)]
@@ -71,6 +72,10 @@ impl Up {
         // What is wrong with the manifests is said before anything is made.
         let manifests = manifest::load(&self.files)?;
         super::need_root()?;
+        // So is what no agent could do without: none would become ready.
+        if let Some((name, what)) = requirements::missing() {
+            bail!(Unfit { name, what });
+        }
         let order =
             Order { options: self.options()?, manifests: manifests.into_iter().map(Into::into).collect() };
         let mut screen = Screen::new();
