@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use weft_abi::MAX_FLOWS_OF_CLIENT;
+use weft_abi::{MAX_AFFINITIES, MAX_FLOWS, MAX_FLOWS_OF_CLIENT};
 use weft_datapath::{Counter, Path};
 use weft_model::Protocol;
 
@@ -295,7 +295,8 @@ fn flows_and_affinities_whose_time_is_over_are_let_go_of_and_others_stay() {
     cluster.serve(&wanted);
     let connection = Tcp::connect(client(&asking), at(CLUSTER_IP[0], 80)).unwrap();
     connection.ask().unwrap();
-    stale::add(&cluster.nodes[0], 30_000);
+    stale::add_flows(&cluster.nodes[0], 30_000);
+    stale::add_affinities(&cluster.nodes[0], 30_000);
     let mut ended = (0, 0);
     let mut last = None;
     for _ in 0..20 {
@@ -311,4 +312,77 @@ fn flows_and_affinities_whose_time_is_over_are_let_go_of_and_others_stay() {
     connection.ask().unwrap();
     let again = Tcp::connect_within(client(&asking), at(CLUSTER_IP[0], 80), Duration::from_secs(5)).unwrap();
     again.ask().unwrap();
+}
+
+#[test]
+fn full_tables_turn_new_flows_away_leave_the_others_alone_and_take_new_ones_once_there_is_room() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (asking, backend) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    let server = Server::tcp(client(&backend), "tcp", backend.v4());
+    let mut wanted = service(Protocol::Tcp, &[server.address]).cluster_ip(0, 80);
+    cluster.serve(&wanted);
+    let vip = at(CLUSTER_IP[0], 80);
+    let connection = Tcp::connect(client(&asking), vip).unwrap();
+    // Room for all but this one.
+    stale::add_flows(&cluster.nodes[0], MAX_FLOWS / 2 - 1);
+    let within = Duration::from_millis(300);
+    Tcp::connect_within(client(&asking), vip, within).map(drop).unwrap_err();
+    assert!(cluster.nodes[0].drops(Counter::FlowsFull) > 0);
+    connection.ask().unwrap();
+    assert!(Tcp::connect(client(&asking), server.address).unwrap().ask().is_ok(), "no Service, no flow");
+    let swept: usize =
+        (0..40).map(|_| cluster.nodes[0].with(|datapath| datapath.sweep().unwrap().flows_ended)).sum();
+    assert_eq!(swept as u32, MAX_FLOWS / 2 - 1);
+    Tcp::connect(client(&asking), vip).unwrap().ask().unwrap();
+    // What cannot be remembered of affinity is no reason to turn anybody away.
+    wanted.plan.affinity_seconds = Some(60);
+    cluster.serve(&wanted);
+    stale::add_affinities(&cluster.nodes[0], MAX_AFFINITIES);
+    Tcp::connect(client(&asking), vip).unwrap().ask().unwrap();
+    assert!(cluster.nodes[0].drops(Counter::AffinitiesFull) > 0);
+    connection.ask().unwrap();
+}
+
+#[test]
+fn new_flows_spread_evenly_over_the_backends_from_inside_and_from_outside() {
+    const FLOWS: u64 = 2000;
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (asking, near, far) = (cluster.nodes[0].pod(), cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    // Nobody listens: where they are sent is what counts.
+    for (inside, port) in [(true, 101), (false, 201)] {
+        let backends: Vec<SocketAddr> = [near.v4(), far.v4()]
+            .into_iter()
+            .flat_map(|ip| [SocketAddr::new(ip, port), SocketAddr::new(ip, port + 1)])
+            .collect();
+        let wanted = service(Protocol::Udp, &backends).named(if inside { "inside" } else { "outside" });
+        let (from, wanted, to) = if inside {
+            (client(&asking), wanted.cluster_ip(0, 80), at(CLUSTER_IP[0], 80))
+        } else {
+            (cluster.outside(), wanted.node_port(0, NODE_PORT), cluster.node_port(0, 0))
+        };
+        let send = || {
+            for _ in 0..FLOWS {
+                let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+                socket.send_to(b"?", to).unwrap();
+            }
+        };
+        // Another namespace may be asked for while one is borrowed: it is the same by name.
+        let from = weft_netns::Netns::open(from.name()).unwrap();
+        cluster.serve(&wanted);
+        from.run(send).unwrap();
+        let counts = |cluster: &mut Cluster| -> Vec<u64> {
+            let installed = cluster.nodes[0].with(|datapath| datapath.services().unwrap());
+            let port = installed.into_iter().find(|port| port.key == wanted.key).unwrap();
+            let list = if inside { port.internal } else { port.external };
+            list.iter().map(|backend| backend.connections).collect()
+        };
+        // Ports are given out again: some of the flows are one.
+        let counts = counts(&mut cluster);
+        let mean = counts.iter().sum::<u64>() / 4;
+        assert!(mean > 400, "{counts:?}");
+        for count in &counts {
+            // A standard deviation is 19.4: five of them.
+            assert!(count.abs_diff(mean) < 97, "inside {inside}: {counts:?}");
+        }
+    }
 }

@@ -17,10 +17,9 @@ fn open<K: weft_abi::Plain, V: weft_abi::Plain>(node: &Node, name: &str) -> Hash
     HashMap::try_from(Map::HashMap(data)).unwrap()
 }
 
-/// So many flows, each of a client of its own, and as many affinities; last seen when the machine was started.
-pub fn add(node: &Node, count: u32) {
+/// So many flows, each of a client of its own, last seen when the machine was started.
+pub fn add_flows(node: &Node, count: u32) {
     let (mut flows, mut begun) = (open(node, maps::FLOWS), open::<_, u64>(node, maps::FLOWS_BEGUN));
-    let mut affinities = open(node, maps::AFFINITIES);
     for number in 0..count {
         let address = |first: u32| Address::from_v4_be((first << 24 | number).to_be());
         let (client, frontend, backend) = (address(1), address(2), address(3));
@@ -42,8 +41,14 @@ pub fn add(node: &Node, count: u32) {
         flows.insert(Raw(key.pair(&forward)), Raw(reply), 0).unwrap();
         flows.insert(Raw(key), Raw(forward), 0).unwrap();
         begun.insert(Raw(client), Raw(1), 0).unwrap();
-        // Of a Service port that is no more.
-        let key = AffinityKey { client, affinity: 60_000, reserved: 0 };
+    }
+}
+
+/// So many affinities to Service ports that are no more.
+pub fn add_affinities(node: &Node, count: u32) {
+    let mut affinities = open(node, maps::AFFINITIES);
+    for number in 0..count {
+        let key = AffinityKey { client: Address::from_v4_be(number.to_be()), affinity: 60_000, reserved: 0 };
         affinities.insert(Raw(key), Raw(Affinity { last_ns: 1, backend: 0, generation: 0 }), 0).unwrap();
     }
 }
