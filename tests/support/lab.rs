@@ -108,6 +108,15 @@ impl Lab {
         Place::new("the host outside".into(), self.exec(&["outside"]), netns, addresses(outside))
     }
 
+    /// What each kernel has counted, a line a node.
+    fn counters(&self) -> String {
+        let text = weft(&["status", "-o", "json", "--name", &self.name]).stdout;
+        let status: Value = serde_json::from_str(&text).unwrap_or_default();
+        let line = |node: &Value| format!("{} {}", node["node"], node["counters"]);
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     fn exec(&self, target: &[&str]) -> Vec<String> {
         [&["--name", &self.name], target].concat().into_iter().map(str::to_owned).collect()
     }
@@ -239,6 +248,7 @@ impl Drop for Lab {
                 lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
             };
             eprintln!("--- the end of the log of lab {} ---\n{}", self.name, tail("log"));
+            eprintln!("--- what the kernels have counted ---\n{}", self.counters());
             eprintln!("--- the end of the log of node-1's agent ---\n{}", tail("nodes/node-1/agent.log"));
             if std::env::var_os("WEFT_KEEP").is_some() {
                 eprintln!("--- kept: 'weft lab down --name {}' takes it down ---", self.name);
