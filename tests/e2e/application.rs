@@ -51,6 +51,17 @@ fn the_example_application_comes_up_on_three_nodes() {
             .comes_from(pod)
             .saw_source(database.address());
     }
+
+    // The shop is open to the world, by a port of every node and by an address of its own, and sees who comes.
+    let outside = lab.outside();
+    let port = std::net::SocketAddr::new(lab.node("node-2").address(), 30080);
+    outside.connects_to(port).saw_source(outside.address());
+    let address = wait_for("the shop's address", || {
+        let service = lab.get(&["service", "-n", "shop", "web"]);
+        let ip = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+        ip.and_then(|ip| ip.parse().ok()).ok_or(())
+    });
+    outside.connects_to(std::net::SocketAddr::new(address, 80)).saw_source(outside.address());
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! One agent allocates the addresses of LoadBalancer Services: the holder of a Lease, as long as it holds it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use weft_announce::{Decision, Election, LeaseStore, Pools, Refused, Step, Terms, allocate};
+use weft_announce::{Decision, Election, LeaseStore, Pools, Refused, Step, Terms, allocate, announcer};
 use weft_kube::{
     Client, Mirror, ObjectRef, WarningEvent, WatchHealth, watch_balanced, watch_leases, watch_settings,
 };
@@ -24,6 +24,9 @@ const POOLS: &str = "loadBalancerPools";
 const LEAST_LEFT: Duration = Duration::from_secs(5);
 /// A request takes no longer.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// A Lease of an address that no Service has is deleted by its holder; by the leader when that has not come to it for so
+/// long, since its holder is gone.
+const ORPHANED: Duration = Duration::from_secs(60);
 /// After something that could not be written.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -119,6 +122,10 @@ struct Allocation {
     name: NodeName,
     services: watch::Receiver<Mirror<ServiceKey, Option<BalancedService>>>,
     settings: watch::Receiver<Mirror<String, BTreeMap<String, String>>>,
+    /// Leases of addresses.
+    leases: watch::Receiver<Mirror<String, Lease>>,
+    /// Those whose address no Service has: their version, and since when it is that.
+    orphans: HashMap<String, (String, Instant)>,
     /// Why each Service does not have its addresses, as it was told.
     told: HashMap<ServiceKey, String>,
     /// The last good pools, and what they were read from.
@@ -131,7 +138,14 @@ impl Allocation {
     fn start(client: Client, name: NodeName) -> Self {
         let (services_mirror, services) = watch::channel(Mirror::default());
         let (settings_mirror, settings) = watch::channel(Mirror::default());
+        let (leases_mirror, leases) = watch::channel(Mirror::default());
         let mut watches = JoinSet::new();
+        watches.spawn(watch_leases(
+            client.clone(),
+            announcer::LABEL,
+            leases_mirror,
+            watch::channel(WatchHealth::default()).0,
+        ));
         watches.spawn(watch_balanced(
             client.clone(),
             services_mirror,
@@ -147,6 +161,8 @@ impl Allocation {
             name,
             services,
             settings,
+            leases,
+            orphans: HashMap::new(),
             told: HashMap::new(),
             pools: Pools::default(),
             text: None,
@@ -174,11 +190,34 @@ impl Allocation {
                 }
                 whole &= self.carry_out(decision).await;
             }
+            self.bury(&decisions, &services).await;
             self.told.retain(|key, _| decisions.iter().any(|decision| decision.service.key == *key));
             tokio::select! {
                 changed = self.services.changed() => if changed.is_err() { return },
                 changed = self.settings.changed() => if changed.is_err() { return },
                 () = sleep(AGAIN), if !whole => {}
+                () = sleep(ORPHANED) => {}
+            }
+        }
+    }
+
+    /// Deletes Leases of addresses that no Service has and whose holder does not do so.
+    async fn bury(&mut self, decisions: &[Decision<'_>], services: &[BalancedService]) {
+        let given = decisions.iter().flat_map(|decision| &decision.addresses);
+        let held = services.iter().flat_map(|service| &service.held);
+        let wanted: HashSet<String> =
+            given.chain(held).map(|address| announcer::lease_name(*address)).collect();
+        let leases: Vec<Lease> = self.leases.borrow_and_update().objects().values().cloned().collect();
+        let orphans: Vec<&Lease> = leases.iter().filter(|lease| !wanted.contains(&lease.name)).collect();
+        self.orphans.retain(|name, _| orphans.iter().any(|lease| lease.name == *name));
+        for lease in orphans {
+            let known = self.orphans.entry(lease.name.clone()).or_insert((String::new(), Instant::now()));
+            if known.0 != lease.version {
+                *known = (lease.version.clone(), Instant::now());
+            } else if known.1.elapsed() >= ORPHANED {
+                // If it has changed after all it is no orphan, and if it fails the next turn comes.
+                let deleted = tokio::time::timeout(PATIENCE, self.client.delete_lease(lease)).await;
+                tracing::debug!(lease = lease.name, ?deleted, "the Lease of an address that no Service has");
             }
         }
     }
