@@ -74,7 +74,10 @@ impl Row {
     ) -> Row {
         let (goal, holds) = match goal {
             Goal::AtLeast(least) => (format!(">= {least}"), ratio >= least),
-            Goal::AtMost(most) => (format!("<= {most}"), ratio <= most),
+            Goal::AtMost(most) => (
+                format!("<= {:.3}", most).trim_end_matches('0').trim_end_matches('.').to_owned(),
+                ratio <= most,
+            ),
         };
         Row { name: name.to_owned(), against: against.to_owned(), unit, ours, theirs, ratio, goal, holds }
     }

@@ -3,13 +3,19 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use nix::{
+    libc,
     sched::{CpuSet, sched_setaffinity},
+    sys::socket::{Backlog, listen, setsockopt, sockopt::Linger},
     unistd::Pid,
 };
 use weft_netns::Netns;
@@ -149,6 +155,43 @@ impl<'n> Way<'n> {
             }
             let rate = f64::from(count) / start.elapsed().as_secs_f64();
             exchange(b'q')?;
+            Ok(rate)
+        })??;
+        server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        Ok(rate)
+    }
+
+    /// Connect and give up at once (RST): how many a second. Of a connection this leaves what finding its way costs, and little
+    /// else.
+    pub fn open_rate(&self) -> anyhow::Result<f64> {
+        let (listener, target) = self.listen()?;
+        // The client shares its core with the server and opens many connections before it is that one's turn.
+        listen(&listener, Backlog::new(4096)?)?;
+        let over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&over);
+        let server = thread::spawn(move || -> std::io::Result<()> {
+            pin(SHARED);
+            while !stop.load(Ordering::Relaxed) {
+                // A client that has given up already is accepted, or counted as an error; neither matters here.
+                let _ = listener.accept();
+            }
+            Ok(())
+        });
+        let open = || -> std::io::Result<()> {
+            let stream = TcpStream::connect(target)?;
+            setsockopt(&stream, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+            Ok(())
+        };
+        let rate = self.from.run(|| -> anyhow::Result<f64> {
+            pin(SHARED);
+            let (start, mut count) = (Instant::now(), 0_u32);
+            while start.elapsed() < MEASURE {
+                open()?;
+                count += 1;
+            }
+            let rate = f64::from(count) / start.elapsed().as_secs_f64();
+            over.store(true, Ordering::Relaxed);
+            open()?;
             Ok(rate)
         })??;
         server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;

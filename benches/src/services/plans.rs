@@ -19,20 +19,30 @@ use crate::topology::{Node, Scratch};
 /// Where cluster IPs are taken from: room for 100,000.
 pub const RANGES: [&str; 1] = ["10.96.0.0/12"];
 
-/// Many Services, of which the middle one leads to a real backend.
+/// Many Services, of which one leads to a real backend.
 pub struct Services {
     /// Frontend and backends of each.
     pub list: Vec<(Frontend, Vec<BackendKey>)>,
+    measured: usize,
 }
 
 impl Services {
-    /// `count` Services with cluster IPs and so many endpoints each.
+    /// `count` Services with cluster IPs and so many endpoints each. The middle one is measured.
     pub fn new(count: u32, endpoints: u32, backend: SocketAddr) -> Services {
+        Services::measuring(count / 2, count, endpoints, backend)
+    }
+
+    /// The same, with the Service that is measured at the end of all lists.
+    pub fn last(count: u32, endpoints: u32, backend: SocketAddr) -> Services {
+        Services::measuring(count - 1, count, endpoints, backend)
+    }
+
+    fn measuring(measured: u32, count: u32, endpoints: u32, backend: SocketAddr) -> Services {
         let list = (0..count)
             .map(|number| {
                 let address = Ipv4Addr::from(0x0a60_0000 + 10 + number).into();
                 let frontend = Frontend { address, port: 80, kind: FrontendKind::ClusterIp };
-                let endpoint = |endpoint: u32| match number == count / 2 {
+                let endpoint = |endpoint: u32| match number == measured {
                     // Every connection to the Service that is measured must be answered.
                     true => BackendKey { address: backend.ip(), port: backend.port() },
                     // One Pod in 250, all over the Pod range, so that endpoints are shared as little as may be.
@@ -48,19 +58,20 @@ impl Services {
                 (frontend, backends)
             })
             .collect();
-        Services { list }
+        Services { list, measured: measured as usize }
     }
 
     /// One Service with a node port.
     pub fn node_port(frontend: SocketAddr, backend: SocketAddr) -> Services {
         let frontend =
             Frontend { address: frontend.ip(), port: frontend.port(), kind: FrontendKind::NodePort };
-        Services { list: vec![(frontend, vec![BackendKey { address: backend.ip(), port: backend.port() }])] }
+        let backend = BackendKey { address: backend.ip(), port: backend.port() };
+        Services { list: vec![(frontend, vec![backend])], measured: 0 }
     }
 
     /// Where the Service that is measured is reached.
     pub fn measured(&self) -> SocketAddr {
-        let (frontend, _) = &self.list[self.list.len() / 2];
+        let (frontend, _) = &self.list[self.measured];
         SocketAddr::new(frontend.address, frontend.port)
     }
 
