@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use weft_datapath::{Counter, Path};
-use weft_model::Protocol;
+use weft_model::{Protocol, services::WhenEmpty};
 
 use crate::cluster::{BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service};
 
@@ -91,7 +91,7 @@ fn a_client_may_be_given_itself_also_by_another_node() {
 }
 
 #[test]
-fn pods_are_refused_what_the_service_lacks_and_an_address_that_no_service_has_drops() {
+fn pods_are_refused_what_the_service_lacks_and_dropped_where_the_rules_say_so() {
     let mut cluster = Cluster::new(Path::Overlay);
     let pod = cluster.nodes[0].pod();
     for family in BOTH {
@@ -101,6 +101,12 @@ fn pods_are_refused_what_the_service_lacks_and_an_address_that_no_service_has_dr
         assert_eq!(connect(at(vip, 80)), ErrorKind::TimedOut, "nobody's address");
         cluster.serve(&service(Protocol::Tcp, &[]).cluster_ip(family, 80));
         cluster.serve(&service(Protocol::Udp, &[]).cluster_ip(family, 80));
+        let dropping = service(Protocol::Tcp, &[]).named("dropping").cluster_ip(family, 82);
+        cluster.serve(&dropping.when_empty(WhenEmpty::Drop));
+        assert_eq!(connect(at(vip, 82)), ErrorKind::TimedOut, "the rules say drop");
+        let node = &cluster.nodes[0].netns.0;
+        let dropped = Tcp::connect_within(node, at(vip, 82), within).map(drop).unwrap_err();
+        assert_eq!(dropped.kind(), ErrorKind::TimedOut, "for the node's processes too");
         for port in [80, 81] {
             assert_eq!(connect(at(vip, port)), ErrorKind::ConnectionRefused);
             let refused = Udp::connect(client(&pod), at(vip, port)).ask().unwrap_err();

@@ -83,7 +83,8 @@ pub fn may_begin(client: &Address) -> bool {
     }
     // SAFETY: as above.
     let ended = unsafe { FLOWS_ENDED.get(client) }.copied().unwrap_or(0);
-    begun.wrapping_sub(ended) < u64::from(MAX_FLOWS_OF_CLIENT)
+    // A flow that both sides let go of at once is counted twice: less than none is none.
+    (begun.wrapping_sub(ended) as i64) < i64::from(MAX_FLOWS_OF_CLIENT)
 }
 
 /// Counts a flow that has begun.
