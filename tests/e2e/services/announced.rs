@@ -99,6 +99,41 @@ fn the_addresses_of_a_node_that_vanishes_move_and_two_never_answer() {
 }
 
 #[test]
+fn once_the_endpoints_of_a_node_that_vanished_are_gone_clients_reach_only_live_ones() {
+    let lab = lab(3, SERVICE).up();
+    let (outside, alive) = (lab.outside(), lab.node("node-1"));
+    let (cluster, balanced) =
+        (socket(lab.cluster_ip("balanced"), 80), socket(lab.load_balancer("balanced")[0], 80));
+    for (from, to) in [(&alive, cluster), (&outside, balanced)] {
+        until("an answer", || from.asks(to), Outcome::is_answer);
+    }
+    lab.cut_off("node-3");
+    let pods = lab.get(&["pods", "-l", "app=web"]);
+    let dead =
+        pods["items"].as_array().unwrap().iter().find(|pod| pod["spec"]["nodeName"] == "node-3").unwrap();
+    let dead = dead["metadata"]["name"].as_str().unwrap();
+    // What takes it out of the Service; a cluster's node controller does so after a while.
+    lab.kubectl(&["label", "pod", dead, "app-"]).succeeds();
+    wait_for("its endpoint to be gone from every kernel that can be told", || {
+        let held = lab.services();
+        let of = |node: &&Value| node["node"] != "node-3";
+        let ports =
+            held.as_array().unwrap().iter().filter(of).flat_map(|node| node["services"].as_array().unwrap());
+        let all: Vec<usize> = ports
+            .filter(|port| port["name"] == "balanced")
+            .map(|port| port["backends"].as_array().unwrap().len())
+            .collect();
+        if all == [2, 2] { Ok(()) } else { Err(all) }
+    });
+    until("the address to be somewhere else", || outside.asks(balanced), Outcome::is_answer);
+    for (from, to) in [(&alive, cluster), (&outside, balanced)] {
+        let nodes: BTreeSet<String> = (0..30).map(|_| from.asks(to).answer().node()).collect();
+        assert!(!nodes.contains("node-3"), "{nodes:?}");
+    }
+    lab.join("node-3");
+}
+
+#[test]
 fn an_agent_that_is_killed_and_comes_back_keeps_its_addresses() {
     let lab = lab(2, SERVICE).up();
     let outside = lab.outside();
