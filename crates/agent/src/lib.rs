@@ -106,7 +106,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         api.nodes.clone(),
         drain.clone(),
     ));
-    parts.spawn(announce::lead(client.clone(), name.clone(), drain.clone()));
+    parts.spawn(announce::lead(client.clone(), name.clone(), api.nodes.clone(), drain.clone()));
     parts.spawn(cluster.run(client, name, handle.clone(), api, ports_warn, drain));
 
     let outcome = tokio::select! {

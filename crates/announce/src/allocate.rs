@@ -4,7 +4,7 @@
 //! so that a Service that is made again gets the address that it had, if that is free.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     hash::Hasher,
     net::IpAddr,
 };
@@ -70,8 +70,13 @@ impl Problem {
     }
 }
 
-/// Decides about every Service that is ours; those that are somebody else's are not in the result.
-pub fn allocate<'s>(services: &'s [BalancedService], pools: &Pools) -> Vec<Decision<'s>> {
+/// Decides about every Service that is ours; those that are somebody else's are not in the result. Addresses of nodes are
+/// given to nobody, whatever the pools say: the node would lose all else that it has there.
+pub fn allocate<'s>(
+    services: &'s [BalancedService],
+    pools: &Pools,
+    nodes: &BTreeSet<IpAddr>,
+) -> Vec<Decision<'s>> {
     if pools.is_empty() {
         return Vec::new();
     }
@@ -86,7 +91,7 @@ pub fn allocate<'s>(services: &'s [BalancedService], pools: &Pools) -> Vec<Decis
     // Who has an address keeps it, before anybody gets a new one.
     for service in services.iter().filter(|service| service.wants_addresses) {
         for address in &service.held {
-            if may_keep(service, *address, pools) {
+            if !nodes.contains(address) && may_keep(service, *address, pools) {
                 given.keep(*address, service);
             }
         }
@@ -98,13 +103,13 @@ pub fn allocate<'s>(services: &'s [BalancedService], pools: &Pools) -> Vec<Decis
         moved = false;
         problems.clear();
         for service in &services {
-            problems.push(wishes(service, pools, &mut given, &mut moved).err());
+            problems.push(wishes(service, pools, nodes, &mut given, &mut moved).err());
         }
     }
     for (service, problem) in services.iter().zip(&mut problems) {
         // Who asks for an address does not want another one.
         if service.wants_addresses && problem.is_none() {
-            *problem = draw(service, pools, &mut given).err();
+            *problem = draw(service, pools, nodes, &mut given).err();
         }
     }
     let decide = |(service, problem): (&'s BalancedService, Option<Problem>)| Decision {
@@ -124,6 +129,7 @@ fn may_keep(service: &BalancedService, address: IpAddr, pools: &Pools) -> bool {
 fn wishes<'s>(
     service: &'s BalancedService,
     pools: &Pools,
+    nodes: &BTreeSet<IpAddr>,
     given: &mut Given<'s>,
     moved: &mut bool,
 ) -> Result<(), Problem> {
@@ -141,6 +147,9 @@ fn wishes<'s>(
             return Err(wrong("a Service has one address a family, and asks for two"));
         }
         seen.push(address);
+        if nodes.contains(&address) {
+            return Err(wrong("it is a node's"));
+        }
         if !may_keep(service, address, pools) {
             return Err(Problem::NotInPool(address));
         }
@@ -150,7 +159,12 @@ fn wishes<'s>(
 }
 
 /// Gives a Service an address of each family that it lacks.
-fn draw<'s>(service: &'s BalancedService, pools: &Pools, given: &mut Given<'s>) -> Result<(), Problem> {
+fn draw<'s>(
+    service: &'s BalancedService,
+    pools: &Pools,
+    nodes: &BTreeSet<IpAddr>,
+    given: &mut Given<'s>,
+) -> Result<(), Problem> {
     let mut hasher = Fnv::default();
     hasher.write(service.key.to_string().as_bytes());
     let start = hasher.finish();
@@ -166,7 +180,9 @@ fn draw<'s>(service: &'s BalancedService, pools: &Pools, given: &mut Given<'s>) 
             .filter(|pool| pool.ranges().any(|range| range.is_ipv6() == *ipv6))
             .collect();
         let ranges = serving.iter().flat_map(|pool| pool.ranges()).filter(|range| range.is_ipv6() == *ipv6);
-        let free = ranges.flat_map(|range| range.from(start)).find(|address| given.is_free(*address));
+        let free = ranges
+            .flat_map(|range| range.from(start))
+            .find(|address| given.is_free(*address) && !nodes.contains(address));
         match free {
             Some(address) => given.keep(address, service),
             // A family that no pool has is not missed where one is enough.

@@ -1,7 +1,8 @@
 //! One agent allocates the addresses of LoadBalancer Services: the holder of a Lease, as long as it holds it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use weft_announce::{Decision, Election, LeaseStore, Pools, Refused, Step, Terms,
 use weft_kube::{
     Client, Mirror, ObjectRef, WarningEvent, WatchHealth, watch_balanced, watch_leases, watch_settings,
 };
-use weft_model::{BalancedService, Lease, NodeName, services::ServiceKey};
+use weft_model::{BalancedService, Lease, Node, NodeName, services::ServiceKey};
 
 use super::Leases;
 use crate::drain::Drain;
@@ -31,11 +32,16 @@ const ORPHANED: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Takes part in the election, and allocates while it is won. Returns when the drain begins.
-pub(crate) async fn lead(client: Client, name: NodeName, mut drain: Drain) -> anyhow::Result<()> {
+pub(crate) async fn lead(
+    client: Client,
+    name: NodeName,
+    nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    mut drain: Drain,
+) -> anyhow::Result<()> {
     let (leading, led) = watch::channel(None);
     let mut tasks = JoinSet::new();
     tasks.spawn(elect(client.clone(), name.to_string(), leading));
-    tasks.spawn(follow(client, name, led));
+    tasks.spawn(follow(client, name, nodes, led));
     drain.begun().await;
     tasks.shutdown().await;
     Ok(())
@@ -98,13 +104,18 @@ async fn elect(client: Client, me: String, leading: watch::Sender<Option<Instant
 }
 
 /// Allocates whenever this agent leads.
-async fn follow(client: Client, name: NodeName, mut leading: watch::Receiver<Option<Instant>>) {
+async fn follow(
+    client: Client,
+    name: NodeName,
+    nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    mut leading: watch::Receiver<Option<Instant>>,
+) {
     loop {
         if leading.wait_for(Option::is_some).await.is_err() {
             return;
         }
         // What others do about Services is of no interest while another agent leads.
-        let mut work = Allocation::start(client.clone(), name.clone());
+        let mut work = Allocation::start(client.clone(), name.clone(), nodes.clone());
         tokio::select! {
             () = work.run(leading.clone()) => {}
             () = until_over(leading.clone()) => tracing::info!("another agent gives LoadBalancer Services their addresses"),
@@ -121,6 +132,7 @@ struct Allocation {
     client: Client,
     name: NodeName,
     services: watch::Receiver<Mirror<ServiceKey, Option<BalancedService>>>,
+    nodes: watch::Receiver<Mirror<NodeName, Node>>,
     settings: watch::Receiver<Mirror<String, BTreeMap<String, String>>>,
     /// Leases of addresses.
     leases: watch::Receiver<Mirror<String, Lease>>,
@@ -135,7 +147,7 @@ struct Allocation {
 }
 
 impl Allocation {
-    fn start(client: Client, name: NodeName) -> Self {
+    fn start(client: Client, name: NodeName, nodes: watch::Receiver<Mirror<NodeName, Node>>) -> Self {
         let (services_mirror, services) = watch::channel(Mirror::default());
         let (settings_mirror, settings) = watch::channel(Mirror::default());
         let (leases_mirror, leases) = watch::channel(Mirror::default());
@@ -160,6 +172,7 @@ impl Allocation {
             client,
             name,
             services,
+            nodes,
             settings,
             leases,
             orphans: HashMap::new(),
@@ -172,6 +185,7 @@ impl Allocation {
 
     async fn run(&mut self, leading: watch::Receiver<Option<Instant>>) {
         if self.services.wait_for(Mirror::is_synced).await.is_err()
+            || self.nodes.wait_for(Mirror::is_synced).await.is_err()
             || self.settings.wait_for(Mirror::is_synced).await.is_err()
         {
             return;
@@ -180,7 +194,11 @@ impl Allocation {
             self.read_pools();
             let services: Vec<BalancedService> =
                 self.services.borrow_and_update().objects().values().flatten().cloned().collect();
-            let decisions = allocate(&services, &self.pools);
+            let nodes: BTreeSet<IpAddr> = {
+                let nodes = self.nodes.borrow_and_update();
+                nodes.objects().values().flat_map(|node| node.addresses.iter().copied()).collect()
+            };
+            let decisions = allocate(&services, &self.pools, &nodes);
             let mut whole = true;
             for decision in &decisions {
                 let left = leading.borrow().map(|until| until.saturating_duration_since(Instant::now()));
@@ -194,6 +212,7 @@ impl Allocation {
             self.told.retain(|key, _| decisions.iter().any(|decision| decision.service.key == *key));
             tokio::select! {
                 changed = self.services.changed() => if changed.is_err() { return },
+                changed = self.nodes.changed() => if changed.is_err() { return },
                 changed = self.settings.changed() => if changed.is_err() { return },
                 () = sleep(AGAIN), if !whole => {}
                 () = sleep(ORPHANED) => {}

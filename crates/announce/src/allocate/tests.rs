@@ -36,7 +36,7 @@ fn what_is_in_the_status_is_kept() {
     let mut one = service("one");
     one.held = ips(&["10.0.0.2"]);
     let services = [one, service("two")];
-    let decisions = allocate(&services, &pools());
+    let decisions = allocate(&services, &pools(), &BTreeSet::new());
     assert_eq!(decisions[0].addresses, ips(&["10.0.0.2"]));
     assert_ne!(decisions[1].addresses, decisions[0].addresses);
     assert!(decisions.iter().all(|decision| decision.problem.is_none()));
@@ -48,7 +48,7 @@ fn of_two_with_the_same_address_the_older_keeps_it() {
     (young.created, old.created) = (2, 1);
     (young.held, old.held) = (ips(&["10.0.0.1"]), ips(&["10.0.0.1"]));
     let services = [young, old];
-    let decisions = allocate(&services, &pools());
+    let decisions = allocate(&services, &pools(), &BTreeSet::new());
     assert_eq!((decisions[0].service.created, &decisions[0].addresses), (1, &ips(&["10.0.0.1"])));
     assert_ne!(decisions[1].addresses, ips(&["10.0.0.1"]));
     assert_eq!(decisions[1].addresses.len(), 1);
@@ -68,7 +68,7 @@ fn a_wish_is_met_or_its_refusal_is_said() {
     let mut wrong = service("wrong");
     (wrong.created, wrong.wishes) = (4, vec!["everything".into()]);
     let services = [has, taken, kept, odd, wrong];
-    let decisions = allocate(&services, &pools());
+    let decisions = allocate(&services, &pools(), &BTreeSet::new());
     assert_eq!((&decisions[0].addresses, &decisions[0].problem), (&ips(&["10.0.1.3"]), &None));
     assert!(decisions[1].addresses.is_empty());
     let said = |at: usize| decisions[at].problem.clone().unwrap();
@@ -83,7 +83,7 @@ fn a_wish_is_met_or_its_refusal_is_said() {
 #[test]
 fn a_full_pool_is_said() {
     let services: Vec<BalancedService> = (0..5).map(|number| service(&format!("s{number}"))).collect();
-    let decisions = allocate(&services, &pools());
+    let decisions = allocate(&services, &pools(), &BTreeSet::new());
     let given: HashSet<_> = decisions.iter().flat_map(|decision| &decision.addresses).collect();
     assert_eq!(given.len(), 4);
     let problems: Vec<_> = decisions.iter().filter_map(|decision| decision.problem.as_ref()).collect();
@@ -101,14 +101,18 @@ fn both_families_are_given_where_there_are_both() {
     let v4_only: Pools = "- {name: a, cidrs: [10.0.0.0/30]}".parse().unwrap();
     let services = [dual.clone()];
     assert_eq!(
-        allocate(&services, &pools())[0].addresses.iter().map(IpAddr::is_ipv6).collect::<Vec<_>>(),
+        allocate(&services, &pools(), &BTreeSet::new())[0]
+            .addresses
+            .iter()
+            .map(IpAddr::is_ipv6)
+            .collect::<Vec<_>>(),
         [true, false]
     );
-    let decisions = allocate(&services, &v4_only);
+    let decisions = allocate(&services, &v4_only, &BTreeSet::new());
     assert_eq!((decisions[0].addresses.len(), &decisions[0].problem), (1, &None));
     dual.needs_every_family = true;
     let services = [dual];
-    let decisions = allocate(&services, &v4_only);
+    let decisions = allocate(&services, &v4_only, &BTreeSet::new());
     assert_eq!(decisions[0].problem.as_ref().unwrap().reason(), "LoadBalancerPoolExhausted");
 }
 
@@ -122,11 +126,11 @@ fn others_services_are_left_alone_and_old_types_are_cleared() {
     let mut ours = service("ours");
     ours.class = Some(CLASS.into());
     let services = [other, was, ours];
-    let decisions = allocate(&services, &pools());
+    let decisions = allocate(&services, &pools(), &BTreeSet::new());
     let names: Vec<&str> = decisions.iter().map(|decision| &*decision.service.key.name).collect();
     assert_eq!(names, ["ours", "was"]);
     assert_eq!((decisions[0].addresses.len(), decisions[1].addresses.len()), (1, 0));
-    assert!(allocate(&services, &Pools::default()).is_empty());
+    assert!(allocate(&services, &Pools::default(), &BTreeSet::new()).is_empty());
 }
 
 #[test]
@@ -136,9 +140,23 @@ fn a_selector_keeps_a_pool_for_some() {
     let mut front = service("front");
     front.labels.insert("tier".into(), "front".into());
     let services = [front, service("back")];
-    let decisions = allocate(&services, &pools);
+    let decisions = allocate(&services, &pools, &BTreeSet::new());
     assert!(decisions[0].addresses.is_empty() && decisions[0].problem.is_some());
     assert_eq!(decisions[1].addresses.len(), 1);
+}
+
+#[test]
+fn nodes_keep_their_addresses() {
+    let mut asks = service("asks");
+    asks.wishes = vec!["10.0.1.1".into()];
+    let mut has = service("has");
+    has.held = ips(&["10.0.0.1"]);
+    let services = [asks, has];
+    let nodes: BTreeSet<IpAddr> =
+        ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.1.1"].iter().map(|ip| ip.parse().unwrap()).collect();
+    let decisions = allocate(&services, &pools(), &nodes);
+    assert!(decisions[0].problem.as_ref().unwrap().to_string().contains("it is a node's"));
+    assert_eq!(decisions[1].addresses, ips(&["10.0.0.3"]));
 }
 
 fn some_service() -> impl Strategy<Value = BalancedService> {
@@ -169,7 +187,7 @@ proptest! {
         let services: BTreeMap<_, _> = services.into_iter().map(|service| (service.key.clone(), service)).collect();
         let services: Vec<BalancedService> = services.into_values().collect();
         let pools = pools();
-        let decisions = allocate(&services, &pools);
+        let decisions = allocate(&services, &pools, &BTreeSet::new());
         let mut seen = HashSet::new();
         for decision in &decisions {
             for address in &decision.addresses {
@@ -180,14 +198,14 @@ proptest! {
         }
         let mut reversed = services.clone();
         reversed.reverse();
-        prop_assert_eq!(&allocate(&reversed, &pools), &decisions);
+        prop_assert_eq!(&allocate(&reversed, &pools, &BTreeSet::new()), &decisions);
         let mut written = services.clone();
         for service in &mut written {
             if let Some(decision) = decisions.iter().find(|decision| decision.service.key == service.key) {
                 service.held.clone_from(&decision.addresses);
             }
         }
-        let again = allocate(&written, &pools);
+        let again = allocate(&written, &pools, &BTreeSet::new());
         for decision in &again {
             prop_assert_eq!(&decision.addresses, &decision.service.held);
         }
