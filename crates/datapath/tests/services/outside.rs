@@ -76,6 +76,11 @@ fn what_is_refused_and_what_is_dropped_are_told_apart() {
         assert_eq!(ask(cluster.node_port(1, family)), ErrorKind::ConnectionRefused, "port unreachable");
         assert_eq!(ask(at(82)), ErrorKind::ConnectionRefused, "port unreachable");
         assert_eq!(ask(at(81)), ErrorKind::WouldBlock, "the rules say drop");
+        let mut ping = std::process::Command::new("ping");
+        let target = balancer.ip().to_string();
+        let ping = cluster.outside().enter_child(ping.args(["-c", "1", "-W", "5", &target])).unwrap();
+        let said = String::from_utf8(ping.output().expect("ping: cargo xtask setup").stdout).unwrap();
+        assert!(said.to_lowercase().contains("port unreachable"), "a ping is told the same: {said}");
         let before = cluster.count(Counter::NoService);
         let nobody = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 80);
         let connected = Tcp::connect_within(cluster.outside(), nobody, within).map(drop).unwrap_err().kind();
