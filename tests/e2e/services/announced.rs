@@ -99,6 +99,64 @@ fn the_addresses_of_a_node_that_vanishes_move_and_two_never_answer() {
 }
 
 #[test]
+fn an_agent_that_is_stuck_falls_silent_and_stays_so_when_it_goes_on() {
+    let lab = lab(2, SERVICE).up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("balanced")[0];
+    reaches(&outside, socket(address, 80));
+    let first = answers_for(&lab, &outside, address);
+    let agent = lab.agent(&first);
+    never_two(&outside, address, || {
+        kill(agent, Signal::SIGSTOP).unwrap();
+        let second = wait_for("the other node to answer", || {
+            let second = answers_for(&lab, &outside, address);
+            if second == first { Err(second) } else { Ok(second) }
+        });
+        kill(agent, Signal::SIGCONT).unwrap();
+        for _ in 0..10 {
+            assert_eq!(answers_for(&lab, &outside, address), second);
+            reaches(&outside, socket(address, 80));
+        }
+    });
+}
+
+#[test]
+fn with_a_local_policy_the_address_follows_the_backend() {
+    let pod = |name: &str, node: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: follow}}}}
+spec: {{nodeName: {node}, containers: [{{name: a, image: nginx, ports: [{{containerPort: 80}}]}}]}}
+"
+        )
+    };
+    let lab = lab(
+        2,
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: follow}
+spec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: follow}, ports: [{port: 80}]}
+",
+    )
+    .up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("follow")[0];
+    for (name, node) in [("first", "node-2"), ("second", "node-1"), ("third", "node-2")] {
+        lab.apply(&pod(name, node));
+        until(
+            "the new Pod to answer",
+            || outside.asks(socket(address, 80)),
+            |outcome| matches!(outcome, Outcome::Answered(answer) if answer.pod() == name),
+        );
+        assert_eq!(answers_for(&lab, &outside, address), node);
+        lab.kubectl(&["delete", "pod", name]).succeeds();
+    }
+}
+
+#[test]
 fn once_the_endpoints_of_a_node_that_vanished_are_gone_clients_reach_only_live_ones() {
     let lab = lab(3, SERVICE).up();
     let (outside, alive) = (lab.outside(), lab.node("node-1"));
