@@ -5,8 +5,11 @@ use crate::{Address, Plain};
 /// Most flows' directions: a flow has two entries.
 pub const MAX_FLOWS: u32 = 524_288;
 
-/// Most flows of one client, so that it cannot use the table up: an eighth of it.
+/// Most flows of one client in the cluster, so that it cannot use the table up: an eighth of it.
 pub const MAX_FLOWS_OF_CLIENT: u32 = MAX_FLOWS / 2 / 8;
+
+/// Most flows of one address outside, behind which there may be many clients: half of the table.
+pub const MAX_FLOWS_OF_OUTSIDER: u32 = MAX_FLOWS / 2 / 2;
 
 /// Most clients that flows are counted of.
 pub const MAX_FLOW_CLIENTS: u32 = MAX_FLOWS / 2;

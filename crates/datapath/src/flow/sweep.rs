@@ -22,8 +22,9 @@ use crate::{
     table::{BpfTableError, Raw},
 };
 
-/// Entries of each table that a call looks at.
+/// Entries of each table that a call looks at; of a table that fills up several times as many.
 const AT_ONCE: u32 = 16_384;
+const PARTS_UNDER_PRESSURE: usize = 8;
 const SECOND: u64 = 1_000_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -85,14 +86,20 @@ impl Datapath {
 }
 
 /// Nanoseconds without a packet after which a direction of a flow is over. As long as those of the kernel's own connection
-/// tracking, but for established connections: they are a day instead of five.
-fn lifetime(key: &FlowKey, flow: &Flow) -> u64 {
+/// tracking, but for established connections: they are a day instead of five. Where room is needed, what has ended goes sooner.
+fn lifetime(key: &FlowKey, flow: &Flow, pressed: bool) -> u64 {
     let has = |bits| flow.seen & bits == bits;
     let both = has(Flow::OPENED | Flow::ANSWERED)
         // Its answers do not come by here.
         || flow.way == Flow::BACKEND_DIRECT && has(Flow::OPENED);
     let seconds = match key.protocol {
-        TCP if has(Flow::RST) || has(Flow::FIN | Flow::PEER_FIN) => 60,
+        TCP if has(Flow::RST) || has(Flow::FIN | Flow::PEER_FIN) => {
+            if pressed {
+                5
+            } else {
+                60
+            }
+        }
         // One side has said all that it will; the other may still have much to say.
         TCP if has(Flow::FIN) || has(Flow::PEER_FIN) => 3600,
         TCP if both => 24 * 3600,
@@ -106,8 +113,8 @@ fn lifetime(key: &FlowKey, flow: &Flow) -> u64 {
     seconds * SECOND
 }
 
-fn is_over(now: u64, key: &FlowKey, flow: &Flow) -> bool {
-    now.saturating_sub(flow.last_ns) > lifetime(key, flow)
+fn is_over(now: u64, key: &FlowKey, flow: &Flow, pressed: bool) -> bool {
+    now.saturating_sub(flow.last_ns) > lifetime(key, flow, pressed)
 }
 
 // === impl Sweeper ===
@@ -129,7 +136,11 @@ impl Sweeper {
     }
 
     fn sweep(&mut self, now: u64) -> Result<Swept, BpfTableError> {
-        let flows_ended = self.sweep_flows(now)?;
+        let pressed = self.flows.entries() > MAX_FLOWS as usize / 2;
+        let mut flows_ended = 0;
+        for _ in 0..if pressed { PARTS_UNDER_PRESSURE } else { 1 } {
+            flows_ended += self.sweep_flows(now, pressed)?;
+        }
         let affinities_ended = self.sweep_affinities(now)?;
         Ok(Swept {
             flows_ended,
@@ -140,15 +151,15 @@ impl Sweeper {
     }
 
     /// A flow is over when both of its directions are.
-    fn sweep_flows(&mut self, now: u64) -> Result<usize, BpfTableError> {
+    fn sweep_flows(&mut self, now: u64, pressed: bool) -> Result<usize, BpfTableError> {
         // Both directions of a flow may be in this part.
         let (mut over, mut forward) = (BTreeSet::new(), BTreeSet::new());
         for (key, flow) in self.flows.next()? {
             let pair = key.pair(&flow);
-            let other = if is_over(now, &key, &flow) { self.flows.get(&pair)? } else { continue };
+            let other = if is_over(now, &key, &flow, pressed) { self.flows.get(&pair)? } else { continue };
             // A direction that belongs to another flow by now says nothing of this one.
             let other = other.filter(|other| pair.pair(other) == key);
-            if other.is_some_and(|other| !is_over(now, &pair, &other)) {
+            if other.is_some_and(|other| !is_over(now, &pair, &other, pressed)) {
                 continue;
             }
             forward.extend(if flow.is_forward() { Some(key) } else { other.map(|_| pair) });
@@ -219,6 +230,11 @@ impl<K: Plain, V: Plain> Walk<K, V> {
         Ok(Walk { name, map, descriptor, place: None, seen: 0, used: 0 })
     }
 
+    /// Entries, as far as is known.
+    fn entries(&self) -> usize {
+        self.used.max(self.seen)
+    }
+
     /// The next part.
     fn next(&mut self) -> Result<Vec<(K, V)>, BpfTableError> {
         let mut most = AT_ONCE;
@@ -276,7 +292,7 @@ mod tests {
     fn over(protocol: u8, way: u8, seen: u8, seconds: u64) -> bool {
         let key = FlowKey { protocol, ..FlowKey::default() };
         let flow = Flow { way, seen, last_ns: 1000 * SECOND, ..Flow::default() };
-        is_over((1000 + seconds) * SECOND, &key, &flow)
+        is_over((1000 + seconds) * SECOND, &key, &flow, false)
     }
 
     #[test]
@@ -297,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn where_room_is_needed_only_what_has_ended_goes_sooner() {
+        let key = FlowKey { protocol: TCP, ..FlowKey::default() };
+        let both = Flow::OPENED | Flow::ANSWERED;
+        for (seen, goes) in
+            [(both | Flow::FIN | Flow::PEER_FIN, true), (both | Flow::FIN, false), (both, false)]
+        {
+            let flow = Flow { seen, way: Flow::BACKEND_OUTSIDE, ..Flow::default() };
+            assert_eq!(is_over(6 * SECOND, &key, &flow, true), goes, "{seen}");
+        }
+    }
+
+    #[test]
     fn datagrams_last_three_minutes_once_they_are_answered() {
         assert!(over(UDP, Flow::BACKEND_INSIDE, Flow::OPENED, 31));
         assert!(!over(UDP, Flow::BACKEND_INSIDE, Flow::OPENED | Flow::ANSWERED, 180));
@@ -307,6 +335,6 @@ mod tests {
     fn a_clock_that_is_behind_ends_nothing() {
         let key = FlowKey { protocol: UDP, ..FlowKey::default() };
         let flow = Flow { last_ns: 5 * SECOND, ..Flow::default() };
-        assert!(!is_over(SECOND, &key, &flow));
+        assert!(!is_over(SECOND, &key, &flow, false));
     }
 }

@@ -220,8 +220,7 @@ fn to_entry(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni
 /// Into the tunnel, with the hardware addresses that both of its ends expect.
 #[inline(always)]
 pub fn through_tunnel(ctx: &TcContext, config: &Config, tunnel: &Address, vni: u32) -> Verdict {
-    if ctx.store(0, &[GATEWAY_MAC, NODE_MAC], 0).is_err()
-        || set_tunnel_key(ctx, config, tunnel, vni).is_err()
+    if ctx.store(0, &[GATEWAY_MAC, NODE_MAC], 0).is_err() || set_tunnel_key(ctx, config, tunnel, vni).is_err()
     {
         return Verdict::drop(Counter::TunnelKey);
     }

@@ -1,11 +1,14 @@
 //! The table of flows: what is seen of a flow, and what its client has in it.
 
-use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT};
+use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER};
 
 use super::{TCP, Work};
 use crate::{
     maps::{FLOWS, FLOWS_BEGUN, FLOWS_ENDED},
-    steps::count,
+    steps::{
+        count,
+        deliver::{local_pod, route},
+    },
 };
 
 pub const FIN: u32 = 1;
@@ -81,10 +84,12 @@ pub fn may_begin(client: &Address) -> bool {
     if begun < u64::from(MAX_FLOWS_OF_CLIENT) {
         return true;
     }
+    let in_cluster = local_pod(client).is_some() || route(client).is_some();
+    let most = if in_cluster { MAX_FLOWS_OF_CLIENT } else { MAX_FLOWS_OF_OUTSIDER };
     // SAFETY: as above.
     let ended = unsafe { FLOWS_ENDED.get(client) }.copied().unwrap_or(0);
     // A flow that both sides let go of at once is counted twice: less than none is none.
-    (begun.wrapping_sub(ended) as i64) < i64::from(MAX_FLOWS_OF_CLIENT)
+    (begun.wrapping_sub(ended) as i64) < i64::from(most)
 }
 
 /// Counts a flow that has begun.
