@@ -92,18 +92,13 @@ fn lifetime(key: &FlowKey, flow: &Flow, pressed: bool) -> u64 {
     let both = has(Flow::OPENED | Flow::ANSWERED)
         // Its answers do not come by here.
         || flow.way == Flow::BACKEND_DIRECT && has(Flow::OPENED);
+    let ended = has(Flow::RST) || has(Flow::FIN | Flow::PEER_FIN);
     let seconds = match key.protocol {
-        TCP if has(Flow::RST) || has(Flow::FIN | Flow::PEER_FIN) => {
-            if pressed {
-                5
-            } else {
-                60
-            }
-        }
+        TCP if ended && pressed => 5,
+        TCP if ended => 60,
         // One side has said all that it will; the other may still have much to say.
         TCP if has(Flow::FIN) || has(Flow::PEER_FIN) => 3600,
         TCP if both => 24 * 3600,
-        TCP => 60,
         UDP if both => 180,
         UDP => 30,
         // SCTP has heartbeats.
