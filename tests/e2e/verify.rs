@@ -59,6 +59,41 @@ fn it_names_the_pairs_that_fail() {
 }
 
 #[test]
+fn it_names_the_services_that_fail() {
+    let lab = Lab::with_nodes(2)
+        .running(PODS)
+        .running(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {name: lost, labels: {app: lost}}
+spec: {nodeName: node-2, containers: [{name: web, image: nginx, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: lost}
+spec: {type: NodePort, selector: {app: lost}, ports: [{port: 80}]}
+",
+        )
+        .up();
+    assert_eq!(report(&lab, 0)["services"]["failed"].as_array().unwrap().len(), 0);
+    let mut inside = Netlink::open_in(&lab.pod("lost").netns()).unwrap();
+    let default = inside.routes().unwrap().into_iter().find(|route| route.prefix_len == 0).unwrap();
+    inside.delete_route(&default).unwrap();
+    let broken = report(&lab, 1);
+    let failed = broken["services"]["failed"].as_array().unwrap();
+    let of =
+        |from: &str| failed.iter().any(|one| one["from"] == from && one["service"] == "default/lost TCP");
+    assert!(of("outside") && of("node-1") && of("default/alone"), "{failed:#?}");
+    assert!(
+        failed.iter().all(|one| one["service"] == "default/lost TCP" || one["from"] == "default/lost"),
+        "{failed:#?}"
+    );
+    inside.set_route(&RouteSpec { ..default }).unwrap();
+    assert_eq!(report(&lab, 0)["holds"], true);
+}
+
+#[test]
 fn status_draws_the_nodes_their_pods_and_the_paths_between_them() {
     let lab = Lab::with_nodes(2).option("--routing", "overlay").running(PODS).up();
     let parts =

@@ -143,8 +143,10 @@ fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static st
         })
         .map(|row| [row.service.clone(), cell(&row.nodes), cell(&row.pods), cell(&row.outside)])
         .collect();
-    print_table(["SERVICE", "FROM NODES", "FROM PODS", "FROM OUTSIDE"], &rows);
-    println!();
+    if !rows.is_empty() {
+        print_table(["SERVICE", "FROM NODES", "FROM PODS", "FROM OUTSIDE"], &rows);
+        println!();
+    }
     let what = if report.sampled { "a sample" } else { "all" };
     println!(
         "{:<58} {}",
