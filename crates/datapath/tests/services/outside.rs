@@ -49,6 +49,26 @@ fn a_node_port_with_a_local_and_a_remote_backend_keeps_the_clients_address_over_
 }
 
 #[test]
+fn a_connection_of_the_nodes_own_that_has_a_node_port_as_its_source_port_is_left_to_the_host() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (pod, backend) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    for family in BOTH {
+        let served = Server::tcp(&backend.netns.0, "served", backend.addresses[family]);
+        cluster.serve(&service(Protocol::Tcp, &[served.address]).node_port(family, NODE_PORT));
+        let places = [
+            Server::tcp(cluster.outside(), "other", cluster.outside_address(family)),
+            Server::tcp(&pod.netns.0, "other", pod.addresses[family]),
+            Server::tcp(&backend.netns.0, "other", backend.addresses[family]),
+        ];
+        for server in places {
+            let connection = Tcp::connect_from(&cluster.nodes[0].netns.0, NODE_PORT, server.address).unwrap();
+            let (answer, length) = connection.ask_for(100_000).unwrap();
+            assert_eq!((answer.name.as_str(), length), ("other", 100_000));
+        }
+    }
+}
+
+#[test]
 fn what_is_refused_and_what_is_dropped_are_told_apart() {
     let mut cluster = Cluster::new(Path::Overlay);
     let within = Duration::from_millis(400);

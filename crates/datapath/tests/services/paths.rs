@@ -256,7 +256,8 @@ fn direct_return_keeps_the_client_and_spares_the_answers_the_detour() {
         for family in BOTH {
             let tcp = Server::tcp(client(&backend), "direct", backend.addresses[family]);
             let udp = Server::udp(client(&backend), "direct", backend.addresses[family]);
-            cluster.serve(&service(Protocol::Tcp, &[tcp.address]).balancer(family, 80));
+            let wanted = service(Protocol::Tcp, &[tcp.address]).balancer(family, 80);
+            cluster.serve(&wanted.node_port(family, NODE_PORT));
             cluster.serve(&service(Protocol::Udp, &[udp.address]).balancer(family, 80));
             let balancer = at(BALANCER[family], 80);
             for node in [0, 1] {
@@ -272,6 +273,12 @@ fn direct_return_keeps_the_client_and_spares_the_answers_the_detour() {
         }
         assert!(cluster.nodes[1].drops(Counter::ToEntry) > 0, "there");
         assert_eq!(cluster.nodes[0].drops(Counter::ToEntry), 0, "not back");
+        // A node's own address is known to that node alone, and answered for by it.
+        for family in BOTH {
+            let connection = Tcp::connect(cluster.outside(), cluster.node_port(1, family)).unwrap();
+            assert_eq!(connection.ask().unwrap().client, connection.local());
+        }
+        assert!(cluster.nodes[0].drops(Counter::ToEntry) > 0, "back by the entry node");
     }
 }
 

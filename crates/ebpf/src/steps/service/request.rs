@@ -89,6 +89,11 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
         return Err(jump(ctx, Step::Refuse));
     };
     let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
+    // The node's own connections may have this very port, and what they are answered is the host's.
+    let of_node = frontend.flags & Frontend::NODE_ADDRESS != 0;
+    if of_node && work.key.protocol == TCP && !table::opens(work) {
+        return Err(Verdict::NEXT);
+    }
     // The middle of a connection that nobody here knows. From outside it may have entered by another node before, and every
     // node picks the same backend; from inside it has none.
     if work.key.protocol == TCP && work.tcp & SYN == 0 && inside {
@@ -126,7 +131,9 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
             continue;
         }
         let change_port = attempt >= PORT_TRIES || with_affinity && attempt > 0;
-        entries(config, work, &choice, change_port);
+        // A node's address is a frontend on that node alone: the backend's could not translate.
+        let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
+        entries(config, work, &choice, change_port, direct);
         match insert(work) {
             Inserted::Yes => {}
             Inserted::Taken => continue,
@@ -170,7 +177,7 @@ fn may_come(work: &Work, frontend: &Frontend) -> bool {
 
 /// Both directions of the flow to a backend.
 #[inline(always)]
-fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool) {
+fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool, direct: bool) {
     let backend: &Backend = choice.backend;
     let key = &work.key;
     let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
@@ -181,9 +188,7 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool)
         if change_port || borrowed && source != key.destination { other_port() } else { key.source_port_be };
     let way = match work.hook {
         _ if inside => Flow::BACKEND_INSIDE,
-        hook::UPLINK_INGRESS if config.flags & Config::DIRECT_RETURN != 0 && !here && !borrowed => {
-            Flow::BACKEND_DIRECT
-        }
+        hook::UPLINK_INGRESS if direct && !here && !borrowed => Flow::BACKEND_DIRECT,
         _ => Flow::BACKEND_OUTSIDE,
     };
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
