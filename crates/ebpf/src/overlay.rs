@@ -5,7 +5,7 @@ use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, OVERLAY_VNI};
 
 use crate::steps::{
     Verdict,
-    deliver::{Tunnel, local_pod, route, to_local_pod, tunnel},
+    deliver::{local_pod, route, to_local_pod, tunnel},
     parse::{self, Packet, stays_on_link},
     service::{self, hook},
 };
@@ -43,8 +43,7 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
             if stays_on_link(&destination) {
                 return Verdict::NEXT;
             }
-            let Tunnel { end, .. } = tunnel;
-            service::begin(ctx, hook, Some(&end))
+            service::begin(ctx, hook, Some(&tunnel.end))
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
         Packet::Arp { .. } | Packet::Other => Verdict::drop(Counter::Protocol),

@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use weft_abi::{Address, Counter, FlowKey};
 
 use super::{
-    ETHERNET, SCTP, TCP, UDP, Verdict, Work,
+    SCTP, TCP, UDP, Verdict, Work,
     flow::{lookup, without_flow},
     hook, send, translate,
 };
@@ -144,6 +144,5 @@ fn translated(ctx: &TcContext, work: &Work, header: usize, ports: usize) -> Resu
     }
     // Sent by the other end itself, it comes from the address that the receiver knows; by a router, from that router.
     let source = if work.key.source == other.source { flow.source } else { work.key.source };
-    let _ = ETHERNET;
     translate::outer(ctx, work, &source, &flow.destination, checksum)
 }
