@@ -180,19 +180,24 @@ fn kube_proxy() -> anyhow::Result<Vec<Row>> {
 
 /// Outside clients: one node has the backend, or sends on to another that has.
 fn node_port() -> anyhow::Result<Vec<Row>> {
-    let fabric = plans::Fabric::new()?;
-    let (mut entry, mut other) = (fabric.node(2)?, fabric.node(3)?);
-    entry.meet(&other, Path::Overlay)?;
-    other.meet(&entry, Path::Overlay)?;
     let mut rows = Vec::new();
-    for (text, is_local) in [("local backend", true), ("remote backend", false)] {
+    for (text, is_local, direct) in [
+        ("local backend", true, false),
+        ("remote backend", false, false),
+        ("remote backend, direct return", false, true),
+    ] {
+        eprintln!("    NodePort from outside, {text}");
+        let fabric = plans::Fabric::new()?;
+        let (mut entry, mut other) = (fabric.node(2, direct)?, fabric.node(3, direct)?);
+        entry.meet(&other, Path::Overlay)?;
+        other.meet(&entry, Path::Overlay)?;
         let (server, address) = if is_local { entry.pod()? } else { other.pod()? };
-        let services =
-            Services::node_port(SocketAddr::new(entry.address(), NODE_PORT), SocketAddr::new(address, PORT));
+        let (frontend, backend) =
+            (SocketAddr::new(entry.address(), NODE_PORT), SocketAddr::new(address, PORT));
+        let services = Services::node_port(frontend, backend);
         for node in [&mut entry, &mut other] {
             node.with(|datapath| datapath.replace_services(services.plans()))??;
         }
-        eprintln!("    NodePort from outside, {text}");
         let routed = plans::Routed::new(address, is_local)?;
         let way = |from, to, via| Way { from, to, address, port: PORT, via };
         let ours = Side { way: way(&fabric.outside.0, &server.0, Some(services.measured())), cgroup: None };

@@ -123,10 +123,13 @@ impl Fabric {
     }
 
     /// A node with the last part of its address.
-    pub fn node(&self, number: u8) -> anyhow::Result<Node> {
+    pub fn node(&self, number: u8, direct_return: bool) -> anyhow::Result<Node> {
         let netns = Scratch::new()?;
         self.plug(&netns, number)?;
-        Node::start(netns, number)
+        Node::start_with(netns, number, |settings| {
+            settings.direct_return = direct_return;
+            Ok(())
+        })
     }
 
     /// Joins a namespace to the link.
