@@ -16,8 +16,13 @@ use report::Row;
 /// A benchmark: its name and what it measures.
 type Bench = (&'static str, fn() -> anyhow::Result<Vec<Row>>);
 
-const BENCHES: [Bench; 4] =
-    [("pod", pod::run), ("cni", cni::run), ("lab", lab::run), ("services", services::run)];
+const BENCHES: [Bench; 5] = [
+    ("pod", pod::run),
+    ("cni", cni::run),
+    ("lab", lab::run),
+    ("services", services::run),
+    ("scale", services::scale::run),
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

@@ -140,14 +140,21 @@ pub struct Node {
     next: u8,
 }
 
-struct Bpffs(tempfile::TempDir);
+/// A bpffs that goes with the value.
+pub struct Bpffs(tempfile::TempDir);
 
 impl Bpffs {
-    fn new() -> anyhow::Result<Bpffs> {
+    /// A new one.
+    pub fn new() -> anyhow::Result<Bpffs> {
         let folder = tempfile::tempdir()?;
         mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
             .context("mount a bpffs")?;
         Ok(Bpffs(folder))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &FilePath {
+        self.0.path()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod kube_proxy;
 mod plans;
+pub mod scale;
 
 use std::net::{IpAddr, SocketAddr};
 
