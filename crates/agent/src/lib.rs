@@ -18,6 +18,7 @@ mod drain;
 mod health;
 mod http;
 mod install;
+mod memory;
 mod metrics;
 pub mod node;
 mod options;
@@ -59,6 +60,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     if !nix::unistd::geteuid().is_root() {
         return Err(NotRoot.into());
     }
+    memory::be_frugal();
     let name = NodeName::new(options.node_name.as_str());
     let client = Client::new(options.kubeconfig.as_deref()).await?;
     let store = Store::open(&options.state_dir)?;

@@ -19,6 +19,7 @@ use weft_model::{
 use super::{HealthCheckChanges, Node};
 use crate::admin::{BackendStatus, EndpointStatus, ServiceStatus, ServicesStatus};
 use crate::announce::Balancers;
+use crate::memory;
 
 /// What could not be written is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -281,6 +282,7 @@ impl Node {
                 if services.anew {
                     let counts = services.planner.counts();
                     tracing::info!(?counts, written = ?written.written, "Services in force");
+                    memory::give_back();
                 }
                 services.anew = false;
                 services.took_over(written);

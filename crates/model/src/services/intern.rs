@@ -21,8 +21,11 @@ impl<T: ?Sized> Default for Interned<T> {
 }
 
 impl<T: ?Sized + Hash + Eq> Interned<T> {
-    /// The one copy of `value`.
-    pub(super) fn one(&mut self, value: &Arc<T>) -> Arc<T> {
+    /// The one copy of `value`. It is made here: what came from elsewhere goes whole, and leaves no holes in its memory.
+    pub(super) fn one(&mut self, value: &T) -> Arc<T>
+    where
+        for<'v> Arc<T>: From<&'v T>,
+    {
         if let Some(known) = self.values.get(value) {
             return Arc::clone(known);
         }
@@ -30,8 +33,9 @@ impl<T: ?Sized + Hash + Eq> Interned<T> {
             self.values.retain(|value| Arc::strong_count(value) > 1);
             self.sweep_at = (self.values.len() * 2).max(FIRST_SWEEP);
         }
-        self.values.insert(Arc::clone(value));
-        Arc::clone(value)
+        let kept: Arc<T> = value.into();
+        self.values.insert(Arc::clone(&kept));
+        kept
     }
 }
 
@@ -42,12 +46,12 @@ mod tests {
     #[test]
     fn equal_values_become_one_and_unused_ones_go() {
         let mut strings = Interned::<str>::default();
-        let first = strings.one(&Arc::from("a"));
-        assert!(Arc::ptr_eq(&first, &strings.one(&Arc::from("a"))));
+        let first = strings.one("a");
+        assert!(Arc::ptr_eq(&first, &strings.one("a")));
         for i in 0..10 * FIRST_SWEEP {
-            strings.one(&Arc::from(i.to_string()));
+            strings.one(&i.to_string());
         }
         assert!(strings.values.len() <= 2 * FIRST_SWEEP);
-        assert!(Arc::ptr_eq(&first, &strings.one(&Arc::from("a"))));
+        assert!(Arc::ptr_eq(&first, &strings.one("a")));
     }
 }

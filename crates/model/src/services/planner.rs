@@ -143,6 +143,7 @@ impl Planner {
     pub fn set_service(&mut self, mut service: Service) {
         let key = self.intern_key(&service.key);
         service.key = key.clone();
+        service.uid = (*service.uid).into();
         for port in &mut service.ports {
             port.name = self.strings.one(&port.name);
         }
@@ -168,7 +169,7 @@ impl Planner {
     pub fn set_slice(&mut self, slice: EndpointSlice) {
         let service =
             self.intern_key(&ServiceKey::new(Arc::clone(&slice.key.namespace), Arc::clone(&slice.service)));
-        let key = SliceKey { namespace: Arc::clone(&service.namespace), name: slice.key.name };
+        let key = SliceKey { namespace: Arc::clone(&service.namespace), name: (*slice.key.name).into() };
         let seen = self.lists.slices;
         match self.slices.entry(key.clone()) {
             hash_map::Entry::Occupied(mut known) => {
@@ -326,6 +327,8 @@ impl Planner {
             }
             Err(place) => {
                 self.endpoints += slice.endpoints.len();
+                // Most Services have one or two.
+                entry.slices.reserve_exact(1);
                 entry.slices.insert(place, slice);
             }
         }
