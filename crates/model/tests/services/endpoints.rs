@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_model::{
     Protocol,
-    services::{AddressType, EndpointSlice, Service, ServicePort, SlicePort},
+    services::{AddressType, Endpoint, EndpointSlice, Service, ServicePort, SlicePort},
 };
 
 use crate::build::*;
@@ -64,6 +64,10 @@ fn an_endpoint_in_two_slices_is_one_and_the_non_terminating_one_counts() {
         let plan = plan(&service("web"), &slices);
         assert_eq!(text(&plan.internal), "10.0.0.1:8080 10.0.0.2:8080");
         assert_eq!(plan.known.len(), 2);
+        // Whatever else is said of it.
+        let published = Endpoint { ready: true, ..draining("10.0.0.1") };
+        let slices = [slice(a, "web", &[published]), slice(b, "web", &[not_ready("10.0.0.1")])];
+        assert_eq!(text(&crate::build::plan(&service("web"), &slices).internal), "reject");
     }
 }
 
