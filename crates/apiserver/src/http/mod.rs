@@ -196,7 +196,7 @@ fn other(types: &Types, parts: &[&str], accept: &str) -> Result<Answer> {
     match parts {
         ["version"] => Ok(answer::json(200, &discovery::version())),
         ["healthz" | "livez" | "readyz", ..] => Ok(answer::text(200, "ok")),
-        ["openapi", "v2"] => openapi::v2(types, accept),
+        ["openapi", "v2"] => Ok(openapi::v2(types, accept)),
         ["openapi", "v3"] => Ok(answer::json(200, &openapi::v3_index(types))),
         ["openapi", "v3", "api", version] => Ok(answer::json(200, &openapi::v3(types, "", version)?)),
         ["openapi", "v3", "apis", group, version] => {

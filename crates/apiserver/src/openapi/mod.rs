@@ -1,5 +1,8 @@
 //! OpenAPI documents: enough for clients that look for types and for the parameters of their operations.
 
+mod protobuf;
+mod v2;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -9,17 +12,13 @@ use crate::resources::{ResourceType, Types};
 use crate::schema::{self, Shape, Type};
 
 /// `/openapi/v2`.
-pub(crate) fn v2(_types: &Types, accept: &str) -> Result<Answer> {
+pub(crate) fn v2(types: &Types, accept: &str) -> Answer {
+    let document = v2::document(types);
     if accept.contains("protobuf") {
-        // A document without definitions: all of its fields are absent.
-        return Ok(answer::bytes(
-            200,
-            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-            Bytes::new(),
-        ));
+        let body = Bytes::from(protobuf::encode(&document));
+        return answer::bytes(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", body);
     }
-    let document = json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": {}});
-    Ok(answer::json(200, &document))
+    answer::json(200, &document)
 }
 
 fn info() -> Value {
@@ -45,12 +44,10 @@ pub(crate) fn v3(types: &Types, group: &str, version: &str) -> Result<Value> {
     if !types.has_version(group, version) {
         return Err(ApiError::no_such_resource());
     }
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let mut paths = Map::new();
     let mut schemas = Map::new();
     for resource in types.all().filter(|resource| resource.group == group && resource.version == version) {
-        let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
-        let collection = format!("{root}{scope}/{}", resource.plural);
+        let collection = resource.collection_path();
         if !resource.review {
             paths.insert(format!("{collection}/{{name}}"), item(resource));
         }
@@ -81,14 +78,18 @@ fn item(resource: &ResourceType) -> Value {
     })
 }
 
-fn operation(resource: &ResourceType, verb: &str) -> Value {
-    let names: &[&str] = match verb {
+/// The names of what an operation takes in its query.
+fn parameters(verb: &str) -> &'static [&'static str] {
+    match verb {
         "get" => &["pretty"],
         "delete" => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
         "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
         _ => &["dryRun", "fieldManager", "fieldValidation"],
-    };
-    let parameters: Vec<Value> = names
+    }
+}
+
+fn operation(resource: &ResourceType, verb: &str) -> Value {
+    let parameters: Vec<Value> = parameters(verb)
         .iter()
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
         .collect();
@@ -129,18 +130,25 @@ fn model(name: &'static str) -> Value {
     json!({"type": "object", "description": name, "properties": properties})
 }
 
-fn property(field: &schema::Field) -> Value {
-    let one = match field.kind {
+/// The schema of what is no message.
+fn scalar(kind: Type) -> Value {
+    match kind {
         Type::String | Type::Bytes | Type::Duration | Type::Quantity => json!({"type": "string"}),
         Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
         Type::Bool => json!({"type": "boolean"}),
         Type::Integer => json!({"type": "integer"}),
         Type::Number => json!({"type": "number"}),
         Type::IntOrString => json!({"type": "string", "format": "int-or-string"}),
-        Type::Raw => json!({"type": "object"}),
+        Type::Raw | Type::Message(_) => json!({"type": "object"}),
+    }
+}
+
+fn property(field: &schema::Field) -> Value {
+    let one = match field.kind {
         Type::Message(name) => {
             json!({"allOf": [{"$ref": format!("#/components/schemas/{}", model_name(name))}]})
         }
+        kind => scalar(kind),
     };
     match field.shape {
         Shape::One | Shape::Inline => one,

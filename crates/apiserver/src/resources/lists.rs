@@ -109,6 +109,13 @@ impl Lists {
         self.plural == "poddisruptionbudgets" && tail(path) == ("spec", "selector")
     }
 
+    /// Does a strategic merge patch name what stays of this object, or of each in this list: a union, of which one field
+    /// is set?
+    pub(crate) fn retains_keys(&self, path: &[String]) -> bool {
+        let (parent, field) = tail(path);
+        field == "volumes" || self.plural == "deployments" && (parent, field) == ("spec", "strategy")
+    }
+
     /// Is this map one value in server-side apply?
     pub(crate) fn is_atomic_map(&self, path: &[String]) -> bool {
         if let Some(custom) = &self.custom {

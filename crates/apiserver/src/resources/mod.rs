@@ -39,6 +39,13 @@ impl ResourceType {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// Where its objects are, as OpenAPI writes it.
+    pub(crate) fn collection_path(&self) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        let scope = if self.namespaced { "/namespaces/{namespace}" } else { "" };
+        format!("{root}/{}{scope}/{}", self.api_version(), self.plural)
+    }
+
     pub(crate) fn has(&self, subresource: &str) -> bool {
         self.subresources.iter().any(|name| name == subresource)
     }

@@ -1,10 +1,10 @@
 //! What people see: get, get -o wide, get -w, describe.
 
-use std::io::{BufRead, BufReader};
-
 use serde_json::json;
 
-use crate::support::{Cluster, wait_for};
+use crate::support::{Cluster, client_minor};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
 
 fn header(cluster: &Cluster, args: &[&str]) -> String {
     let text = cluster.kubectl(&[&["get"], args].concat());
@@ -64,8 +64,7 @@ fn a_running_pod_reads_as_running() {
         "conditions": [{"type": "Ready", "status": "True"}],
         "containerStatuses": [{"name": "c", "ready": true, "restartCount": 2, "state": {"running": {}}}],
     }});
-    let patch = status.to_string();
-    cluster.kubectl(&["patch", "pod", "front", "--subresource=status", "--type=merge", "-p", &patch]);
+    cluster.patch_status("pod/front", &format!("{PODS}/front"), &status);
     let found = row(&cluster);
     assert_eq!(
         (found[1..4].join(" "), found[5..7].join(" ")),
@@ -74,8 +73,7 @@ fn a_running_pod_reads_as_running() {
     let crash = json!({"status": {"containerStatuses": [{
         "name": "c", "ready": false, "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
     }]}});
-    let patch = crash.to_string();
-    cluster.kubectl(&["patch", "pod", "front", "--subresource=status", "--type=merge", "-p", &patch]);
+    cluster.patch_status("pod/front", &format!("{PODS}/front"), &crash);
     assert_eq!(row(&cluster)[1..3], ["0/1", "CrashLoopBackOff"]);
     cluster.kubectl(&["delete", "pod", "front", "--wait=false"]);
     assert_eq!(row(&cluster)[2], "Terminating");
@@ -108,6 +106,11 @@ fn describe_works_on_what_people_describe() {
     let patch = json!({"involvedObject": {"uid": uid}}).to_string();
     cluster.kubectl(&["patch", "event", "front.1", "--type=merge", "-p", &patch]);
     for (object, wanted) in cases {
+        // Before 1.21 this asks for batch/v1beta1, which servers have no more: only here is it not described.
+        if object == "cronjob/nightly" && client_minor() < 21 {
+            assert_eq!(cluster.get(&[object])["kind"], "CronJob");
+            continue;
+        }
         let text = cluster.kubectl(&["describe", object]);
         assert!(text.contains(wanted), "describe {object}: {text}");
     }
@@ -120,38 +123,16 @@ fn describe_works_on_what_people_describe() {
 #[test]
 fn get_watch_prints_changes_as_they_happen() {
     let cluster = with_everything();
-    let mut child = cluster.command(&["get", "pods", "-w"]).spawn().expect("kubectl");
-    let (sender, lines) = std::sync::mpsc::channel();
-    let reader = BufReader::new(child.stdout.take().expect("a pipe"));
-    let reading = std::thread::spawn(move || {
-        for line in reader.lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
+    let printing = cluster.printing(&["get", "pods", "-w"]);
     let expect = |what: &str, start: &str, contains: &str| {
-        wait_for(what, || {
-            lines.try_recv().ok().filter(|line| line.starts_with(start) && line.contains(contains))
-        })
+        printing.expect(what, |line| line.starts_with(start) && line.contains(contains));
     };
     expect("the header", "NAME", "STATUS");
     expect("the Pod that is there", "front", "Pending");
     cluster.kubectl(&["run", "second", "--image=a"]);
     expect("the new Pod", "second", "Pending");
-    cluster.kubectl(&[
-        "patch",
-        "pod",
-        "second",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        r#"{"status": {"phase": "Failed"}}"#,
-    ]);
+    cluster.patch_status("pod/second", &format!("{PODS}/second"), &json!({"status": {"phase": "Failed"}}));
     expect("its end", "second", "Failed");
-    child.kill().expect("end kubectl");
-    child.wait().expect("end kubectl");
-    reading.join().expect("no panic");
 }
 
 #[test]
@@ -159,6 +140,12 @@ fn events_are_one_thing_in_two_groups() {
     let cluster = with_everything();
     let new = cluster.get(&["events.v1.events.k8s.io", "front.1"]);
     assert_eq!((new["note"].as_str(), new["regarding"]["name"].as_str()), (Some("went well"), Some("front")));
-    assert!(cluster.kubectl(&["events", "--for", "pod/front"]).contains("went well"));
+    let found = if client_minor() >= 26 {
+        cluster.kubectl(&["events", "--for", "pod/front"])
+    } else {
+        let about = "involvedObject.kind=Pod,involvedObject.name=front";
+        cluster.kubectl(&["get", "events", "--field-selector", about])
+    };
+    assert!(found.contains("went well"), "{found}");
     assert!(cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=other"]).is_empty());
 }
