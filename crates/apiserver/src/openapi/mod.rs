@@ -122,7 +122,15 @@ fn model_name(name: &str) -> String {
     }
 }
 
+/// A list of texts that has a message of its own on the wire.
+fn words(name: &str) -> Value {
+    json!({"type": "array", "description": name, "items": {"type": "string"}})
+}
+
 fn model(name: &'static str) -> Value {
+    if schema::is_list(name) {
+        return words(name);
+    }
     let mut properties = Map::new();
     for field in schema::message(name).into_iter().flat_map(schema::Message::json_fields) {
         properties.insert(field.name.to_owned(), property(field));

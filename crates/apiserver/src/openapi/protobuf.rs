@@ -149,3 +149,36 @@ impl Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::encode;
+
+    /// A field as the wire has it.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        assert!(number < 16 && bytes.len() < 128, "tag and length are one byte each");
+        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+    }
+
+    #[test]
+    fn a_parameter_is_where_go_clients_look_for_it() {
+        let parameter = json!({"name": "dryRun", "in": "query"});
+        let document = json!({"paths": {"/a": {"patch": {"parameters": [parameter], "x-b": {"c": 1}}}}});
+        let query = [field(2, b"query"), field(4, b"dryRun")].concat();
+        let parameter = field(8, &field(1, &field(2, &field(3, &query))));
+        let extension = field(13, &[field(1, b"x-b"), field(2, &field(2, b"{\"c\":1}"))].concat());
+        let patch = [parameter, field(9, b""), extension].concat();
+        let paths = field(2, &[field(1, b"/a"), field(2, &field(8, &patch))].concat());
+        assert_eq!(encode(&document), [field(2, b""), field(8, &paths), field(9, b"")].concat());
+    }
+
+    #[test]
+    fn long_messages_have_long_lengths() {
+        let text = "x".repeat(300);
+        let encoded = encode(&json!({"swagger": text}));
+        assert_eq!(encoded[..3], [10, 0xac, 0x02]);
+        assert_eq!(&encoded[3..303], text.as_bytes());
+    }
+}

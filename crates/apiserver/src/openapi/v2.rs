@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{add_type, custom_name, gvk, info, model_name, parameters, scalar};
+use super::{add_type, custom_name, gvk, info, model_name, parameters, scalar, words};
 use crate::resources::lists::Lists;
 use crate::resources::{ResourceType, Types};
 use crate::schema::{self, Shape, Type};
@@ -62,6 +62,9 @@ fn item(resource: &ResourceType) -> Value {
 }
 
 fn model(name: &'static str, merges: &Merges) -> Value {
+    if schema::is_list(name) {
+        return words(name);
+    }
     let mut properties = Map::new();
     for field in schema::message(name).into_iter().flat_map(schema::Message::json_fields) {
         let mut property = property(field);

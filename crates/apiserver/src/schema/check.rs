@@ -85,7 +85,7 @@ fn one(kind: Type, value: &Value, at: &str, findings: &mut Findings) {
 }
 
 /// Messages that are plain lists in JSON.
-pub(super) fn is_list(name: &str) -> bool {
+pub(crate) fn is_list(name: &str) -> bool {
     matches!(name.rsplit('.').next(), Some("ExtraValue" | "Verbs"))
 }
 

@@ -52,7 +52,42 @@ fn kubectl_finds_resources_and_rights() {
     };
     assert!(me.contains("kubernetes-admin"), "{me}");
     assert!(cluster.kubectl(&["explain", "deployment.spec.template.spec.containers"]).contains("image"));
-    assert!(cluster.kubectl(&["version"]).contains("Server Version: v1."));
+    let version: Value = serde_json::from_str(&cluster.kubectl(&["version", "-o", "json"])).expect("JSON");
+    let served = version["serverVersion"]["gitVersion"].as_str();
+    assert!(served.is_some_and(|version| version.starts_with("v1.")), "{version}");
+}
+
+#[tokio::test]
+async fn old_clients_find_types_in_one_document() {
+    let cluster = Cluster::start();
+    let (code, document) = Client::new(&cluster).get("/openapi/v2").await;
+    assert_eq!(code, 200);
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    let kind = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+    assert_eq!(patch["x-kubernetes-group-version-kind"], kind);
+    let names: Vec<&str> =
+        patch["parameters"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+    assert!(names.contains(&"dryRun") && names.contains(&"fieldValidation"), "{names:?}");
+    let definitions = document["definitions"].as_object().expect("definitions");
+    let spec = |name: &str| &definitions[&format!("io.k8s.api.{name}Spec")]["properties"];
+    let merges = |property: &Value| {
+        let extension =
+            |name: &str| property[format!("x-kubernetes-patch-{name}")].as_str().unwrap_or_default();
+        (extension("merge-key").to_owned(), extension("strategy").to_owned())
+    };
+    let both = |key: &str, strategy: &str| (key.to_owned(), strategy.to_owned());
+    assert_eq!(merges(&spec("core.v1.Pod")["containers"]), both("name", "merge"));
+    assert_eq!(merges(&spec("core.v1.Pod")["volumes"]), both("name", "merge,retainKeys"));
+    assert_eq!(merges(&spec("core.v1.Pod")["tolerations"]), both("", ""));
+    assert_eq!(merges(&spec("core.v1.Service")["ports"]), both("port", "merge"));
+    assert_eq!(merges(&spec("apps.v1.Deployment")["strategy"]), both("", "retainKeys"));
+    assert_eq!(merges(&spec("policy.v1.PodDisruptionBudget")["selector"]), both("", "replace"));
+    // Go clients take the whole document for broken if one reference leads nowhere.
+    let text = document.to_string();
+    for reference in text.split("#/definitions/").skip(1) {
+        let name = reference.split('"').next().unwrap_or_default();
+        assert!(definitions.contains_key(name), "{name}");
+    }
 }
 
 #[tokio::test]
