@@ -193,6 +193,7 @@ impl Datapath {
     ) -> Result<Applied, ApplyError> {
         self.plan = Some(plan.clone());
         self.paths.clone_from(paths);
+        self.tell_services_of_nodes();
         self.want_plan();
         let applied = Applied {
             routes: self.peers.flush()?,

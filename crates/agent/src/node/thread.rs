@@ -27,9 +27,9 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Between two looks at the queue of DEL calls and at what did not work.
 /// How often what the kernel programs remember is looked through for what has ended: a part of it each time.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Between two looks at the queue of DEL calls and at what did not work.
 const TICK: Duration = Duration::from_millis(200);
 /// Between two looks for what somebody else removed.
 const REPAIR: Duration = Duration::from_secs(5);

@@ -19,7 +19,6 @@ impl Datapath {
         &mut self,
         plans: Vec<(ServicePortKey, ServicePortPlan)>,
     ) -> Result<ServicesWritten, ServiceError> {
-        self.tell_services_of_nodes();
         let written = self.services.replace(plans, Instant::now());
         self.end_sockets();
         written
@@ -33,7 +32,6 @@ impl Datapath {
         &mut self,
         changes: Vec<(ServicePortKey, Option<ServicePortPlan>)>,
     ) -> Result<ServicesWritten, ServiceError> {
-        self.tell_services_of_nodes();
         let written = self.services.change(changes, Instant::now());
         self.end_sockets();
         written
@@ -57,7 +55,8 @@ impl Datapath {
         Ok(())
     }
 
-    fn tell_services_of_nodes(&mut self) {
+    /// The nodes of the plan are these now: their addresses are nobody's own.
+    pub(crate) fn tell_services_of_nodes(&mut self) {
         let peers = self.plan.iter().flat_map(|plan| &plan.peers).flat_map(|peer| &peer.node_addresses);
         let surroundings = Surroundings {
             node_addresses: self.settings.node_addresses.clone(),
