@@ -71,9 +71,9 @@ impl Lack {
 #[test]
 fn doctor_names_what_the_kernel_lacks_and_a_lab_is_refused_before_anything_is_made() {
     for (lack, words) in [
-        (NO_EBPF, ["the data plane", "not implemented"]),
-        (NO_TCX, ["the data plane", "tcx"]),
-        (NO_NFTABLES, ["the data plane", "protocol not supported"]),
+        (NO_EBPF, ["ebpf", "not implemented"]),
+        (NO_TCX, ["tcx", "linux 6.6"]),
+        (NO_NFTABLES, ["nftables", "protocol not supported"]),
     ] {
         let output = lack.weft(&["doctor"]);
         assert_eq!(output.code, Some(3), "{lack:?}\n{}{}", output.stdout, output.stderr);

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ use weft_netns::{
     random_name,
 };
 
-use crate::{Datapath, Settings};
+use crate::{Datapath, Settings, load::bpf_call, nft};
 
 /// One thing that is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +32,18 @@ pub struct Requirement {
     pub state: Result<String, String>,
 }
 
-/// The first thing that is missing, if any: name, and what is wrong.
+/// The first feature that is missing, if any: name, and what is wrong. All but the data plane as a whole, whose programs the
+/// kernel takes half a second to verify.
 pub fn missing() -> Option<(&'static str, String)> {
-    check().into_iter().find_map(|requirement| Some((requirement.name, requirement.state.err()?)))
+    features(false).into_iter().find_map(|requirement| Some((requirement.name, requirement.state.err()?)))
 }
 
 /// Tries everything. Leaves nothing behind.
 pub fn check() -> Vec<Requirement> {
+    features(true)
+}
+
+fn features(whole: bool) -> Vec<Requirement> {
     let mut found = vec![root()];
     if found.iter().any(|requirement| requirement.state.is_err()) {
         return found;
@@ -47,7 +53,11 @@ pub fn check() -> Vec<Requirement> {
     match Scratch::new() {
         Ok(scratch) => {
             found.extend(scratch.links());
-            found.push(scratch.data_plane());
+            found.extend(scratch.programs());
+            found.push(scratch.nftables());
+            if whole {
+                found.push(scratch.data_plane());
+            }
         }
         Err(error) => found.push(Requirement {
             name: "network namespaces",
@@ -94,6 +104,8 @@ struct Scratch {
 
 const UPLINK: &str = "uplink";
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// TEST-NET-2 (RFC 5737).
+const DOCUMENTATION: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 0), 24));
 
 impl Scratch {
     fn new() -> Result<Scratch, weft_netns::NetnsError> {
@@ -135,6 +147,47 @@ impl Scratch {
             let _ = netlink.delete_link(link.index);
         }
         found
+    }
+
+    fn programs(&self) -> [Requirement; 2] {
+        let loaded = bpf_call::load_trivial();
+        let attached = match &loaded {
+            Ok(program) => self.attach(program.as_fd()),
+            Err(_) => Err("there is no eBPF to try it with".to_owned()),
+        };
+        let loaded = loaded.map(|_| "yes".to_owned());
+        [
+            Requirement {
+                name: "eBPF",
+                purpose: "everything that happens to packets",
+                state: loaded.map_err(|error| {
+                    format!("a program cannot be loaded ({error}): a kernel with CONFIG_BPF_SYSCALL is needed")
+                }),
+            },
+            Requirement { name: "tcx", purpose: "programs on the node's own interfaces", state: attached },
+        ]
+    }
+
+    fn attach(&self, program: BorrowedFd<'_>) -> Result<String, String> {
+        let attached = self.netns.run(|| {
+            let index = Netlink::open().and_then(|mut netlink| netlink.link(UPLINK)).map(|link| link.index);
+            let index = index.map_err(|error| error.to_string())?;
+            bpf_call::link_tcx(program, index).map(drop).map_err(|error| {
+                format!("a program cannot be attached ({error}): Linux 6.6 or later is needed")
+            })
+        });
+        attached.map_err(|error| error.to_string())?.map(|()| "yes".to_owned())
+    }
+
+    fn nftables(&self) -> Requirement {
+        let plan = Masquerade { sources: vec![DOCUMENTATION], exempt: Vec::new() };
+        let masqueraded = self.netns.run(|| nft::Masquerade::open(8472)?.apply(&plan));
+        let state = match masqueraded {
+            Ok(Ok(_)) => Ok("yes".to_owned()),
+            Ok(Err(error)) => Err(format!("{error}: a kernel with CONFIG_NF_TABLES and CONFIG_NFT_MASQ is needed")),
+            Err(error) => Err(error.to_string()),
+        };
+        Requirement { name: "nftables", purpose: "Pods' way out of the cluster", state }
     }
 
     /// The data plane itself, whole.

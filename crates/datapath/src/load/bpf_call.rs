@@ -11,10 +11,16 @@ use std::{
     path::Path,
 };
 
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// `BPF_PROG_TYPE_SCHED_CLS` and `BPF_TCX_INGRESS` (linux/bpf.h).
+const SCHED_CLS: u32 = 3;
+const TCX_INGRESS: u32 = 46;
 
 /// What a link of a cgroup holds together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +38,66 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Loads the least of programs for interfaces: it lets every packet pass.
+pub(crate) fn load_trivial() -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    // r0 = TCX_NEXT; exit
+    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    let mut attributes = Attributes {
+        kind: SCHED_CLS,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: instructions and licence outlive the call.
+    let descriptor = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// Attaches a program to what an interface of the calling thread's namespace receives, by tcx.
+pub(crate) fn link_tcx(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        program: u32,
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u32,
+        padding: u32,
+        revision: u64,
+    }
+    let mut attributes = Attributes {
+        program: program.as_raw_fd() as u32,
+        interface,
+        attach_type: TCX_INGRESS,
+        flags: 0,
+        relative: 0,
+        padding: 0,
+        revision: 0,
+    };
+    // SAFETY: descriptors and numbers alone.
+    let descriptor = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
 }
 
 /// Opens what is pinned at a path.
