@@ -161,7 +161,9 @@ impl Scratch {
                 name: "eBPF",
                 purpose: "everything that happens to packets",
                 state: loaded.map_err(|error| {
-                    format!("a program cannot be loaded ({error}): a kernel with CONFIG_BPF_SYSCALL is needed")
+                    format!(
+                        "a program cannot be loaded ({error}): a kernel with CONFIG_BPF_SYSCALL is needed"
+                    )
                 }),
             },
             Requirement { name: "tcx", purpose: "programs on the node's own interfaces", state: attached },
@@ -184,7 +186,9 @@ impl Scratch {
         let masqueraded = self.netns.run(|| nft::Masquerade::open(8472)?.apply(&plan));
         let state = match masqueraded {
             Ok(Ok(_)) => Ok("yes".to_owned()),
-            Ok(Err(error)) => Err(format!("{error}: a kernel with CONFIG_NF_TABLES and CONFIG_NFT_MASQ is needed")),
+            Ok(Err(error)) => {
+                Err(format!("{error}: a kernel with CONFIG_NF_TABLES and CONFIG_NFT_MASQ is needed"))
+            }
             Err(error) => Err(error.to_string()),
         };
         Requirement { name: "nftables", purpose: "Pods' way out of the cluster", state }
