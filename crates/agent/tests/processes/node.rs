@@ -72,14 +72,12 @@ impl Node {
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
             "spec": { "podCIDR": ranges.first(), "podCIDRs": ranges },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": "192.168.1.2" },
+                { "type": "InternalIP", "address": "fd00:192:168:1::2" },
+            ] },
         });
         node.kubectl(&["create", "-f", "-"], &object.to_string());
-        let status = json!({ "status": { "addresses": [
-            { "type": "InternalIP", "address": "192.168.1.2" }, { "type": "InternalIP", "address": "fd00:192:168:1::2" },
-        ] } });
-        // Not a strategic merge: that has one address a type.
-        let patch = ["patch", "node", NODE, "--subresource=status", "--type=merge", "-p"];
-        node.kubectl(&[&patch[..], &[&status.to_string()]].concat(), "");
         node
     }
 
