@@ -134,7 +134,7 @@ fn advice() -> String {
          - a Rust toolchain for BPF: `rustup toolchain install nightly --component rust-src`\n  \
          - LLVM {LLVM} with headers, then `LLVM_PREFIX=… cargo install bpf-linker@{LINKER} --no-default-features \
          --features llvm-{LLVM}`\n  \
-         - kubectl 1.28 or later, the reference CNI plugins in /usr/lib/cni, and: {}",
+         - kubectl 1.20 (which Debian 12 has) or later, the reference CNI plugins in /usr/lib/cni, and: {}",
         programs.join(", ")
     )
 }
