@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use weft_datapath::Path;
+use weft_model::services::FrontendKind;
 
 use self::plans::Services;
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 const PORT: u16 = 18_080;
 /// The Service that is measured, in the middle of all others.
 const NODE_PORT: u16 = 30_080;
+/// An address that is no node's (TEST-NET-2, RFC 5737).
+const EXTERNAL_IP: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 51, 100, 1);
 
 /// The benchmark.
 pub fn run() -> anyhow::Result<Vec<Row>> {
@@ -185,7 +188,7 @@ fn node_port() -> anyhow::Result<Vec<Row>> {
     for (text, is_local, direct) in [
         ("local backend", true, false),
         ("remote backend", false, false),
-        ("remote backend, direct return", false, true),
+        ("remote backend, external IP with direct return", false, true),
     ] {
         eprintln!("    NodePort from outside, {text}");
         let fabric = plans::Fabric::new()?;
@@ -193,9 +196,18 @@ fn node_port() -> anyhow::Result<Vec<Row>> {
         entry.meet(&other, Path::Overlay)?;
         other.meet(&entry, Path::Overlay)?;
         let (server, address) = if is_local { entry.pod()? } else { other.pod()? };
-        let (frontend, backend) =
-            (SocketAddr::new(entry.address(), NODE_PORT), SocketAddr::new(address, PORT));
-        let services = Services::node_port(frontend, backend);
+        let backend = SocketAddr::new(address, PORT);
+        let services = if direct {
+            // Answers to a node's own address always go back through it.
+            fabric.outside.program(&format!("ip route add {EXTERNAL_IP} via {}", entry.address()))?;
+            Services::external(
+                SocketAddr::new(EXTERNAL_IP.into(), NODE_PORT),
+                backend,
+                FrontendKind::ExternalIp,
+            )
+        } else {
+            Services::external(SocketAddr::new(entry.address(), NODE_PORT), backend, FrontendKind::NodePort)
+        };
         for node in [&mut entry, &mut other] {
             node.with(|datapath| datapath.replace_services(services.plans()))??;
         }
@@ -203,7 +215,7 @@ fn node_port() -> anyhow::Result<Vec<Row>> {
         let way = |from, to, via| Way { from, to, address, port: PORT, via };
         let ours = Side { way: way(&fabric.outside.0, &server.0, Some(services.measured())), cgroup: None };
         let theirs = Side { way: way(&routed.outside.0, &routed.server.0, None), cgroup: None };
-        let name = |what| format!("NodePort, {text}: {what}");
+        let name = |what| format!("{}{text}: {what}", if direct { "" } else { "NodePort, " });
         let rate: Measure = |way| way.connect_rate();
         let round_trip: Measure = |way| way.round_trip();
         let against = "static route";

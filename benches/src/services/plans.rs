@@ -61,10 +61,9 @@ impl Services {
         Services { list, measured: measured as usize }
     }
 
-    /// One Service with a node port.
-    pub fn node_port(frontend: SocketAddr, backend: SocketAddr) -> Services {
-        let frontend =
-            Frontend { address: frontend.ip(), port: frontend.port(), kind: FrontendKind::NodePort };
+    /// One Service that is reached from outside.
+    pub fn external(frontend: SocketAddr, backend: SocketAddr, kind: FrontendKind) -> Services {
+        let frontend = Frontend { address: frontend.ip(), port: frontend.port(), kind };
         let backend = BackendKey { address: backend.ip(), port: backend.port() };
         Services { list: vec![(frontend, vec![backend])], measured: 0 }
     }
