@@ -32,7 +32,8 @@ impl Services {
         surroundings: Surroundings,
     ) -> Result<Services, ServiceError> {
         let frontends = Table::adopt(stores.frontends)?;
-        let service_ports = frontends.desired().values().map(|frontend| frontend.service_port + 1).max();
+        let service_ports =
+            frontends.desired().values().map(|frontend| frontend.service_port.saturating_add(1)).max();
         let service_ports = ArrayTable::adopt(stores.service_ports, service_ports.unwrap_or(0))?;
         let runs = (0..service_ports.used()).map(|index| service_ports.get(index));
         let runs = runs.flat_map(|port| [port.inside, port.outside]);
@@ -57,7 +58,9 @@ impl Services {
             unclaimed: BTreeMap::new(),
             refused: BTreeMap::new(),
             gone: Vec::new(),
+            leftovers: Leftovers::default(),
             settled: false,
+            unfinished: false,
         };
         services.find_entries();
         services.adopt_host_ports();
@@ -85,7 +88,7 @@ impl Services {
     }
 
     fn reserve(&mut self, slots: Slots) -> Run {
-        if slots.count() == 0 {
+        if slots.count() == 0 || slots.count() > self.slots.size() {
             return Run::default();
         }
         // It may have been given more room than it fills now; the rest is free.
@@ -161,7 +164,8 @@ impl Services {
         }
     }
 
-    /// Takes away what an earlier process wrote and the whole plan has no place for.
+    /// Takes away what an earlier process, or a write that failed half-way, left in the tables and nothing installed has a place
+    /// for.
     pub(super) fn drop_unclaimed(&mut self, leftovers: &mut Leftovers) {
         let stale: Vec<FrontendKey> = (self.frontends.desired().iter())
             .filter(|(key, frontend)| {
@@ -195,10 +199,11 @@ impl Services {
             members.extend(self.members_of(installed, key.protocol));
             ranges.extend(super::port::source_ranges_of(installed));
         }
-        leftovers.members.extend(self.members.desired().keys().filter(|member| !members.contains(*member)));
-        leftovers
-            .source_ranges
-            .extend(self.source_ranges.desired().keys().filter(|range| !ranges.contains(*range)));
+        // What was left over before may be wanted again.
+        leftovers.members =
+            self.members.desired().keys().filter(|member| !members.contains(*member)).copied().collect();
+        leftovers.source_ranges =
+            self.source_ranges.desired().keys().filter(|range| !ranges.contains(*range)).copied().collect();
     }
 }
 

@@ -144,8 +144,12 @@ pub(crate) struct Services {
     refused: BTreeMap<ServicePortKey, (ServicePortPlan, Refused)>,
     /// Backends that are gone and whose sockets are still to be ended.
     gone: Vec<Gone>,
+    /// What is to be taken back once what is new is written: what a failed write leaves here, the next one takes back.
+    leftovers: Leftovers,
     /// What an earlier process left has been compared with a whole plan.
     settled: bool,
+    /// The last write failed half-way: what the tables hold is compared with what is installed.
+    unfinished: bool,
 }
 
 /// What is taken back once nothing leads to it any more.
@@ -177,8 +181,8 @@ impl Services {
             self.adopt_indexes(&wanted);
         }
         changes.extend(wanted.into_iter().map(|(key, plan)| (key, Some(plan))));
-        let first = !std::mem::replace(&mut self.settled, true);
-        self.change_and(changes, now, first)
+        self.unfinished |= !std::mem::replace(&mut self.settled, true);
+        self.change(changes, now)
     }
 
     /// What has changed; nothing is gone.
@@ -187,30 +191,26 @@ impl Services {
         changes: Vec<(ServicePortKey, Option<ServicePortPlan>)>,
         now: Instant,
     ) -> Result<ServicesWritten, ServiceError> {
-        self.change_and(changes, now, false)
-    }
-
-    fn change_and(
-        &mut self,
-        changes: Vec<(ServicePortKey, Option<ServicePortPlan>)>,
-        now: Instant,
-        retire: bool,
-    ) -> Result<ServicesWritten, ServiceError> {
         // What there was no room for is tried again; what is said last holds.
         let waiting = std::mem::take(&mut self.refused);
         let waiting = waiting.into_iter().map(|(key, (plan, _))| (key, Some(plan)));
         let latest: BTreeMap<ServicePortKey, Option<ServicePortPlan>> = waiting.chain(changes).collect();
         // Removals make room for what is new.
         let (new, gone): (Vec<_>, Vec<_>) = latest.into_iter().partition(|(_, plan)| plan.is_some());
-        let mut leftovers = Leftovers::default();
+        let mut leftovers = std::mem::take(&mut self.leftovers);
         for (key, plan) in gone.into_iter().chain(new) {
             self.plan_one(key, plan, &mut leftovers, now);
         }
-        if retire {
+        // Before a whole list is known, an earlier process's entries are nobody's to take.
+        let sweep = self.settled && self.unfinished;
+        if sweep {
             self.drop_unclaimed(&mut leftovers);
         }
+        self.leftovers = leftovers;
+        self.unfinished = true;
         let mut written = self.write_new()?;
-        written += self.remove_old(leftovers, retire, now)?;
+        written += self.remove_old(sweep, now)?;
+        self.unfinished = false;
         Ok(ServicesWritten { written, refused: self.not_served() })
     }
 
@@ -234,29 +234,31 @@ impl Services {
         Ok(written)
     }
 
-    fn remove_old(
-        &mut self,
-        leftovers: Leftovers,
-        retire: bool,
-        now: Instant,
-    ) -> Result<Written, ServiceError> {
-        for index in leftovers.service_ports {
+    fn remove_old(&mut self, sweep: bool, now: Instant) -> Result<Written, ServiceError> {
+        for index in std::mem::take(&mut self.leftovers.service_ports) {
             self.service_ports.set(index, ServicePort::default());
             self.free_ports.push(index);
         }
-        leftovers.source_ranges.iter().for_each(|range| self.source_ranges.unset(range));
-        leftovers.members.iter().for_each(|member| self.members.unset(member));
-        for (state, protocol) in leftovers.backends {
+        for range in std::mem::take(&mut self.leftovers.source_ranges) {
+            self.source_ranges.unset(&range);
+        }
+        for member in std::mem::take(&mut self.leftovers.members) {
+            self.members.unset(&member);
+        }
+        for (state, protocol) in std::mem::take(&mut self.leftovers.backends) {
             self.gone.extend(self.backends.unlist(state, protocol, now));
         }
-        if retire {
+        if sweep {
             self.gone.extend(self.backends.retire_unlisted(now));
         }
         let mut written = self.service_ports.flush()?;
         written += self.source_ranges.flush()?;
         written += self.members.flush()?;
         written += self.backends.flush()?;
-        leftovers.runs.into_iter().for_each(|run| self.runs.release(run, now));
+        // Only now does nothing lead to them.
+        for run in std::mem::take(&mut self.leftovers.runs) {
+            self.runs.release(run, now);
+        }
         Ok(written)
     }
 

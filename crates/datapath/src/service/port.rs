@@ -162,11 +162,11 @@ impl Services {
         if more > 0 && self.frontends.desired().len() + more > self.limits.frontends {
             return Err(Refused::Full("frontends"));
         }
-        let new = plan.known.len().saturating_sub(old.map_or(0, |old| old.plan.known.len()));
-        if new > 0 && plan.known.len() > self.backends.room(now) {
-            let unknown =
-                plan.known.iter().filter(|state| !self.backends.is_known(state.key, protocol)).count();
-            if unknown > self.backends.room(now) {
+        let room = self.backends.room(now);
+        // Those that go give their entries back only afterwards.
+        if plan.known.len() > room {
+            let unknown = plan.known.iter().filter(|state| !self.backends.is_known(state.key, protocol));
+            if unknown.count() > room {
                 return Err(Refused::Full("backends"));
             }
         }
@@ -250,10 +250,13 @@ impl Services {
         let inside = self.write_list(was_inside, prepared.inside, list, leftovers);
         let outside = match wanted.outside {
             Some(choice) => {
-                let indexes = self.indexes(&choice.backends, protocol);
+                let indexes: Vec<Option<u32>> =
+                    choice.backends.iter().map(|backend| self.backends.index(*backend, protocol)).collect();
                 let table = maglev::table(&choice.backends);
-                let table: Vec<u32> =
-                    table.iter().filter_map(|place| indexes.get(*place as usize).copied()).collect();
+                let table: Vec<u32> = table
+                    .iter()
+                    .filter_map(|place| indexes.get(*place as usize).copied().flatten())
+                    .collect();
                 self.write_run(was_outside, prepared.outside, &table, leftovers)
             }
             None => Run::default(),

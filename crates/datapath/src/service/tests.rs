@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,26 +33,46 @@ struct Kernel {
     slots: Elements<u32>,
     backends: Elements<Backend>,
     backend_ports: Elements<u64>,
-    writes: Arc<Mutex<usize>>,
+    writes: Arc<Writes>,
+}
+
+/// Counts writes, and lets them fail.
+#[derive(Default)]
+struct Writes {
+    count: AtomicUsize,
+    /// So many more succeed.
+    allowed: Mutex<Option<usize>>,
+}
+
+impl Writes {
+    fn write(&self, map: &'static str) -> Result<(), BpfTableError> {
+        if let Some(allowed) = self.allowed.lock().unwrap().as_mut() {
+            let no_memory = || std::io::Error::from_raw_os_error(libc::ENOMEM);
+            *allowed =
+                allowed.checked_sub(1).ok_or_else(|| BpfTableError::Read { map, source: no_memory() })?;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 #[derive(Clone)]
-struct Hash<K, V>(Arc<Mutex<BTreeMap<K, V>>>, Arc<Mutex<usize>>);
+struct Hash<K, V>(Arc<Mutex<BTreeMap<K, V>>>, Arc<Writes>);
 
 #[derive(Clone)]
-struct Elements<V>(Arc<Mutex<Vec<V>>>, Arc<Mutex<usize>>);
+struct Elements<V>(Arc<Mutex<Vec<V>>>, Arc<Writes>);
 
 impl<K: Ord + Clone, V: Clone> Store<K, V> for Hash<K, V> {
     type Error = BpfTableError;
 
     fn upsert(&mut self, key: &K, value: &V) -> Result<(), BpfTableError> {
-        *self.1.lock().unwrap() += 1;
+        self.1.write("hash")?;
         self.0.lock().unwrap().insert(key.clone(), value.clone());
         Ok(())
     }
 
     fn remove(&mut self, key: &K) -> Result<(), BpfTableError> {
-        *self.1.lock().unwrap() += 1;
+        self.1.write("hash")?;
         self.0.lock().unwrap().remove(key);
         Ok(())
     }
@@ -61,7 +84,7 @@ impl<K: Ord + Clone, V: Clone> Store<K, V> for Hash<K, V> {
 
 impl<V: Plain> ArrayStore<V> for Elements<V> {
     fn write(&mut self, index: u32, value: &V) -> Result<(), BpfTableError> {
-        *self.1.lock().unwrap() += 1;
+        self.1.write("array")?;
         self.0.lock().unwrap()[index as usize] = *value;
         Ok(())
     }
@@ -77,7 +100,7 @@ impl<V: Plain> ArrayStore<V> for Elements<V> {
 
 impl Kernel {
     fn new(service_ports: usize, slots: usize, backends: usize) -> Kernel {
-        let writes = Arc::new(Mutex::new(0));
+        let writes = Arc::<Writes>::default();
         Kernel {
             frontends: Hash(Arc::default(), writes.clone()),
             source_ranges: Hash(Arc::default(), writes.clone()),
@@ -117,7 +140,7 @@ impl Kernel {
     }
 
     fn take_writes(&self) -> usize {
-        std::mem::take(&mut self.writes.lock().unwrap())
+        self.writes.count.swap(0, Ordering::Relaxed)
     }
 
     /// What it does with a connection, in words that no index is part of: for each frontend its flags, affinity, source ranges
@@ -281,6 +304,8 @@ fn plan(service: u8, sketch: &Sketch) -> ServicePortPlan {
 #[derive(Clone, Debug)]
 enum Step {
     Change(Vec<(u8, Option<Sketch>)>),
+    /// After so many writes the kernel has no memory for more; the agent then says everything again.
+    Failure(usize, Vec<(u8, Option<Sketch>)>),
     /// The process ends and another starts; this is what has changed meanwhile.
     Restart(Vec<(u8, Option<Sketch>)>),
     Pause,
@@ -291,6 +316,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => changes().prop_map(Step::Change),
         1 => changes().prop_map(Step::Restart),
+        1 => (0_usize..12, changes()).prop_map(|(allowed, changes)| Step::Failure(allowed, changes)),
         1 => Just(Step::Pause),
     ]
 }
@@ -308,9 +334,10 @@ proptest! {
         for step in steps {
             now += Duration::from_millis(100);
             let restart = matches!(step, Step::Restart(_));
+            let allowed = if let Step::Failure(allowed, _) = step { Some(allowed) } else { None };
             match step {
                 Step::Pause => now += slots::REST,
-                Step::Change(changes) | Step::Restart(changes) => {
+                Step::Change(changes) | Step::Restart(changes) | Step::Failure(_, changes) => {
                     let changes: Vec<_> = changes
                         .into_iter()
                         .map(|(service, sketch)| (key(service), sketch.map(|sketch| plan(service, &sketch))))
@@ -324,6 +351,13 @@ proptest! {
                     if restart {
                         services = kernel.open();
                         services.replace(wanted.clone().into_iter().collect(), now).unwrap();
+                    } else if allowed.is_some() {
+                        *kernel.writes.allowed.lock().unwrap() = allowed;
+                        let failed = services.change(changes, now).is_err();
+                        *kernel.writes.allowed.lock().unwrap() = None;
+                        if failed {
+                            services.replace(wanted.clone().into_iter().collect(), now).unwrap();
+                        }
                     } else {
                         services.change(changes, now).unwrap();
                     }
@@ -332,6 +366,12 @@ proptest! {
             let fresh = Kernel::large();
             fresh.open().replace(wanted.clone().into_iter().collect(), now).unwrap();
             prop_assert_eq!(kernel.behaviour(), fresh.behaviour());
+            // Nothing is kept that nobody lists.
+            let live = |kernel: &Kernel| {
+                let backends = kernel.backends.0.lock().unwrap();
+                backends.iter().filter(|entry| entry.flags & Backend::LIVE != 0).count()
+            };
+            prop_assert_eq!(live(&kernel), live(&fresh));
         }
         // A restart that finds nothing changed writes nothing (but the entry of a Service port that no frontend leads to, since
         // another has them all: nothing tells whose it was).
@@ -418,6 +458,23 @@ fn full_tables_refuse_what_is_new_keep_what_is_served_and_take_it_in_once_there_
     // What one change gives back, the next one takes.
     assert_eq!(services.change(Vec::new(), now).unwrap().refused, []);
     assert_eq!(kernel.behaviour().len(), 4);
+}
+
+#[test]
+fn backends_that_change_places_while_the_table_is_full_are_refused_and_taken_once_the_old_are_gone() {
+    let kernel = Kernel::new(2, 8, 2);
+    let mut services = kernel.open();
+    let now = Instant::now();
+    services.replace(vec![(key(1), plan(1, &simple([1, 2])))], now).unwrap();
+    let served = kernel.behaviour();
+    let others = vec![(key(1), Some(plan(1, &simple([3, 4]))))];
+    let refused = services.change(others, now).unwrap().refused;
+    assert_eq!(refused, [(key(1), Refused::Full("backends"))]);
+    assert_eq!(kernel.behaviour(), served);
+    services.change(vec![(key(1), None)], now).unwrap();
+    let later = now + slots::REST;
+    services.change(vec![(key(1), Some(plan(1, &simple([3, 4]))))], later).unwrap();
+    assert_eq!(kernel.behaviour().len(), served.len());
 }
 
 #[test]
