@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use weft_datapath::{Datapath, Path, PodSpec, Settings, host_interface};
+use weft_datapath::{Datapath, Path, PodSpec, Settings, cgroup, host_interface};
 use weft_model::{Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{Netlink, Netns, netlink::VethSpec, random_name};
 
@@ -61,13 +61,7 @@ pub struct Inside<'c>(&'c Cgroup);
 impl Cgroup {
     /// A new one below the cgroup2 mount.
     pub fn new() -> anyhow::Result<Cgroup> {
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let mount = mounts.lines().find_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            let place = words.next()?;
-            (words.next()? == "cgroup2").then(|| PathBuf::from(place))
-        });
-        let mount = mount.context("no cgroup2 is mounted")?;
+        let mount = cgroup::mount_point()?.context("no cgroup2 is mounted")?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
         let path = mount.join(random_name("bench-"));

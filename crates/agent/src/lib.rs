@@ -12,7 +12,6 @@
 pub mod admin;
 mod announce;
 pub mod attachment;
-mod cgroup;
 mod cluster;
 mod drain;
 mod health;
@@ -155,7 +154,7 @@ pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()> + Send> {
 fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
     let cgroup = match &options.cgroup_root {
         Some(named) => Some(named.clone()),
-        None => cgroup::root().context("looking for the cgroup2 mount")?,
+        None => weft_datapath::cgroup::mount_point().context("looking for the cgroup2 mount")?,
     };
     if cgroup.is_none() {
         tracing::warn!(

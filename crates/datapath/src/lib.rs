@@ -4,6 +4,7 @@
 //! only the difference is written); what is pinned outlives the process; nothing here decides anything about the
 //! cluster.
 
+pub mod cgroup;
 mod config;
 mod datapath;
 mod encode;

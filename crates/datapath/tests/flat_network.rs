@@ -6,11 +6,11 @@ mod support;
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Instant,
 };
 
-use support::{Fabric, tcp, udp};
+use support::{Fabric, tcp, tunnelled, udp};
 use weft_datapath::{Counter, Path};
 use weft_model::{Bandwidth, PortMapping, Protocol};
 
@@ -102,32 +102,6 @@ fn a_pod_that_sends_from_anothers_address_is_dropped_and_counted() {
     }
 }
 
-/// A VXLAN packet (RFC 7348) around an IPv4 UDP packet.
-fn tunnelled(source: IpAddr, destination: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(_) => panic!("IPv4"),
-    };
-    let udp_length = u16::try_from(8 + payload.len()).unwrap();
-    let mut ip = vec![0x45, 0];
-    ip.extend((udp_length + 20).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(octets(source));
-    ip.extend(octets(destination));
-    let sum = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![8, 0, 0, 0, 0, 0, 1, 0];
-    packet.extend([0x02, 0x77, 0x65, 0x66, 0x74, 0x01, 2, 0, 0, 0, 0, 7, 8, 0]);
-    packet.extend(ip);
-    packet.extend(1000_u16.to_be_bytes());
-    packet.extend(port.to_be_bytes());
-    packet.extend(udp_length.to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend(payload);
-    packet
-}
-
 #[test]
 fn a_pod_that_makes_tunnel_packets_itself_is_dropped_and_counted() {
     let fabric = Fabric::new();
@@ -137,7 +111,8 @@ fn a_pod_that_makes_tunnel_packets_itself_is_dropped_and_counted() {
     let (liar, victim, friend) = (one.pod(), two.pod(), one.pod());
     let server = victim.netns.0.run(|| UdpSocket::bind((victim.v4(), 0)).unwrap()).unwrap();
     let target = server.local_addr().unwrap();
-    let lie = tunnelled(friend.v4(), victim.v4(), target.port(), b"lie");
+    let lie =
+        tunnelled(1, SocketAddr::new(friend.v4(), 1000), SocketAddr::new(victim.v4(), target.port()), b"lie");
     let to = (two.addresses[0], 8472);
     let before = two.drops(Counter::TunnelSource);
     liar.netns.0.run(|| UdpSocket::bind((liar.v4(), 0)).unwrap().send_to(&lie, to).unwrap()).unwrap();

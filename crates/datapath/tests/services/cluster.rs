@@ -13,14 +13,11 @@ use aya::maps::{Array, Map, MapData};
 use weft_datapath::{Counter, Path};
 use weft_model::{
     Protocol,
-    services::{
-        BackendKey, BackendState, Choice, Frontend, FrontendKind, ServiceKey, ServicePortKey,
-        ServicePortPlan, WhenEmpty,
-    },
+    services::{Frontend, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty},
 };
 use weft_netns::{Netlink, Netns, netlink::RouteSpec};
 
-use crate::support::{DEADLINE, Fabric, Node, Pod};
+use crate::support::{DEADLINE, Fabric, Node, Pod, service::service_port};
 
 /// Addresses of a Service, one a family.
 pub const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
@@ -127,29 +124,8 @@ pub struct Wanted {
 }
 
 pub fn service(protocol: Protocol, backends: &[SocketAddr]) -> Wanted {
-    let mut keys: Vec<BackendKey> =
-        backends.iter().map(|address| BackendKey { address: address.ip(), port: address.port() }).collect();
-    keys.sort();
-    let choice = Choice { backends: keys.clone().into(), when_empty: WhenEmpty::Reject };
-    Wanted {
-        key: ServicePortKey {
-            service: ServiceKey::new("default", "web"),
-            port: "".into(),
-            protocol,
-            ipv6: backends.first().is_some_and(SocketAddr::is_ipv6),
-        },
-        plan: ServicePortPlan {
-            frontends: Vec::new(),
-            internal: choice.clone(),
-            cluster: choice.clone(),
-            external: choice,
-            known: keys.into_iter().map(|key| BackendState { key, serving: true }).collect(),
-            affinity_seconds: None,
-            source_ranges: Vec::new(),
-            nobody_else: false,
-        },
-        node_ports: Vec::new(),
-    }
+    let (key, plan) = service_port(protocol, backends);
+    Wanted { key, plan, node_ports: Vec::new() }
 }
 
 impl Wanted {

@@ -14,8 +14,8 @@ use crate::{
     cluster::{
         BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service,
     },
-    raw::{self, Sctp, dont_fragment},
-    support::{self, host_behind, until},
+    raw::{self, Sctp},
+    support::{self, dont_fragment, host_behind, until},
 };
 
 fn at(address: &str, port: u16) -> SocketAddr {

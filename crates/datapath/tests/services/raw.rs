@@ -14,27 +14,6 @@ use crate::support::DEADLINE;
 const IPPROTO_SCTP: libc::c_int = 132;
 const IPV4_HEADER: usize = 20;
 
-/// From now on nothing of this socket is sent in fragments.
-pub fn dont_fragment(socket: &UdpSocket) {
-    let (level, name) = if socket.local_addr().unwrap().is_ipv4() {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
-    } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
-    };
-    let value = libc::IP_PMTUDISC_DO;
-    // SAFETY: the option's value is an int that outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of_val(&value) as u32,
-        )
-    };
-    assert_eq!(result, 0);
-}
-
 /// A raw socket that speaks SCTP packets (RFC 9260 section 3).
 pub struct Sctp(UdpSocket);
 
@@ -106,32 +85,6 @@ pub fn init_chunk(more: usize) -> Vec<u8> {
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
-}
-
-/// A VXLAN packet (RFC 7348) of some network identifier around an IPv4 UDP packet.
-pub fn tunnelled(vni: u8, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let octets = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(_) => panic!("IPv4"),
-    };
-    let udp_length = u16::try_from(8 + payload.len()).unwrap();
-    let mut ip = vec![0x45, 0];
-    ip.extend((udp_length + 20).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(octets(source));
-    ip.extend(octets(destination));
-    let sum = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![8, 0, 0, 0, 0, 0, vni, 0];
-    packet.extend([0x02, 0x77, 0x65, 0x66, 0x74, 0x01, 2, 0, 0, 0, 0, 7, 8, 0]);
-    packet.extend(ip);
-    packet.extend(source.port().to_be_bytes());
-    packet.extend(destination.port().to_be_bytes());
-    packet.extend(udp_length.to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend(payload);
-    packet
 }
 
 /// Waits for one datagram.

@@ -13,8 +13,8 @@ use weft_model::Protocol;
 
 use crate::{
     cluster::{BALANCER, BOTH, Cluster, Server, Tcp, client, service},
-    raw::{expect, tunnelled},
-    support::until,
+    raw::expect,
+    support::{tunnelled, until},
 };
 
 #[test]

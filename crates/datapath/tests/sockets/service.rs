@@ -9,30 +9,22 @@ use std::{
     thread,
 };
 
-use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten};
+use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten, cgroup};
 use weft_model::{
     Protocol,
-    services::{
-        BackendKey, BackendState, Choice, Frontend, FrontendKind, ServiceKey, ServicePortKey,
-        ServicePortPlan, WhenEmpty,
-    },
+    services::{BackendKey, BackendState, Frontend, FrontendKind, ServicePortKey, ServicePortPlan},
 };
 use weft_netns::random_name;
 
-use crate::support::{Fabric, Node, Pod};
+use crate::support::{Fabric, Node, Pod, service::service_port};
 
 /// A cgroup; whatever runs in it ends with the value.
 pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
     fn new() -> Cgroup {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            let place = words.next()?;
-            (words.next()? == "cgroup2").then(|| place.to_owned())
-        });
-        let path = PathBuf::from(mount.expect("a cgroup2 mount")).join(random_name("t-cg-"));
+        let mount = cgroup::mount_point().unwrap().expect("a cgroup2 mount");
+        let path = mount.join(random_name("t-cg-"));
         fs::create_dir(&path).unwrap();
         Cgroup(path)
     }
@@ -98,28 +90,8 @@ pub struct Wanted {
 }
 
 pub fn plan(protocol: Protocol, backends: &[SocketAddr]) -> Wanted {
-    let mut keys: Vec<BackendKey> =
-        backends.iter().map(|address| BackendKey { address: address.ip(), port: address.port() }).collect();
-    keys.sort();
-    let choice = Choice { backends: keys.clone().into(), when_empty: WhenEmpty::Reject };
-    Wanted {
-        key: ServicePortKey {
-            service: ServiceKey::new("default", "web"),
-            port: "".into(),
-            protocol,
-            ipv6: backends.first().is_some_and(SocketAddr::is_ipv6),
-        },
-        plan: ServicePortPlan {
-            frontends: Vec::new(),
-            internal: choice.clone(),
-            cluster: choice.clone(),
-            external: choice,
-            known: keys.into_iter().map(|key| BackendState { key, serving: true }).collect(),
-            affinity_seconds: None,
-            source_ranges: Vec::new(),
-            nobody_else: false,
-        },
-    }
+    let (key, plan) = service_port(protocol, backends);
+    Wanted { key, plan }
 }
 
 impl Wanted {

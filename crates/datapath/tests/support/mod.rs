@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod service;
+
 use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     path::PathBuf,
     time::Duration,
 };
@@ -353,10 +356,16 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, payload: usize) -> Result<
 }
 
 fn send_unfragmented(target: SocketAddr, payload: usize) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
-    let (level, name) = if target.is_ipv4() {
+    dont_fragment(&socket);
+    socket.send_to(&vec![7; payload], target)?;
+    Ok(())
+}
+
+/// From now on nothing of this socket is sent in fragments.
+pub fn dont_fragment(socket: &UdpSocket) {
+    let (level, name) = if socket.local_addr().unwrap().is_ipv4() {
         (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
     } else {
         (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
@@ -373,6 +382,30 @@ fn send_unfragmented(target: SocketAddr, payload: usize) -> std::io::Result<()> 
         )
     };
     assert_eq!(result, 0);
-    socket.send_to(&vec![7; payload], target)?;
-    Ok(())
+}
+
+/// A VXLAN packet (RFC 7348) of some network identifier around an IPv4 UDP packet.
+pub fn tunnelled(vni: u8, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let octets = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => panic!("IPv4"),
+    };
+    let udp_length = u16::try_from(8 + payload.len()).unwrap();
+    let mut ip = vec![0x45, 0];
+    ip.extend((udp_length + 20).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(octets(source));
+    ip.extend(octets(destination));
+    let sum = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = vec![8, 0, 0, 0, 0, 0, vni, 0];
+    packet.extend([0x02, 0x77, 0x65, 0x66, 0x74, 0x01, 2, 0, 0, 0, 0, 7, 8, 0]);
+    packet.extend(ip);
+    packet.extend(source.port().to_be_bytes());
+    packet.extend(destination.port().to_be_bytes());
+    packet.extend(udp_length.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    packet
 }

@@ -8,7 +8,7 @@ const MOUNTS: &str = "/proc/self/mounts";
 ///
 /// # Errors
 /// When the mounts cannot be read.
-pub(crate) fn root() -> io::Result<Option<PathBuf>> {
+pub fn mount_point() -> io::Result<Option<PathBuf>> {
     Ok(find(&fs::read_to_string(MOUNTS)?))
 }
 

@@ -9,24 +9,23 @@ use std::{
 
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
-use weft_abi::{Address, Config, Counter, GATEWAY_MAC, Path, Pod, Route, maps, programs};
+use weft_abi::{Address, Config, Counter, Path, Pod, Route, maps};
 use weft_model::{NodeName, NodePlan, Peer, PodRange};
-use weft_netns::{
-    Netlink, NetlinkError, Netns, NetnsError,
-    netlink::{Link, VxlanSpec, or_exists, or_gone},
-};
+use weft_netns::{Netlink, NetlinkError, Netns, NetnsError};
+
+mod bring_up;
 
 use crate::{
     config::Settings,
     encode,
     flow::{Announcements, Sweeper},
-    load::{Direction, LoadError, Origin, Programs},
+    load::{LoadError, Origin, Programs},
     mtu::Mtu,
     nft::{Masquerade, NftError},
     pod::{Removal, is_pod_interface},
     route::{KernelRoutes, RouteTo},
     service::{CountReaders, Limits, ServiceError, Services, SocketEnder, Stores, Surroundings},
-    sysctl::{self, SysctlError},
+    sysctl::SysctlError,
     table::{BpfHash, BpfLpm, BpfTableError, Raw, Table, Written},
     uplink::{self, Uplink, UplinkError},
 };
@@ -341,132 +340,6 @@ impl Datapath {
             .filter(|range| range.addr().is_ipv4() == like.is_ipv4())
             .find_map(|range| PodRange::new(*range).ok())
             .map(|range| range.plain_address())
-    }
-
-    /// Everything that this node has whatever the cluster looks like. Idempotent; says what it had to do.
-    fn bring_up(&mut self) -> Result<Repaired, ApplyError> {
-        let mut done = Vec::new();
-        self.uplink =
-            uplink::find(&mut self.netlink, self.settings.uplink.as_deref(), &self.settings.node_addresses)?;
-        let ipv6 = sysctl::has_ipv6() && self.settings.pod_ranges.iter().any(|range| range.addr().is_ipv6());
-        let overlay = self.overlay_device(&mut done)?;
-        self.overlay = overlay.index;
-        if sysctl::forward(OVERLAY, ipv6)? + sysctl::forward(&self.uplink.name, ipv6)? > 0 {
-            done.push(format!("forwarding on {OVERLAY} and {} switched on", self.uplink.name));
-        }
-        if ipv6 && sysctl::forward_ipv6(&self.uplink.name)? > 0 {
-            done.push("IPv6 forwarding switched on".to_owned());
-        }
-        if sysctl::any_source(OVERLAY)? {
-            done.push(format!("sources from outside of the cluster allowed on {OVERLAY}"));
-        }
-        self.overlay_addresses(&overlay, &mut done)?;
-        let config = Config {
-            overlay_ifindex: overlay.index,
-            uplink_ifindex: self.uplink.index,
-            overlay_mtu: Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay,
-            uplink_mtu: self.uplink.mtu,
-            tunnel_v4: self.own_tunnel_end(true),
-            tunnel_v6: self.own_tunnel_end(false),
-            netns_cookie: self.own_namespace,
-            vxlan_port_be: self.settings.vxlan_port.to_be(),
-            flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },
-            uplink_mac: self.uplink.mac,
-            ..Config::default()
-        };
-        if self.config.get(&0, 0)?.0 != config {
-            self.config.set(0, Raw(config), 0)?;
-            done.push("indexes and MTUs of the uplink and the overlay told to the programs".to_owned());
-        }
-        let uplink = self.uplink.name.clone();
-        let hooks = [
-            (programs::OVERLAY_INGRESS, OVERLAY, Direction::Ingress),
-            (programs::OVERLAY_EGRESS, OVERLAY, Direction::Egress),
-            (programs::UPLINK_INGRESS, uplink.as_str(), Direction::Ingress),
-            (programs::UPLINK_EGRESS, uplink.as_str(), Direction::Egress),
-        ];
-        for (program, interface, direction) in hooks {
-            if self.programs.attach(program, interface, direction)? {
-                done.push(format!("{program} attached to {interface}"));
-            }
-        }
-        if let Some(cgroup) = &self.settings.cgroup {
-            let hooks = self.programs.attach_sockets(cgroup)?;
-            if hooks > 0 {
-                done.push(format!("{hooks} programs of sockets attached to {}", cgroup.display()));
-            }
-        }
-        let pods = self.pods_in_table()?;
-        let (interfaces, blocks) = self.programs.bind_pods(&mut self.netlink, &pods)?;
-        if interfaces > 0 {
-            done.push(format!("programs put back on {interfaces} Pods' interfaces"));
-        }
-        if blocks > 0 {
-            done.push(format!("{blocks} programs of Pods' interfaces replaced"));
-        }
-        Ok(done)
-    }
-
-    /// The overlay device, made anew if it is not there or is another.
-    fn overlay_device(&mut self, done: &mut Repaired) -> Result<Link, ApplyError> {
-        let mtu = Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay;
-        let port = self.settings.vxlan_port;
-        let fits = |link: &Link| {
-            link.kind == "vxlan"
-                && link.no_arp
-                && link.mac == GATEWAY_MAC
-                && link.vxlan.is_some_and(|(_, p)| p == port)
-        };
-        let found = match self.netlink.link(OVERLAY) {
-            Ok(link) if fits(&link) => Some(link),
-            Ok(link) => {
-                or_gone(self.netlink.delete_link(link.index))?;
-                None
-            }
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        };
-        let link = match found {
-            Some(link) => link,
-            None => {
-                self.netlink.add_vxlan(&VxlanSpec { name: OVERLAY, port, mac: GATEWAY_MAC, mtu })?;
-                if sysctl::has_ipv6() {
-                    sysctl::no_autoconfiguration(OVERLAY)?;
-                }
-                done.push(format!("{OVERLAY} made"));
-                self.netlink.link(OVERLAY)?
-            }
-        };
-        if link.mtu != mtu {
-            self.netlink.set_mtu(link.index, mtu)?;
-            done.push(format!("MTU of {OVERLAY} set to {mtu}"));
-        }
-        if !link.up {
-            self.netlink.set_up(link.index)?;
-            done.push(format!("{OVERLAY} set up"));
-        }
-        Ok(link)
-    }
-
-    /// The addresses by which this node's own end of each path is probed.
-    fn overlay_addresses(&mut self, overlay: &Link, done: &mut Repaired) -> Result<(), ApplyError> {
-        let wanted: BTreeSet<IpAddr> = (self.settings.pod_ranges.iter())
-            .filter_map(|range| PodRange::new(*range).ok())
-            .flat_map(|range| [range.path_address(), range.plain_address()])
-            .collect();
-        let present = self.netlink.addresses(Some(overlay.index))?;
-        for address in &wanted {
-            if !present.iter().any(|found| found.address == *address) {
-                let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-                or_exists(self.netlink.add_address(overlay.index, *address, prefix_len))?;
-                done.push(format!("{address} given to {OVERLAY}"));
-            }
-        }
-        for old in present.iter().filter(|found| found.global && !wanted.contains(&found.address)) {
-            or_gone(self.netlink.delete_address(overlay.index, old.address, old.prefix_len))?;
-            done.push(format!("{} taken from {OVERLAY}", old.address));
-        }
-        Ok(())
     }
 
     /// Entries of Pods whose interface went away while nobody watched (a node's other tools, a crash half-way).
