@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::command::{output, root};
 
 /// What each of our packages may import of ours. A package that is not listed here may not exist.
-const OURS: [(&str, &[&str]); 16] = [
+const OURS: [(&str, &[&str]); 17] = [
     ("weft-abi", &[]),
     ("weft-model", &[]),
     ("weft-netns", &[]),
@@ -18,9 +18,10 @@ const OURS: [(&str, &[&str]); 16] = [
     ("weft-ebpf", &["weft-abi"]),
     ("weft-datapath", &["weft-abi", "weft-model", "weft-netns"]),
     ("weft-announce", &["weft-model"]),
+    ("weft-dns", &["weft-model"]),
     ("weft-kube", &["weft-model"]),
     ("weft-lab", &["weft-apiserver", "weft-cni", "weft-netns"]),
-    ("weft-agent", &["weft-announce", "weft-cni", "weft-datapath", "weft-kube", "weft-model"]),
+    ("weft-agent", &["weft-announce", "weft-cni", "weft-datapath", "weft-dns", "weft-kube", "weft-model"]),
     ("weft", &["weft-agent", "weft-kube", "weft-lab", "weft-model"]),
     ("weft-bench", ANY),
     ("weft-tests", ANY),
@@ -30,9 +31,10 @@ const OURS: [(&str, &[&str]); 16] = [
 const ANY: &[&str] = &["*"];
 
 /// Crates that only these packages may use, whatever the reason.
-const ONLY: [(&str, &[&str], &str); 5] = [
+const ONLY: [(&str, &[&str], &str); 6] = [
     ("aya", &["weft-datapath"], "only the data plane speaks to the kernel's BPF"),
     ("aya-ebpf", &["weft-ebpf"], "kernel programs live in one crate"),
+    ("hickory-proto", &["weft-dns"], "one place that reads and writes DNS messages"),
     ("netlink-packet-route", &["weft-netns"], "one netlink client"),
     ("kube", &["weft-kube", "weft-lab"], "one way to the Kubernetes API"),
     ("k8s-openapi", &["weft-kube", "weft-lab"], "one way to the Kubernetes API"),

@@ -28,6 +28,7 @@ pub(crate) fn service(object: ServiceObject) -> Service {
         // Written by what knew one family only.
         _ => spec.cluster_ip.into_iter().collect(),
     };
+    let headless = cluster_ips.iter().any(|text| text == "None");
     let cluster_ips = cluster_ips.iter().filter(|text| !text.is_empty() && *text != "None");
     let ranges = spec.load_balancer_source_ranges.filter(|ranges| !ranges.is_empty());
     let ingress = status.load_balancer.and_then(|status| status.ingress).unwrap_or_default();
@@ -43,6 +44,8 @@ pub(crate) fn service(object: ServiceObject) -> Service {
         },
         not_ours: labels.proxy_name.is_some() || labels.headless.is_some(),
         cluster_ips: of.addresses("cluster IP", cluster_ips),
+        headless,
+        external_name: spec.external_name.filter(|name| !name.is_empty()).map(Arc::from),
         ports: spec
             .ports
             .unwrap_or_default()
@@ -126,6 +129,7 @@ fn endpoint(endpoint: object::Endpoint, ipv6: bool, of: &Of) -> Option<Endpoint>
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         node: endpoint.node_name.map(Arc::from),
+        hostname: endpoint.hostname.filter(|name| !name.is_empty()).map(Arc::from),
         for_nodes: names(hints.for_nodes),
         for_zones: names(hints.for_zones),
     })

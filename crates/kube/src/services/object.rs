@@ -57,6 +57,7 @@ pub(super) struct Spec {
     pub(super) external_ips: Option<Vec<String>>,
     pub(super) internal_traffic_policy: Option<String>,
     pub(super) external_traffic_policy: Option<String>,
+    pub(super) external_name: Option<String>,
     pub(super) session_affinity: Option<String>,
     pub(super) session_affinity_config: Option<SessionAffinityConfig>,
     pub(super) load_balancer_source_ranges: Option<Vec<String>>,
@@ -118,6 +119,7 @@ pub(super) struct Endpoint {
     pub(super) addresses: Option<Vec<String>>,
     pub(super) conditions: Option<Conditions>,
     pub(super) node_name: Option<String>,
+    pub(super) hostname: Option<String>,
     pub(super) hints: Option<Hints>,
 }
 

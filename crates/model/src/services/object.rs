@@ -39,8 +39,12 @@ pub struct Service {
     pub kind: ServiceType,
     /// The label `service.kubernetes.io/service-proxy-name` or `service.kubernetes.io/headless` is set: somebody else's.
     pub not_ours: bool,
-    /// `spec.clusterIPs`, the primary one first; empty for a headless Service.
+    /// `spec.clusterIPs`, the primary one first; empty for a headless Service, and before they are allocated.
     pub cluster_ips: Box<[IpAddr]>,
+    /// `spec.clusterIP` is None: its name stands for its endpoints.
+    pub headless: bool,
+    /// `spec.externalName`; names the target only where the type is ExternalName.
+    pub external_name: Option<Arc<str>>,
     /// `spec.ports`.
     pub ports: Box<[ServicePort]>,
     /// `spec.externalIPs`.
@@ -164,6 +168,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
+    /// `hostname`: its name within a Service's.
+    pub hostname: Option<Arc<str>>,
     /// `hints.forNodes`.
     pub for_nodes: Box<[Arc<str>]>,
     /// `hints.forZones`.

@@ -31,6 +31,8 @@ pub fn service(name: &str) -> Service {
         kind: ServiceType::ClusterIp,
         not_ours: false,
         cluster_ips: [ip("10.96.0.1")].into(),
+        headless: false,
+        external_name: None,
         ports: [port("", 80)].into(),
         external_ips: [].into(),
         ingress: [].into(),
@@ -79,6 +81,7 @@ pub fn ready(address: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: None,
+        hostname: None,
         for_nodes: [].into(),
         for_zones: [].into(),
     }

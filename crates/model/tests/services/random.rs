@@ -99,6 +99,8 @@ prop_compose! {
             kind,
             not_ours,
             cluster_ips: cluster_ips.into(),
+            headless: false,
+            external_name: None,
             ports: ports.into(),
             external_ips: external_ips.into(),
             ingress: ingress.into_iter().enumerate().map(|(i, address)| Ingress { address, proxy: proxy && i == 0 }).collect(),
@@ -125,6 +127,7 @@ prop_compose! {
             serving,
             terminating,
             node: node.map(Arc::from),
+            hostname: None,
             for_nodes: for_nodes.into_iter().map(Arc::from).collect(),
             for_zones: for_zones.into_iter().map(Arc::from).collect(),
         }

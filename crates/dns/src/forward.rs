@@ -1,0 +1,1 @@
+//! Everything that is not the cluster's: asked of others, and remembered.

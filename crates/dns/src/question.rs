@@ -1,0 +1,45 @@
+//! What is asked, and what is answered.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, Record, RecordType},
+};
+
+/// What is asked of the forwarder. The class is IN: no other is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The name, fully qualified, in lower case.
+    pub name: Name,
+    /// The type.
+    pub kind: RecordType,
+}
+
+/// What the forwarder answers. The server gives it the client's message number, the question's own case and the client's size.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The response code: [`ResponseCode::ServFail`] when nobody could be asked and nothing is remembered.
+    pub code: ResponseCode,
+    /// The answer section, TTLs as they are to be sent.
+    pub answers: Vec<Record>,
+    /// The authority section: the SOA of a negative answer.
+    pub authorities: Vec<Record>,
+    /// Where it is from.
+    pub origin: Origin,
+}
+
+/// Where an answer is from, for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Configured names.
+    Hosts,
+    /// Remembered for so long.
+    Cache(Duration),
+    /// Remembered for longer than it is good for, since nobody could be asked (RFC 8767).
+    Stale(Duration),
+    /// This upstream said so.
+    Upstream(SocketAddr),
+    /// Nobody could be asked; why.
+    Nobody(String),
+}
