@@ -1,6 +1,6 @@
 //! What is asked, and what is answered.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -43,3 +43,13 @@ pub enum Origin {
     /// Nobody could be asked; why.
     Nobody(String),
 }
+
+/// Who is asked for what is not the cluster's: the forwarder, or a stand-in of it in tests.
+pub trait Resolver: Send + Sync {
+    /// Asks. What is known already is there at the first poll, which may be made with a waker that does nothing, in any
+    /// thread that has entered the runtime: the server looks once before it hands a question over.
+    fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a>;
+}
+
+/// A reply that is still to come.
+pub type Asked<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
