@@ -1,13 +1,13 @@
 //! `weft lab exec`: a command inside a node or a Pod, with the caller's terminal.
 
-use std::{os::unix::process::CommandExt, process::Command};
+use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 use weft_netns::Netns;
 
-use crate::place::{self, Cgroup, LabDir};
+use crate::place::{self, Cgroup, LabDir, Names};
 
-/// Replaces this process with `words`, inside the network namespace and cgroup of `target`: a Pod's name, `pod/NAME`,
+/// Replaces this process with `words`, inside the network namespace and cgroup of `target`, and among its names: a Pod's name, `pod/NAME`,
 /// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME`, `outside` or `fabric`. Returns only if that fails.
 pub fn exec(
     lab: &LabDir,
@@ -15,7 +15,7 @@ pub fn exec(
     target: &str,
     words: &[String],
 ) -> Result<std::convert::Infallible> {
-    let (netns, cgroup) = find(lab, namespace, target)?;
+    let Found { netns, cgroup, names } = find(lab, namespace, target)?;
     let Some((program, arguments)) = words.split_first() else {
         bail!("no command: weft lab exec TARGET -- COMMAND")
     };
@@ -28,24 +28,39 @@ pub fn exec(
             netns.enter_child(&mut command)?;
         }
     }
+    if let Some(names) = names {
+        names.enter_child(&mut command)?;
+    }
     Err(command.exec()).with_context(|| program.clone())
 }
 
-fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<(String, Option<Cgroup>)> {
+/// Where a command is to run.
+struct Found {
+    netns: String,
+    cgroup: Option<Cgroup>,
+    /// None: the machine's own.
+    names: Option<Names>,
+}
+
+fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
+    let found = |netns: String, cgroup: &Path, folder: &Path| {
+        let cgroup = Cgroup::at(cgroup).below("exec")?;
+        Ok(Found { netns, cgroup: Some(cgroup), names: Some(lab.names(folder)) })
+    };
     if target == "fabric" {
-        return Ok((lab.netns("fabric"), None));
+        return Ok(Found { netns: lab.netns("fabric"), cgroup: None, names: None });
     }
     if target == "outside" {
         let outside = lab.record()?.outside;
-        return Ok((outside.netns, Some(Cgroup::at(&outside.cgroup).below("exec")?)));
+        return found(outside.netns, &outside.cgroup, &lab.outside());
     }
     if let Some(node) = target.strip_prefix("node/") {
         let record = lab.record()?;
-        let found = record.nodes.iter().find(|found| found.name == node).with_context(|| {
+        let node = record.nodes.iter().find(|one| one.name == node).with_context(|| {
             let names: Vec<&str> = record.nodes.iter().map(|node| node.name.as_str()).collect();
             format!("lab {} has no node {node}; it has {}", lab.name(), names.join(", "))
         })?;
-        return Ok((found.netns.clone(), Some(Cgroup::at(&found.cgroup).below("exec")?)));
+        return found(node.netns.clone(), &node.cgroup, &lab.node(&node.name));
     }
     let record = match target.split_once('/') {
         None => lab.pod_record(namespace, target)?,
@@ -59,5 +74,5 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<(String, Option<C
             lab.pod_record(namespace, &first)?
         }
     };
-    Ok((record.netns, Some(Cgroup::at(&record.cgroup).below("exec")?)))
+    found(record.netns, &record.cgroup, &lab.pod(&record.uid))
 }

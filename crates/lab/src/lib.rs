@@ -12,6 +12,7 @@ mod forward;
 mod kubelet;
 mod lab;
 pub mod manifest;
+mod name_server;
 mod overview;
 mod place;
 mod ranges;

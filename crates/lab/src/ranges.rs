@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 /// Which address of the fabric the host `outside` has.
 pub(crate) const OUTSIDE_HOST: u8 = 254;
 
+/// The cluster's own domain.
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Which address of the Services' ranges the cluster's DNS has.
+const CLUSTER_DNS: u8 = 10;
+
 /// IP families of a lab, the first one of a dual-stack lab being IPv4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,19 +58,13 @@ impl IpFamily {
 impl Ranges {
     /// The `host`-th address of each node range, with the length of the range: 1 is the fabric's own.
     pub fn on_fabric(&self, host: u8) -> Vec<IpNet> {
-        self.nodes
-            .iter()
-            .map(|range| match range {
-                IpNet::V4(range) => {
-                    let address = Ipv4Addr::from(u32::from(range.network()) + u32::from(host));
-                    Ipv4Net::new_assert(address, range.prefix_len()).into()
-                }
-                IpNet::V6(range) => {
-                    let address = Ipv6Addr::from(u128::from(range.network()) + u128::from(host));
-                    Ipv6Net::new_assert(address, range.prefix_len()).into()
-                }
-            })
-            .collect()
+        let address = |range: &IpNet| IpNet::new_assert(nth(range, host), range.prefix_len());
+        self.nodes.iter().map(address).collect()
+    }
+
+    /// The addresses of the cluster's DNS: 10.96.0.10, fd00:10:96::a.
+    pub fn cluster_dns(&self) -> Vec<IpAddr> {
+        self.services.iter().map(|range| nth(range, CLUSTER_DNS)).collect()
     }
 
     /// Addresses of the fabric that LoadBalancer Services get, in a lab of so many nodes.
@@ -84,9 +83,23 @@ impl Ranges {
     }
 }
 
+fn nth(range: &IpNet, number: u8) -> IpAddr {
+    match range {
+        IpNet::V4(range) => Ipv4Addr::from(u32::from(range.network()) + u32::from(number)).into(),
+        IpNet::V6(range) => Ipv6Addr::from(u128::from(range.network()) + u128::from(number)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dns_has_the_tenth_address() {
+        let addresses: Vec<String> =
+            IpFamily::Dual.ranges().cluster_dns().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.96.0.10", "fd00:10:96::a"]);
+    }
 
     #[test]
     fn load_balancers_are_no_nodes() {

@@ -86,13 +86,13 @@ impl Environment {
     pub(super) async fn of(
         pod: &Pod,
         container: &Container,
+        hostname: &str,
         sources: &mut Sources,
     ) -> Result<Environment, SourceError> {
-        let hostname = hostname(pod);
         let mut environment = Environment {
             variables: vec![
                 ("PATH".into(), super::command::PATH.into()),
-                ("HOSTNAME".into(), hostname),
+                ("HOSTNAME".into(), hostname.to_owned()),
                 ("HOME".into(), "/root".into()),
             ],
         };
@@ -225,12 +225,6 @@ pub(super) fn field_of(pod: &Pod, path: &str) -> String {
             _ => String::new(),
         },
     }
-}
-
-/// What the Pod calls itself.
-pub(super) fn hostname(pod: &Pod) -> String {
-    let given = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
-    given.or_else(|| pod.metadata.name.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod container;
 mod env;
 mod events;
 mod log;
+mod names;
 mod node;
 mod pod;
 mod probe;
@@ -15,7 +16,7 @@ mod sandbox;
 mod status;
 mod volumes;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::watch, task::JoinSet};
@@ -40,6 +41,8 @@ pub(crate) struct Kubelets {
     events: Events,
     /// The `weft` executable, which starts containers.
     pub(crate) executable: PathBuf,
+    /// Addresses of the cluster's DNS.
+    cluster_dns: Vec<IpAddr>,
 }
 
 impl Kubelets {
@@ -49,10 +52,11 @@ impl Kubelets {
         spawner: Spawner,
         logs: Arc<Logs>,
         executable: PathBuf,
+        cluster_dns: Vec<IpAddr>,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Kubelets> {
         let events = Events::start(world.client.clone(), tasks);
-        Arc::new(Kubelets { world, lab, spawner, logs, events, executable })
+        Arc::new(Kubelets { world, lab, spawner, logs, events, executable, cluster_dns })
     }
 
     /// Makes the Node objects, in order: the first node gets the first Pod range.

@@ -24,7 +24,10 @@ use super::{
     Kubelets,
     cni::{Attachments, Network},
 };
-use crate::{controllers::now, place::Cgroup};
+use crate::{
+    controllers::now,
+    place::{Cgroup, Names},
+};
 
 /// A node of the lab.
 pub(crate) struct Node {
@@ -34,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) netns: Arc<Netns>,
     pub(crate) cgroup: Cgroup,
     pub(crate) folder: PathBuf,
+    pub(crate) names: Names,
     /// On the fabric.
     pub(crate) addresses: Vec<IpAddr>,
     pub(super) attachments: Attachments,
@@ -49,6 +53,7 @@ impl Node {
         netns: Netns,
         cgroup: Cgroup,
         folder: PathBuf,
+        names: Names,
         addresses: Vec<IpAddr>,
     ) -> Result<Node> {
         let netns = Arc::new(netns);
@@ -62,7 +67,7 @@ impl Node {
             }
         })?;
         let (attachments, network) = (Attachments::default(), watch::Sender::new(0));
-        Ok(Node { name, zone, netns, cgroup, folder, addresses, attachments, inside, network })
+        Ok(Node { name, zone, netns, cgroup, folder, names, addresses, attachments, inside, network })
     }
 
     pub(crate) fn cni_conf(&self) -> PathBuf {

@@ -1,4 +1,4 @@
-//! A Pod's network namespace and cgroup.
+//! A Pod's network namespace, cgroup and names.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,10 +10,11 @@ use weft_netns::{Netns, random_name};
 use super::{
     Kubelets,
     cni::{Attachment, Network},
+    names::{PodNames, Surrounding},
     node::Node,
 };
 use crate::{
-    place::{Cgroup, PodRecord, start_namespace},
+    place::{Cgroup, Names, PodRecord, start_namespace},
     world::key_of,
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Sandbox {
     pub(super) netns: Arc<Netns>,
     pub(super) cgroup: Cgroup,
     pub(super) addresses: Vec<IpAddr>,
+    pub(super) hostname: String,
+    pub(super) names: Names,
     /// None on the host network.
     attachment: Option<Attachment>,
 }
@@ -32,21 +35,46 @@ impl Sandbox {
         let spec = pod.spec.clone().unwrap_or_default();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let cgroup = node.cgroup.below(&format!("pod-{uid}"))?;
-        let sandbox = if spec.host_network == Some(true) {
-            Sandbox { netns: node.netns.clone(), cgroup, addresses: node.addresses.clone(), attachment: None }
+        let (netns, addresses, attachment) = if spec.host_network == Some(true) {
+            (node.netns.clone(), node.addresses.clone(), None)
         } else {
-            attach(kubelets, node, pod, &spec, cgroup).await?
+            attach(kubelets, node, pod, &spec).await?
         };
+        let names = kubelets.lab.names(&kubelets.lab.pod(uid));
+        let mut sandbox = Sandbox { netns, cgroup, addresses, hostname: String::new(), names, attachment };
+        match sandbox.publish(kubelets, node, pod) {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                sandbox.remove(kubelets, node, pod).await.context("after a failed start")?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the Pod's names, and where it is.
+    fn publish(&mut self, kubelets: &Kubelets, node: &Node, pod: &Pod) -> Result<()> {
+        let (resolv_conf, hosts) = (node.names.resolv_conf()?, node.names.hosts()?);
+        let around = Surrounding {
+            servers: &kubelets.cluster_dns,
+            hostname: &node.name,
+            resolv_conf: &resolv_conf,
+            hosts: &hosts,
+        };
+        let names = PodNames::of(pod, &self.addresses, &around)?;
+        for omitted in &names.omitted {
+            kubelets.events.warning(pod, "DNSConfigForming", omitted);
+        }
+        self.names.write(&names.hostname, &names.resolv_conf, &names.hosts)?;
+        self.hostname = names.hostname;
         let record = PodRecord {
-            uid: uid.to_owned(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
             node: node.name.clone(),
-            netns: sandbox.netns.name().to_owned(),
-            cgroup: sandbox.cgroup.path().to_owned(),
-            addresses: sandbox.addresses.clone(),
+            netns: self.netns.name().to_owned(),
+            cgroup: self.cgroup.path().to_owned(),
+            addresses: self.addresses.clone(),
         };
         let (namespace, name) = key_of(&pod.metadata);
-        kubelets.lab.write_pod_record(&namespace, &name, &record)?;
-        Ok(sandbox)
+        kubelets.lab.write_pod_record(&namespace, &name, &record)
     }
 
     /// Takes everything away. Called again after a failure, it goes on where it was.
@@ -62,13 +90,13 @@ impl Sandbox {
     }
 }
 
+/// Makes the Pod's network, or leaves nothing behind.
 async fn attach(
     kubelets: &Kubelets,
     node: &Node,
     pod: &Pod,
     spec: &PodSpec,
-    cgroup: Cgroup,
-) -> Result<Sandbox> {
+) -> Result<(Arc<Netns>, Vec<IpAddr>, Option<Attachment>)> {
     let Some(network) = Network::load(&node.cni_conf())? else {
         bail!(
             "no CNI configuration in {} yet: the node's agent writes it when it can serve",
@@ -89,9 +117,7 @@ async fn attach(
     let netns = netns.await??;
     let mut attachment = Attachment::new(network, netns.path(), arguments(pod), capabilities(pod, spec));
     match attachment.add(&kubelets.spawner, node).await {
-        Ok(addresses) => {
-            Ok(Sandbox { netns: Arc::new(netns), cgroup, addresses, attachment: Some(attachment) })
-        }
+        Ok(addresses) => Ok((Arc::new(netns), addresses, Some(attachment))),
         Err(error) => {
             Netns::delete(netns.name()).context("after a failed ADD")?;
             Err(error)

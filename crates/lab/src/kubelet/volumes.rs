@@ -17,14 +17,14 @@ use super::{
 };
 use crate::place::{LabDir, make_dir};
 
-/// Prepares what a container mounts. A claim is a folder that all Pods of the lab that name it share.
+/// Prepares the volumes that a container mounts. A claim is a folder that all Pods of the lab that name it share.
 pub(super) async fn mounts(
     lab: &LabDir,
     pod: &Pod,
     container: &Container,
     sources: &mut Sources,
 ) -> Result<Vec<Mount>> {
-    let mut mounts = system_files(lab, pod)?;
+    let mut mounts = Vec::new();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     for wanted in container.volume_mounts.iter().flatten() {
         let Some(volume) = volumes.iter().find(|volume| volume.name == wanted.name) else { continue };
@@ -120,38 +120,4 @@ fn fields_of(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>) -> BTreeMap<Str
         Some((item.path.clone(), field_of(pod, path).into_bytes()))
     };
     items.unwrap_or_default().iter().filter_map(value).collect()
-}
-
-/// /etc/resolv.conf and /etc/hosts, as a kubelet writes them.
-fn system_files(lab: &LabDir, pod: &Pod) -> Result<Vec<Mount>> {
-    let folder = lab.pod(pod.metadata.uid.as_deref().unwrap_or_default()).join("etc");
-    make_dir(&folder)?;
-    let spec = pod.spec.as_ref();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let services = lab.record().map(|record| record.ip_family.ranges().services).unwrap_or_default();
-    let name = super::env::hostname(pod);
-    let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
-    let ips = pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
-    for ip in ips.into_iter().flatten() {
-        hosts.push_str(&format!("{} {name}\n", ip.ip));
-    }
-    for alias in spec.and_then(|spec| spec.host_aliases.as_ref()).into_iter().flatten() {
-        hosts.push_str(&format!(
-            "{} {}\n",
-            alias.ip,
-            alias.hostnames.as_deref().unwrap_or_default().join(" ")
-        ));
-    }
-    let mut resolv =
-        format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n");
-    for address in services.iter().filter_map(|range| range.hosts().nth(9)) {
-        resolv.push_str(&format!("nameserver {address}\n"));
-    }
-    let mut mounts = Vec::new();
-    for (file, content) in [("hosts", hosts), ("resolv.conf", resolv)] {
-        let source = folder.join(file);
-        fs::write(&source, content).with_context(|| source.display().to_string())?;
-        mounts.push(Mount { source, target: Path::new("/etc").join(file), read_only: false });
-    }
-    Ok(mounts)
 }

@@ -109,6 +109,7 @@ impl Agent {
         command.arg("agent").args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         enter(&mut command, &self.node.netns, &self.node.cgroup.below("agent")?)?;
+        self.node.names.enter_child(&mut command)?;
         let mut child = self.spawner.spawn(command).await?;
         if let Some(pid) = child.id() {
             write_file(&self.node.folder.join("agent.pid"), pid.to_string().as_bytes())?;

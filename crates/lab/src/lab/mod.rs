@@ -1,6 +1,7 @@
 //! The lab process: brings everything up, keeps it, and takes it down.
 
 mod agent;
+mod cluster_dns;
 mod logs;
 mod outside;
 mod pools;
@@ -160,7 +161,7 @@ async fn up(
         let (options, dir, ranges) = (options.clone(), dir.clone(), ranges.clone());
         tokio::task::spawn_blocking(move || make_nodes(&options, &dir, &ranges, &own)).await??
     };
-    let answering = outside.answer()?;
+    let answering = outside.answer(tasks)?;
     tasks.spawn(async move {
         let _answering = answering;
         std::future::pending().await
@@ -183,10 +184,12 @@ async fn up(
     controllers::start(&world, &ranges, tasks);
     let store = Arc::new(Logs::default());
     server.set_logs(Arc::new(logs::Source::new(store.clone())));
+    let executable = options.executable.clone();
     let kubelets =
-        Kubelets::new(world.clone(), dir.clone(), spawner, store, options.executable.clone(), tasks);
+        Kubelets::new(world.clone(), dir.clone(), spawner, store, executable, ranges.cluster_dns(), tasks);
     kubelets.register(&nodes).await.context("register the nodes")?;
     tasks.spawn(kubelets.run(nodes));
+    cluster_dns::make(&client, &ranges.cluster_dns()).await?;
     pools::make(&client, &ranges.load_balancers(options.nodes)).await?;
     let applied: Vec<Applied> = apply(&client, manifests).await?;
     if !applied.is_empty() {
@@ -226,7 +229,9 @@ fn make_nodes(
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mount a BPF file system on {}", bpf.display()))?;
         let zone = format!("zone-{}", (number - 1) % options.zones + 1);
-        nodes.push(Arc::new(Node::new(name, zone, netns, cgroup, folder, ranges.fabric_addresses(host))?));
+        let (names, addresses) = (dir.names(&folder), ranges.fabric_addresses(host));
+        outside::write_names(&names, &name, &addresses, ranges)?;
+        nodes.push(Arc::new(Node::new(name, zone, netns, cgroup, folder, names, addresses)?));
     }
     let outside = Outside::create(dir, &fabric, ranges, own)?;
     Ok((fabric, nodes, outside))

@@ -3,6 +3,7 @@
 mod cgroup;
 mod fabric;
 mod leftovers;
+mod names;
 mod spawn;
 
 use std::{
@@ -23,6 +24,7 @@ pub use cgroup::Cgroup;
 pub(crate) use fabric::{Fabric, start_namespace};
 pub use leftovers::clean;
 pub(crate) use leftovers::remove;
+pub(crate) use names::Names;
 pub(crate) use spawn::{Spawner, enter};
 
 use crate::IpFamily;
@@ -199,6 +201,16 @@ impl LabDir {
     /// Folder of a Pod's containers.
     pub(crate) fn pod(&self, uid: &str) -> PathBuf {
         self.path.join("pods").join(uid)
+    }
+
+    /// Folder of the host outside.
+    pub(crate) fn outside(&self) -> PathBuf {
+        self.path.join("outside")
+    }
+
+    /// By what a node, a Pod or the host outside, whose folder this is, knows names.
+    pub(crate) fn names(&self, folder: &Path) -> Names {
+        Names::at(folder.join("etc"))
     }
 
     fn pod_record_path(&self, namespace: &str, name: &str) -> PathBuf {

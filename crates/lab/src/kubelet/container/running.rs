@@ -20,10 +20,10 @@ use crate::{
         Kubelets,
         board::{Phase, Slot},
         command,
-        env::{self, Environment, SourceError, Sources},
+        env::{Environment, SourceError, Sources},
         log::ContainerLog,
         probe::Inside,
-        process::{ContainerPlace, ContainerSpec},
+        process::{ContainerPlace, ContainerSpec, Mount},
         volumes,
     },
     place::{enter, make_dir, write_file},
@@ -119,8 +119,11 @@ impl Surroundings {
             self.kubelets.world.client.clone(),
             self.pod.metadata.namespace.as_deref().unwrap_or("default"),
         );
-        let environment = Environment::of(&self.pod, container, &mut sources).await?;
-        let mounts = volumes::mounts(&self.kubelets.lab, &self.pod, container, &mut sources).await?;
+        let environment = Environment::of(&self.pod, container, &self.sandbox.hostname, &mut sources).await?;
+        let names = self.sandbox.names.files();
+        let mut mounts: Vec<Mount> =
+            names.map(|(source, target)| Mount { source, target, read_only: false }).collect();
+        mounts.extend(volumes::mounts(&self.kubelets.lab, &self.pod, container, &mut sources).await?);
         let words = container.command.iter().flatten().chain(container.args.iter().flatten());
         let cwd = PathBuf::from(container.working_dir.as_deref().unwrap_or("/"));
         let spec = ContainerSpec {
@@ -128,7 +131,7 @@ impl Surroundings {
             env: environment.variables.clone(),
             cwd: cwd.clone(),
             place: ContainerPlace::New {
-                hostname: env::hostname(&self.pod),
+                hostname: self.sandbox.hostname.clone(),
                 layer,
                 mounts,
                 pid_file: folder.join("pid"),
