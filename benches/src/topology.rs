@@ -184,6 +184,7 @@ impl Node {
             service_ranges: Vec::new(),
             cgroup: None,
             direct_return: false,
+            dns_addresses: Vec::new(),
             pod_ranges: vec![range],
             node_addresses: vec![address],
         };

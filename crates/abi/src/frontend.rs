@@ -63,4 +63,6 @@ impl Frontend {
     pub const OWN_ADDRESS: u32 = 32;
     /// A Pod's `hostPort`, which no Service has.
     pub const HOST_PORT: u32 = 64;
+    /// A socket of the node that is bound to this very address answers, if there is one; nothing is translated then.
+    pub const NODE_SOCKET: u32 = 128;
 }

@@ -37,7 +37,7 @@ pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
@@ -140,16 +140,17 @@ pub mod programs {
     /// tcx egress of the uplink: answers of the node's own processes that are backends.
     pub const UPLINK_EGRESS: &str = "uplink_egress";
     /// What the others jump to, in the order of [`crate::Step`].
-    pub const STEPS: [&str; 6] = [
+    pub const STEPS: [&str; 7] = [
         "service_flow",
         "service_request",
         "service_enter",
         "service_error",
         "service_refuse",
         "service_neighbour",
+        "service_socket",
     ];
     /// All that run on interfaces.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         POD_EGRESS,
         POD_INGRESS,
         OVERLAY_INGRESS,
@@ -162,6 +163,7 @@ pub mod programs {
         STEPS[3],
         STEPS[4],
         STEPS[5],
+        STEPS[6],
     ];
 }
 
@@ -181,6 +183,8 @@ pub enum Step {
     Refuse,
     /// Answers ARP and neighbour solicitations.
     Neighbour,
+    /// Looks for a socket of the node that answers for the Service.
+    Socket,
 }
 
 /// Data that may cross between user space and the kernel as bytes.

@@ -169,6 +169,7 @@ fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
         vxlan_port: options.vxlan_port,
         cgroup,
         direct_return: options.direct_return,
+        dns_addresses: options.cluster_dns.clone(),
         routing: options.routing.into(),
         plan: plan::Settings {
             pod_ranges: options.pod_cidrs.clone(),

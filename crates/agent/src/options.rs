@@ -1,6 +1,10 @@
 //! The command line of `weft agent`.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -49,6 +53,12 @@ pub struct Options {
     /// A range of Service addresses; no Pod range may overlap it
     #[arg(long = "service-cidr", value_name = "CIDR")]
     pub service_cidrs: Vec<IpNet>,
+    /// An address of the cluster's DNS Service, which this node answers itself; without any, it leaves DNS to others
+    #[arg(long = "cluster-dns", value_name = "IP", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain of the cluster's names
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
     /// A range outside the cluster that Pods reach with their own address
     #[arg(long = "non-masquerade-cidr", value_name = "CIDR")]
     pub non_masquerade_cidrs: Vec<IpNet>,

@@ -22,6 +22,8 @@ pub struct Settings {
     pub node_addresses: Vec<IpAddr>,
     /// Ranges of Service addresses.
     pub service_ranges: Vec<IpNet>,
+    /// Service addresses whose port 53 sockets of this node answer while there are any: the cluster DNS.
+    pub dns_addresses: Vec<IpAddr>,
     /// Sockets of processes in this cgroup and below are connected to Services' backends; absent: only packets are translated.
     pub cgroup: Option<PathBuf>,
     /// A backend's node answers clients from outside itself, instead of through the node that they came by.

@@ -183,7 +183,7 @@ impl Scratch {
 
     fn nftables(&self) -> Requirement {
         let plan = Masquerade { sources: vec![DOCUMENTATION], exempt: Vec::new() };
-        let masqueraded = self.netns.run(|| nft::Masquerade::open(8472)?.apply(&plan));
+        let masqueraded = self.netns.run(|| nft::Masquerade::open(8472, &[])?.apply(&plan));
         let state = match masqueraded {
             Ok(Ok(_)) => Ok("yes".to_owned()),
             Ok(Err(error)) => {
@@ -221,6 +221,7 @@ impl Scratch {
             uplink: Some(UPLINK.to_owned()),
             vxlan_port: 8472,
             service_ranges: Vec::new(),
+            dns_addresses: Vec::new(),
             cgroup: None,
             direct_return: false,
             pod_ranges: vec![range],

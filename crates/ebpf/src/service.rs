@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
-use crate::steps::service::{enter, error, flow, neighbour, refuse, request};
+use crate::steps::service::{enter, error, flow, neighbour, refuse, request, socket};
 
 /// [`weft_abi::Step::Flow`].
 #[classifier]
@@ -39,4 +39,10 @@ pub fn service_refuse(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn service_neighbour(ctx: TcContext) -> i32 {
     neighbour::packet(&ctx).0
+}
+
+/// [`weft_abi::Step::Socket`].
+#[classifier]
+pub fn service_socket(ctx: TcContext) -> i32 {
+    socket::packet(&ctx).0
 }

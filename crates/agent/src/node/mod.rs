@@ -52,6 +52,8 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// A backend's node answers clients from outside itself.
     pub direct_return: bool,
+    /// Addresses of the cluster's DNS Service, which this node answers itself.
+    pub dns_addresses: Vec<IpAddr>,
     /// Which paths may be used.
     pub routing: probe::Routing,
     /// What the cluster's administrator has set.
@@ -161,6 +163,7 @@ impl Node {
             service_ranges: self.config.plan.service_ranges.clone(),
             cgroup: self.config.cgroup.clone(),
             direct_return: self.config.direct_return,
+            dns_addresses: self.config.dns_addresses.clone(),
             pod_ranges: pod_ranges.to_vec(),
             node_addresses: node_addresses.to_vec(),
         }

@@ -43,6 +43,7 @@ impl Node {
         self.nodes = nodes;
         self.place_services();
         self.converge();
+        self.place_dns();
         if news && let Err(error) = self.store.save(NODES, &self.nodes) {
             tracing::warn!("a restart without the API server will not know the nodes: {error}");
         }
@@ -54,6 +55,7 @@ impl Node {
         if self.wanted_paths() != self.paths {
             self.converge();
         }
+        self.place_dns();
     }
 
     /// What somebody else removed is put back; what did not work is tried again, and what follows from an uplink that

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use weft_datapath::{InstalledBackend, InstalledServicePort, ServicesWritten};
 use weft_kube::{ObjectRef, WarningEvent};
 use weft_model::{
-    NodeName,
+    NodeName, Peer,
     services::{
-        BackendKey, Changes, Conflict, EndpointState, Event, Planner, ServiceKey, ServicePortKey, ThisNode,
+        BackendKey, Changes, ClusterDns, Conflict, EndpointState, Event, Planner, ServiceKey, ServicePortKey,
+        ThisNode,
     },
 };
 
@@ -85,7 +86,8 @@ pub struct Programmed {
 
 impl Services {
     pub(super) fn new(name: &NodeName, health_checks: HealthCheckChanges) -> Self {
-        let node = ThisNode { name: name.clone(), addresses: Vec::new(), zone: None };
+        let node =
+            ThisNode { name: name.clone(), addresses: Vec::new(), zone: None, dns: ClusterDns::default() };
         Self {
             planner: Planner::new(node),
             health_checks,
@@ -251,6 +253,18 @@ impl Node {
         if let Some(this) = self.nodes.iter().find(|node| node.name == self.config.name) {
             self.services.planner.set_node(&this.addresses, this.zone.as_deref());
         }
+    }
+
+    /// The planner knows where else DNS is answered: by the agents that answer probes, or, while none is known to, by any.
+    pub(super) fn place_dns(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let answers =
+            |peer: &&Peer| self.health.get(&peer.name).is_some_and(|health| health.reachable == Some(true));
+        let mut peers: Vec<&Peer> = plan.peers.iter().filter(answers).collect();
+        if peers.is_empty() {
+            peers = plan.peers.iter().collect();
+        }
+        self.services.planner.set_dns(ClusterDns::new(&self.config.dns_addresses, &self.config.name, &peers));
     }
 
     /// Brings what has changed of Services into the kernel. Before all of them are known nothing is: what an earlier agent

@@ -161,6 +161,7 @@ impl Machine {
             vxlan_port: 8472,
             cgroup: None,
             direct_return: false,
+            dns_addresses: Vec::new(),
             routing: Routing::Overlay,
             plan: Settings { service_ranges: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() },
             queue_dir: self.state.path().join("cni-queue"),

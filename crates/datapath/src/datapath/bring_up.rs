@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use weft_abi::{Config, GATEWAY_MAC, programs};
 use weft_model::PodRange;
-use weft_netns::netlink::{Link, VxlanSpec, or_exists, or_gone};
+use weft_netns::netlink::{Link, RouteSpec, VxlanSpec, or_exists, or_gone};
 
 use super::{ApplyError, Datapath, OVERLAY, Repaired};
-use crate::{load::Direction, mtu::Mtu, sysctl, table::Raw, uplink};
+use crate::{load::Direction, mtu::Mtu, route, sysctl, table::Raw, uplink};
 
 impl Datapath {
     /// Everything that this node has whatever the cluster looks like. Idempotent; says what it had to do.
@@ -28,6 +28,7 @@ impl Datapath {
             done.push(format!("sources from outside of the cluster allowed on {OVERLAY}"));
         }
         self.overlay_addresses(&overlay, &mut done)?;
+        self.dns_routes(&overlay, &mut done)?;
         let config = Config {
             overlay_ifindex: overlay.index,
             uplink_ifindex: self.uplink.index,
@@ -132,6 +133,32 @@ impl Datapath {
         for old in present.iter().filter(|found| found.global && !wanted.contains(&found.address)) {
             or_gone(self.netlink.delete_address(overlay.index, old.address, old.prefix_len))?;
             done.push(format!("{} taken from {OVERLAY}", old.address));
+        }
+        Ok(())
+    }
+
+    /// The addresses of the cluster DNS are taken in here, although no interface has them: nothing is ever sent from them but
+    /// answers.
+    fn dns_routes(&mut self, overlay: &Link, done: &mut Repaired) -> Result<(), ApplyError> {
+        let present: Vec<RouteSpec> = (self.netlink.local_routes()?.into_iter())
+            .filter(|route| route.protocol == route::PROTOCOL)
+            .collect();
+        for address in &self.settings.dns_addresses {
+            if present.iter().any(|route| route.destination == *address && route.index == overlay.index) {
+                continue;
+            }
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let taken_in = RouteSpec {
+                protocol: route::PROTOCOL,
+                local: true,
+                ..RouteSpec::new(*address, bits, overlay.index)
+            };
+            self.netlink.set_route(&taken_in)?;
+            done.push(format!("{address} taken in"));
+        }
+        for old in present.iter().filter(|old| !self.settings.dns_addresses.contains(&old.destination)) {
+            or_gone(self.netlink.delete_route(old))?;
+            done.push(format!("{} not taken in any more", old.destination));
         }
         Ok(())
     }

@@ -136,11 +136,12 @@ impl Datapath {
         let pods = Table::adopt(BpfHash::new(maps::PODS, programs.map(maps::PODS)?)?)?;
         let peers = Table::adopt(BpfLpm::new(maps::ROUTES, programs.map(maps::ROUTES)?)?)?;
         let routes = Table::adopt(KernelRoutes::open()?)?;
-        let masquerade = Masquerade::open(settings.vxlan_port)?;
+        let masquerade = Masquerade::open(settings.vxlan_port, &settings.dns_addresses)?;
         let surroundings = Surroundings {
             node_addresses: settings.node_addresses.clone(),
             all_node_addresses: BTreeSet::new(),
             service_ranges: settings.service_ranges.clone(),
+            dns_addresses: settings.dns_addresses.clone(),
         };
         let (stores, service_counts) = Stores::open(&programs)?;
         let services = Services::adopt(stores, Limits::default(), surroundings)?;

@@ -1,5 +1,5 @@
 //! Masquerading: what leaves the cluster takes the node's address, what stays in it never does. It needs connections tracked; the
-//! overlay's own packets are not.
+//! overlay's own packets and those of the cluster DNS are not.
 //!
 //! One nftables table, `inet weft`, rewritten whole in one transaction. Its user data carries a fingerprint of what it
 //! was made from, so that a restart finds out that there is nothing to do.
@@ -32,8 +32,9 @@ const NEW_ELEMENTS: u16 = 12;
 
 /// `NFTA_TABLE_USERDATA`.
 const TABLE_USER_DATA: u16 = 6;
-/// Chains that keep the overlay's packets from being tracked, and their hooks: prerouting and output.
-const UNTRACKED: [(&str, u32); 2] = [("overlay-in", 0), ("overlay-out", 3)];
+/// Chains that keep packets from being tracked, and their hooks: prerouting and output.
+const UNTRACKED: [(&str, u32); 2] = [("untracked-in", 0), ("untracked-out", 3)];
+const DNS_PORT: u16 = 53;
 /// Elements a message: an attribute's length is 16 bits.
 const ELEMENTS_A_MESSAGE: usize = 512;
 
@@ -48,6 +49,7 @@ pub(crate) struct Masquerade {
     socket: NetlinkSocket,
     wanted: Option<Wanted>,
     overlay_port: u16,
+    dns_addresses: Vec<IpAddr>,
 }
 
 /// What the rules are made from.
@@ -56,6 +58,8 @@ struct Wanted {
     families: Vec<Family>,
     /// UDP port whose packets are not tracked.
     overlay_port: u16,
+    /// Addresses of this node whose DNS is not tracked.
+    dns_addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,14 +71,16 @@ struct Family {
 }
 
 impl Masquerade {
-    /// The rules of the calling thread's namespace, whose overlay uses this UDP port.
-    pub(crate) fn open(overlay_port: u16) -> Result<Masquerade, NftError> {
-        Ok(Masquerade { socket: NetlinkSocket::open(NETLINK_NETFILTER)?, wanted: None, overlay_port })
+    /// The rules of the calling thread's namespace, whose overlay uses this UDP port, and where these addresses answer for the
+    /// cluster DNS.
+    pub(crate) fn open(overlay_port: u16, dns_addresses: &[IpAddr]) -> Result<Masquerade, NftError> {
+        let socket = NetlinkSocket::open(NETLINK_NETFILTER)?;
+        Ok(Masquerade { socket, wanted: None, overlay_port, dns_addresses: dns_addresses.to_vec() })
     }
 
     /// Puts the rules in force, if they are not already. Says whether it wrote.
     pub(crate) fn apply(&mut self, plan: &Plan) -> Result<bool, NftError> {
-        let wanted = Wanted::new(plan, self.overlay_port);
+        let wanted = Wanted::new(plan, self.overlay_port, &self.dns_addresses);
         if self.wanted.as_ref() == Some(&wanted) {
             return Ok(false);
         }
@@ -107,12 +113,12 @@ impl Masquerade {
         }
         let rules =
             self.socket.request(&|| "list the rules".to_owned(), Message::new(GET_RULE, name), NLM_F_DUMP)?;
-        Ok(rules.len() == wanted.families.len() + UNTRACKED.len())
+        Ok(rules.len() == wanted.families.len() + UNTRACKED.len() * wanted.untracked().len())
     }
 }
 
 impl Wanted {
-    fn new(plan: &Plan, overlay_port: u16) -> Wanted {
+    fn new(plan: &Plan, overlay_port: u16, dns_addresses: &[IpAddr]) -> Wanted {
         let family = |ipv6: bool| {
             let of = |ranges: &[IpNet]| merge(ranges.iter().filter(|range| range.addr().is_ipv6() == ipv6));
             let multicast: IpNet = if ipv6 {
@@ -125,7 +131,14 @@ impl Wanted {
         };
         let families = [family(false), family(true)];
         let families = families.into_iter().filter(|family| !family.sources.is_empty()).collect();
-        Wanted { families, overlay_port }
+        Wanted { families, overlay_port, dns_addresses: dns_addresses.to_vec() }
+    }
+
+    /// Expressions of the rules that keep packets from being tracked, the same in both chains.
+    fn untracked(&self) -> Vec<Attributes> {
+        // Questions by where they go, answers by where they are from.
+        let dns = self.dns_addresses.iter().flat_map(|address| [true, false].map(|to| dns(*address, to)));
+        [overlay(self.overlay_port)].into_iter().chain(dns).collect()
     }
 
     fn fingerprint(&self) -> u64 {
@@ -154,8 +167,10 @@ impl Wanted {
             let hook = Attributes::default().number(1, hook).number(2, (-300_i32) as u32);
             let made = table.clone().text(3, chain).nested(4, &hook).text(7, "filter");
             messages.push(Message::new(NEW_CHAIN, made));
-            let rule = table.clone().text(2, chain).nested(4, &untracked(self.overlay_port));
-            messages.push(Message::new(NEW_RULE, rule));
+            for expressions in self.untracked() {
+                let rule = table.clone().text(2, chain).nested(4, &expressions);
+                messages.push(Message::new(NEW_RULE, rule));
+            }
         }
         messages
     }
@@ -191,7 +206,7 @@ impl Family {
         let expressions = Attributes::default()
             // Key 15 is nfproto: 2 for IPv4, 10 for IPv6.
             .nested(1, &expression("meta", Attributes::default().number(1, 1).number(2, 15)))
-            .nested(1, &expression("cmp", compare(if self.ipv6 { 10 } else { 2 })))
+            .nested(1, &expression("cmp", equals(&[if self.ipv6 { 10 } else { 2 }])))
             .nested(1, &expression("payload", self.payload(source)))
             .nested(1, &expression("lookup", Attributes::default().text(1, &sources).number(2, 1)))
             .nested(1, &expression("payload", self.payload(destination)))
@@ -229,29 +244,57 @@ impl Family {
     }
 }
 
-/// UDP to the overlay's port is not tracked.
-fn untracked(overlay_port: u16) -> Attributes {
+/// UDP to the overlay's port.
+fn overlay(port: u16) -> Attributes {
     const UDP: u8 = 17;
-    let numbers = |pairs: &[(u16, u32)]| {
-        pairs.iter().fold(Attributes::default(), |list, (kind, value)| list.number(*kind, *value))
-    };
-    let equals = |value: &[u8]| numbers(&[(1, 1), (2, 0)]).nested(3, &Attributes::default().bytes(1, value));
     Attributes::default()
+        // Key 16 is the transport protocol.
         .nested(1, &expression("meta", numbers(&[(1, 1), (2, 16)])))
         .nested(1, &expression("cmp", equals(&[UDP])))
-        // The destination port of the transport header (base 2).
-        .nested(1, &expression("payload", numbers(&[(1, 1), (2, 2), (3, 2), (4, 2)])))
-        .nested(1, &expression("cmp", equals(&overlay_port.to_be_bytes())))
+        .nested(1, &expression("payload", loaded(TRANSPORT_HEADER, DESTINATION_PORT, 2)))
+        .nested(1, &expression("cmp", equals(&port.to_be_bytes())))
         .nested(1, &expression("notrack", Attributes::default()))
+}
+
+/// UDP and TCP to (or from) port 53 of an address.
+fn dns(address: IpAddr, to: bool) -> Attributes {
+    let (family, offset, bytes) = match address {
+        IpAddr::V4(v4) => (2, if to { 16 } else { 12 }, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (10, if to { 24 } else { 8 }, v6.octets().to_vec()),
+    };
+    let port = if to { DESTINATION_PORT } else { SOURCE_PORT };
+    Attributes::default()
+        // Key 15 is the network protocol.
+        .nested(1, &expression("meta", numbers(&[(1, 1), (2, 15)])))
+        .nested(1, &expression("cmp", equals(&[family])))
+        .nested(1, &expression("payload", loaded(NETWORK_HEADER, offset, bytes.len() as u32)))
+        .nested(1, &expression("cmp", equals(&bytes)))
+        .nested(1, &expression("payload", loaded(TRANSPORT_HEADER, port, 2)))
+        .nested(1, &expression("cmp", equals(&DNS_PORT.to_be_bytes())))
+        .nested(1, &expression("notrack", Attributes::default()))
+}
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const SOURCE_PORT: u32 = 0;
+const DESTINATION_PORT: u32 = 2;
+
+fn numbers(pairs: &[(u16, u32)]) -> Attributes {
+    pairs.iter().fold(Attributes::default(), |list, (kind, value)| list.number(*kind, *value))
+}
+
+/// Loads a part of a header into register 1.
+fn loaded(base: u32, offset: u32, length: u32) -> Attributes {
+    numbers(&[(1, 1), (2, base), (3, offset), (4, length)])
+}
+
+/// Register 1 equals these bytes.
+fn equals(value: &[u8]) -> Attributes {
+    numbers(&[(1, 1), (2, 0)]).nested(3, &Attributes::default().bytes(1, value))
 }
 
 fn expression(name: &str, data: Attributes) -> Attributes {
     Attributes::default().text(1, name).nested(2, &data)
-}
-
-/// Register 1 equals a byte.
-fn compare(value: u8) -> Attributes {
-    Attributes::default().number(1, 1).number(2, 0).nested(3, &Attributes::default().bytes(1, &[value]))
 }
 
 /// The ranges as disjoint intervals in order, those that touch joined.

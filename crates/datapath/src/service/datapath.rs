@@ -62,6 +62,7 @@ impl Datapath {
             node_addresses: self.settings.node_addresses.clone(),
             all_node_addresses: peers.copied().collect(),
             service_ranges: self.settings.service_ranges.clone(),
+            dns_addresses: self.settings.dns_addresses.clone(),
         };
         self.services.set_surroundings(surroundings);
     }

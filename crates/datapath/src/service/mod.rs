@@ -99,6 +99,8 @@ pub(crate) struct Surroundings {
     pub(crate) all_node_addresses: std::collections::BTreeSet<IpAddr>,
     /// Ranges of Service addresses.
     pub(crate) service_ranges: Vec<ipnet::IpNet>,
+    /// Service addresses whose DNS port sockets of this node answer.
+    pub(crate) dns_addresses: Vec<IpAddr>,
 }
 
 impl Surroundings {

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::encode;
 
+/// Port of DNS, RFC 1035 section 4.2.
+const DNS_PORT: u16 = 53;
+
 /// A Service port as the tables have it.
 pub(super) struct Installed {
     /// What it was made from.
@@ -438,6 +441,9 @@ impl Services {
         };
         if around.service_ranges.iter().any(|range| range.contains(&frontend.address)) {
             flags |= Frontend::ROUTED;
+        }
+        if frontend.port == DNS_PORT && around.dns_addresses.contains(&frontend.address) {
+            flags |= Frontend::NODE_SOCKET;
         }
         if frontend.kind == FrontendKind::LoadBalancer && (plan.nobody_else || !plan.source_ranges.is_empty())
         {

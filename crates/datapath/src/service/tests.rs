@@ -135,6 +135,7 @@ impl Kernel {
             node_addresses: vec![NODE],
             all_node_addresses: BTreeSet::new(),
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+            dns_addresses: Vec::new(),
         };
         Services::adopt(stores, Limits::default(), surroundings).unwrap()
     }

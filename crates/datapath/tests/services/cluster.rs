@@ -21,6 +21,8 @@ use crate::support::{DEADLINE, Fabric, Node, Pod, service::service_port};
 
 /// Addresses of a Service, one a family.
 pub const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+/// Addresses of the Service that sockets of nodes answer.
+pub const DNS_IP: [&str; 2] = ["10.96.0.53", "fd00:10:96::53"];
 /// Addresses on the nodes' link that no host has.
 pub const BALANCER: [&str; 2] = ["192.168.1.200", "fd00:192:168:1::200"];
 pub const NODE_PORT: u16 = 30080;
@@ -29,6 +31,7 @@ pub const BOTH: [usize; 2] = [0, 1];
 pub struct Cluster {
     pub fabric: Fabric,
     pub nodes: Vec<Node>,
+    kept: Vec<Pod>,
 }
 
 impl Cluster {
@@ -38,8 +41,11 @@ impl Cluster {
 
     pub fn of(nodes: u8, path: Path, direct_return: bool) -> Cluster {
         let fabric = Fabric::new();
-        let mut cluster =
-            Cluster { nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(), fabric };
+        let mut cluster = Cluster {
+            nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(),
+            fabric,
+            kept: Vec::new(),
+        };
         for node in &mut cluster.nodes {
             node.stop();
             start(node, direct_return);
@@ -99,6 +105,11 @@ impl Cluster {
         }
     }
 
+    /// The Pod ends with the cluster.
+    pub fn keep(&mut self, pod: Pod) {
+        self.kept.push(pod);
+    }
+
     pub fn node_port(&self, node: usize, family: usize) -> SocketAddr {
         SocketAddr::new(self.nodes[node].addresses[family], NODE_PORT)
     }
@@ -111,6 +122,7 @@ impl Cluster {
 fn start(node: &mut Node, direct_return: bool) {
     let mut settings = node.settings();
     settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
+    settings.dns_addresses = DNS_IP.iter().map(|address| address.parse().unwrap()).collect();
     settings.direct_return = direct_return;
     node.start_with(settings);
 }

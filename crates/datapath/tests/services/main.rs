@@ -9,6 +9,7 @@ mod again;
 mod cluster;
 mod inside;
 mod lasting;
+mod node_socket;
 mod outside;
 mod paths;
 mod raw;

@@ -14,8 +14,8 @@ use std::{
 };
 
 use process::Process;
-use service::{Server, Services, plan};
-use support::{Fabric, until};
+use service::{DNS, DNS6, Server, Services, plan};
+use support::{Fabric, answerer::Answerer, until};
 use weft_model::{
     PortMapping, Protocol,
     services::{FrontendKind, WhenEmpty},
@@ -44,6 +44,48 @@ fn a_tcp_connection_to_a_cluster_ip_reaches_a_backend_from_pods_and_from_the_nod
         let mut on_node = Process::on_node(&services);
         assert_eq!(on_node.tcp(at(vip, 80)), Ok(at(vip, 80)));
         assert!(on_node.ask().starts_with(&server.name));
+    }
+}
+
+/// What a process is told by who answers port 53 of the DNS Service, over TCP and UDP.
+fn who_answers(process: &mut Process, dns: SocketAddr) -> String {
+    assert_eq!(process.tcp(dns), Ok(dns));
+    let by_tcp = process.ask();
+    if dns.is_ipv4() {
+        process.udp()
+    } else {
+        process.udp6()
+    };
+    process.send(dns).unwrap();
+    let (from, by_udp) = process.receive();
+    assert_eq!(from, dns);
+    let name = |answer: &str| answer.split(' ').next().unwrap().to_owned();
+    assert_eq!(name(&by_tcp), name(&by_udp));
+    name(&by_tcp)
+}
+
+#[test]
+fn a_socket_of_the_node_answers_processes_of_the_node_and_of_pods_while_there_is_one() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    for (dns, ip) in [(at(DNS, 53), backend.v4()), (at(DNS6, 53), backend.v6())] {
+        let other = SocketAddr::new(ip, 53);
+        let _other = Answerer::at(&backend.netns.0, other, "other");
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut wanted = plan(protocol, &[other]);
+            wanted.frontend(dns, FrontendKind::ClusterIp);
+            services.serve(wanted);
+        }
+        let (mut on_node, mut in_pod) = (Process::on_node(&services), Process::in_pod(&services, &client));
+        for process in [&mut on_node, &mut in_pod] {
+            assert_eq!(who_answers(process, dns), "other");
+            {
+                let _here = Answerer::at(&services.node.netns.0, dns, "here");
+                assert_eq!(who_answers(process, dns), "here");
+            }
+            assert_eq!(who_answers(process, dns), "other");
+        }
     }
 }
 

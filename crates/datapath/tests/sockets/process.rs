@@ -77,7 +77,12 @@ impl Process {
 
     /// Opens a UDP socket; says its port.
     pub fn udp(&mut self) -> u16 {
-        self.tell("udp").parse().unwrap()
+        self.tell("udp 0.0.0.0").parse().unwrap()
+    }
+
+    /// The same over IPv6.
+    pub fn udp6(&mut self) -> u16 {
+        self.tell("udp [::]").parse().unwrap()
     }
 
     pub fn send(&mut self, to: SocketAddr) -> Result<(), ErrorKind> {
@@ -127,7 +132,7 @@ pub fn serve() {
                 Ok(count) => format!("{count} bytes"),
                 Err(error) => format!("{:?}", error.kind()),
             }),
-            "udp" => UdpSocket::bind("0.0.0.0:0").and_then(|bound| {
+            "udp" => UdpSocket::bind(format!("{argument}:0")).and_then(|bound| {
                 bound.set_read_timeout(Some(DEADLINE))?;
                 let port = bound.local_addr()?.port();
                 socket = Some(bound);

@@ -18,6 +18,10 @@ use weft_netns::random_name;
 
 use crate::support::{Fabric, Node, Pod, service::service_port};
 
+/// Addresses of the Service that sockets of the node answer.
+pub const DNS: &str = "10.96.0.53";
+pub const DNS6: &str = "fd00:10:96::53";
+
 /// A cgroup; whatever runs in it ends with the value.
 pub struct Cgroup(pub PathBuf);
 
@@ -63,6 +67,7 @@ impl Services {
         let mut settings = self.node.settings();
         settings.cgroup = Some(self.cgroup.0.clone());
         settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
+        settings.dns_addresses = [DNS, DNS6].map(|address| address.parse().unwrap()).to_vec();
         self.node.start_with(settings);
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod answerer;
 pub mod service;
 
 use std::{
@@ -193,6 +194,7 @@ impl Node {
             uplink: None,
             vxlan_port: 8472,
             service_ranges: Vec::new(),
+            dns_addresses: Vec::new(),
             cgroup: None,
             direct_return: false,
             pod_ranges: self.pod_ranges.clone(),

@@ -25,7 +25,10 @@ use self::{
 };
 use crate::{
     maps::{BACKEND_PORTS, CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
-    steps::count,
+    steps::{
+        count,
+        node_socket::{self, Sender},
+    },
 };
 
 /// The system call goes on.
@@ -104,7 +107,11 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         Found::Refused => return refuse(),
         Found::Frontend(found) => found,
     };
-    if protocol == UDP && found.flags & Frontend::ROUTED != 0 {
+    if is_answered_here(ctx, &asked, &found, &place) {
+        return ALLOW;
+    }
+    // What is left to the node's stack would find no socket.
+    if protocol == UDP && found.flags & (Frontend::ROUTED | Frontend::NODE_SOCKET) == Frontend::ROUTED {
         return ALLOW;
     }
     match given(&found, &place) {
@@ -134,6 +141,9 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         Found::Refused => return refuse(),
         Found::Frontend(found) => found,
     };
+    if is_answered_here(ctx, &asked, &found, &place) {
+        return ALLOW;
+    }
     let to_frontend = DatagramKey {
         cookie: place.socket,
         address: asked.address,
@@ -282,6 +292,14 @@ fn find(asked: &FrontendKey, place: &Place) -> Found {
         Some(found) if found.flags & Frontend::NODE_ADDRESS != 0 => Found::Frontend(*found),
         _ => Found::Nothing,
     }
+}
+
+/// Whether a socket of the node answers: its own processes reach it as they would any other. What a Pod sends is seen packet by
+/// packet, which tells at each whether there still is such a socket.
+#[inline(always)]
+fn is_answered_here(ctx: &SockAddrContext, asked: &FrontendKey, found: &Frontend, place: &Place) -> bool {
+    found.flags & Frontend::NODE_SOCKET != 0
+        && (!place.is_node || node_socket::answers(ctx.as_ptr(), &Sender::ANYBODY, asked))
 }
 
 enum Given {

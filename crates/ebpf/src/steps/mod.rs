@@ -2,6 +2,7 @@
 
 pub mod count;
 pub mod deliver;
+pub mod node_socket;
 pub mod parse;
 pub mod service;
 

@@ -1,12 +1,21 @@
 //! One port of a Service in one family: its frontends, and which endpoints its connections may go to.
 
-use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     AddressType, BackendKey, BackendState, Choice, Endpoint, Frontend, FrontendKind, Service, ServicePort,
     ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, WhenEmpty, intern::Interned,
 };
-use crate::{NodeName, Protocol};
+use crate::{NodeName, Peer, PodRange, Protocol};
+
+/// So many other nodes stand in for a node's DNS.
+const STAND_INS: usize = 8;
 
 /// The node that is planned for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +26,18 @@ pub struct ThisNode {
     pub addresses: Vec<IpAddr>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// The cluster DNS, as far as nodes answer for it.
+    pub dns: ClusterDns,
+}
+
+/// The Service that nodes answer for themselves. What of its traffic is not answered where it begins goes to its endpoints, or,
+/// where it has none, to other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterDns {
+    /// Its cluster IPs.
+    pub addresses: Vec<IpAddr>,
+    /// Where some of the other nodes answer, on the same port.
+    pub stand_ins: Vec<IpAddr>,
 }
 
 /// An EndpointSlice as it is kept.
@@ -115,6 +136,46 @@ impl KeptEndpoint {
     }
 }
 
+// === impl ClusterDns ===
+
+impl ClusterDns {
+    /// The DNS Service of these addresses, on this node; nothing without addresses. Which of the other nodes stand in differs from
+    /// node to node, so that no few of them have everybody's load.
+    pub fn new(addresses: &[IpAddr], node: &NodeName, peers: &[&Peer]) -> Self {
+        if addresses.is_empty() {
+            return Self::default();
+        }
+        let mut order: Vec<(u64, &&Peer)> = (peers.iter())
+            .map(|peer| {
+                let mut hasher = DefaultHasher::new();
+                (node.as_str(), peer.name.as_str()).hash(&mut hasher);
+                (hasher.finish(), peer)
+            })
+            .collect();
+        order.sort_by_key(|(number, peer)| (*number, peer.name.as_str()));
+        let stand_ins = (order.iter().take(STAND_INS))
+            .flat_map(|(_, peer)| &peer.pod_ranges)
+            .filter_map(|range| PodRange::new(*range).ok())
+            .map(|range| range.path_address());
+        Self { addresses: addresses.to_vec(), stand_ins: stand_ins.collect() }
+    }
+
+    /// Whether the Service is the cluster DNS.
+    pub(super) fn is_of(&self, service: &Service) -> bool {
+        service.cluster_ips.iter().any(|address| self.addresses.contains(address))
+    }
+
+    fn stand_ins(&self, port: u16, ipv6: bool) -> Arc<[BackendKey]> {
+        let mut keys: Vec<BackendKey> = (self.stand_ins.iter())
+            .filter(|address| address.is_ipv6() == ipv6)
+            .map(|address| BackendKey { address: *address, port })
+            .collect();
+        keys.sort();
+        keys.dedup();
+        keys.into()
+    }
+}
+
 /// Addresses of ready endpoints on this node.
 pub(super) fn local_ready(slices: &[Slice]) -> BTreeSet<IpAddr> {
     let endpoints = slices
@@ -162,9 +223,17 @@ pub(super) fn plan(
     node: &ThisNode,
 ) -> ServicePortPlan {
     let candidates = candidates(&port.name, port.protocol, ipv6, slices);
-    let cluster: Arc<[BackendKey]> = reachable(&candidates, node);
+    let mut cluster: Arc<[BackendKey]> = reachable(&candidates, node);
     let local = local(&candidates, &cluster);
     let anywhere = candidates.iter().any(|one| one.endpoint.is(READY) || one.endpoint.is_draining());
+    let mut known: Vec<BackendState> = (candidates.iter())
+        .map(|one| BackendState { key: one.key, serving: one.endpoint.is(SERVING) })
+        .collect();
+    if cluster.is_empty() && node.dns.is_of(service) {
+        cluster = node.dns.stand_ins(port.port, ipv6);
+        known.extend(cluster.iter().map(|key| BackendState { key: *key, serving: true }));
+        known.sort_by_key(|state| state.key);
+    }
     let by_policy = |policy| match policy {
         TrafficPolicy::Cluster => Choice { backends: Arc::clone(&cluster), when_empty: WhenEmpty::Reject },
         TrafficPolicy::Local => Choice {
@@ -187,10 +256,7 @@ pub(super) fn plan(
         internal: by_policy(service.internal_policy),
         cluster: by_policy(TrafficPolicy::Cluster),
         external: by_policy(service.external_policy),
-        known: candidates
-            .iter()
-            .map(|one| BackendState { key: one.key, serving: one.endpoint.is(SERVING) })
-            .collect(),
+        known: known.into(),
         affinity_seconds: service.affinity_seconds,
         source_ranges,
         nobody_else: ranges.is_some(),

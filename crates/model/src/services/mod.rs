@@ -11,7 +11,7 @@ mod outside;
 mod plan;
 mod planner;
 
-pub use choose::{EndpointState, ThisNode};
+pub use choose::{ClusterDns, EndpointState, ThisNode};
 pub use claims::Conflict;
 pub use object::{
     AddressType, Endpoint, EndpointSlice, Event, Ingress, Service, ServicePort, ServiceType, SliceKey,

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    AddressType, Conflict, EndpointSlice, EndpointState, Event, Frontend, HealthCheck, LoadBalancer,
-    LocalEndpoints, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, SliceKey, SlicePort,
-    ThisNode,
+    AddressType, ClusterDns, Conflict, EndpointSlice, EndpointState, Event, Frontend, HealthCheck,
+    LoadBalancer, LocalEndpoints, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan,
+    SliceKey, SlicePort, ThisNode,
     choose::{self, KeptEndpoint, Slice},
     claims::Claims,
     intern::Interned,
@@ -223,6 +223,18 @@ impl Planner {
         }
         self.node.zone = zone.map(Arc::from);
         self.dirty.extend(self.services.keys().map(|key| (key.clone(), Families::BOTH)));
+    }
+
+    /// The cluster DNS, as far as nodes answer for it, is this now.
+    pub fn set_dns(&mut self, dns: ClusterDns) {
+        if self.node.dns == dns {
+            return;
+        }
+        let before = mem::replace(&mut self.node.dns, dns);
+        let concerned = |service: &&Service| before.is_of(service) || self.node.dns.is_of(service);
+        let services = self.services.values().filter_map(|entry| entry.service.as_deref());
+        let keys: Vec<ServiceKey> = services.filter(concerned).map(|service| service.key.clone()).collect();
+        keys.iter().for_each(|key| self.mark(key, Families::BOTH));
     }
 
     /// What has changed in the plan since the last call.

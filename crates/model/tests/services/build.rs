@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use weft_model::{
     Protocol,
     services::{
-        AddressType, Changes, Choice, Endpoint, EndpointSlice, Event, Frontend, FrontendKind, Ingress,
-        Planner, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, ServiceType, SliceKey,
-        SlicePort, ThisNode, TrafficPolicy,
+        AddressType, Changes, Choice, ClusterDns, Endpoint, EndpointSlice, Event, Frontend, FrontendKind,
+        Ingress, Planner, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, ServiceType,
+        SliceKey, SlicePort, ThisNode, TrafficPolicy,
     },
 };
 
@@ -20,6 +20,7 @@ pub fn this_node() -> ThisNode {
         name: "here".into(),
         addresses: vec![ip("192.168.1.2"), ip("fd00::2")],
         zone: Some(Arc::from("zone-a")),
+        dns: ClusterDns::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod build;
+mod dns;
 mod endpoints;
 mod frontends;
 mod outside;

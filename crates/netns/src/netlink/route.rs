@@ -13,7 +13,7 @@ use netlink_packet_route::{
 
 use super::{Netlink, NetlinkError, address::family};
 
-/// A unicast route of the main table, to be made or as the kernel describes it.
+/// A route of the main table, or of the local one, to be made or as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteSpec {
     /// Destination network; `0.0.0.0` or `::` with length 0 is the default route.
@@ -34,10 +34,15 @@ pub struct RouteSpec {
     pub metric: u32,
     /// Who made the route (`RTPROT_*`).
     pub protocol: u8,
+    /// Not a way to anywhere: packets for the destination are taken in here. Such routes stand in the local table.
+    pub local: bool,
 }
 
 /// A route and what only the kernel knows about it.
 pub type Route = RouteSpec;
+
+/// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
+const LOCAL_TABLE: u8 = 255;
 
 /// `RTPROT_STATIC`: an administrator's routes.
 pub const PROTOCOL_STATIC: u8 = 4;
@@ -55,6 +60,7 @@ impl RouteSpec {
             onlink: false,
             metric: 0,
             protocol: PROTOCOL_STATIC,
+            local: false,
         }
     }
 
@@ -71,11 +77,17 @@ impl RouteSpec {
         let mut message = RouteMessage::default();
         message.header.address_family = family(self.destination);
         message.header.destination_prefix_length = self.prefix_len;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::from(self.protocol);
-        message.header.kind = RouteType::Unicast;
-        let on_link = self.gateway.is_none() && self.destination.is_ipv4();
-        message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+        (message.header.table, message.header.kind) = if self.local {
+            (LOCAL_TABLE, RouteType::Local)
+        } else {
+            (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast)
+        };
+        message.header.scope = match self.destination {
+            IpAddr::V4(_) if self.local => RouteScope::Host,
+            IpAddr::V4(_) if self.gateway.is_none() => RouteScope::Link,
+            _ => RouteScope::Universe,
+        };
         if self.onlink {
             message.header.flags = RouteFlags::Onlink;
         }
@@ -96,9 +108,11 @@ impl RouteSpec {
     fn from_message(message: &RouteMessage) -> Option<RouteSpec> {
         use netlink_packet_route::AddressFamily;
         let header = &message.header;
-        if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
-            return None;
-        }
+        let local = match (header.table, header.kind) {
+            (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast) => false,
+            (LOCAL_TABLE, RouteType::Local) => true,
+            _ => return None,
+        };
         let any = match header.address_family {
             AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -107,6 +121,7 @@ impl RouteSpec {
         let mut route = RouteSpec::new(any, header.destination_prefix_length, 0);
         route.onlink = header.flags.contains(RouteFlags::Onlink);
         route.protocol = header.protocol.into();
+        route.local = local;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => route.destination = ip(address)?,
@@ -130,6 +145,15 @@ impl RouteSpec {
 impl Netlink {
     /// Every unicast route of the main table, both families.
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        Ok(self.all_routes()?.into_iter().filter(|route| !route.local).collect())
+    }
+
+    /// Every local route: of addresses that are taken in here, given to an interface or not.
+    pub fn local_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        Ok(self.all_routes()?.into_iter().filter(|route| route.local).collect())
+    }
+
+    fn all_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let answers = self.dump("list routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
         Ok(answers
             .iter()

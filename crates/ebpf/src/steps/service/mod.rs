@@ -12,6 +12,7 @@ pub mod refuse;
 pub mod request;
 mod sctp;
 mod send;
+pub mod socket;
 mod table;
 mod translate;
 mod transport;
@@ -90,6 +91,9 @@ pub struct Work {
     pub tcp: u32,
     /// Of a refusal for being too large: the MTU; otherwise zero.
     pub mtu: u32,
+    /// Not zero: no socket of the node answers.
+    pub no_socket: u32,
+    pub reserved: u32,
     /// What is quoted of a packet.
     pub words: [u64; refuse::QUOTE_WORDS],
 }
@@ -112,6 +116,7 @@ pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Address>) -> Verdict {
     // SAFETY: a helper without pointers.
     work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     work.mtu = 0;
+    work.no_socket = 0;
     let missing = jump(ctx, Step::Flow);
     match hook {
         hook::ENTRY | hook::DIRECT => missing,

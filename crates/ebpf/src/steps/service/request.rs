@@ -48,6 +48,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     // SAFETY: of an entry that is replaced while it is read, both are the Service's.
     let frontend = unsafe { FRONTENDS.get(&asked) }.copied();
     match frontend {
+        Some(frontend) if frontend.flags & Frontend::NODE_SOCKET != 0 && work.no_socket == 0 => {
+            jump(ctx, Step::Socket)
+        }
         Some(frontend) if work.part != part::LATER => {
             begin(ctx, config, work, &frontend).unwrap_or_else(|verdict| verdict)
         }
