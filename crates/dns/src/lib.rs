@@ -10,3 +10,4 @@
 
 pub mod forward;
 pub mod question;
+pub mod settings;

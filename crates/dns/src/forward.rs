@@ -1,1 +1,0 @@
-//! Everything that is not the cluster's: asked of others, and remembered.

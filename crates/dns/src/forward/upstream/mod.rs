@@ -1,0 +1,268 @@
+//! A server that is asked: how it fares, and whether it leads back to us.
+
+pub(super) mod check;
+mod exchange;
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{Name, RecordType},
+};
+use tokio::time::{Instant, sleep};
+
+pub(super) use exchange::ExchangeError;
+
+use super::counts::{Answered, UpstreamCounts};
+use crate::{question::Question, settings::ServerAddress};
+use exchange::{Way, exchange};
+
+/// So many failures one after the other, and it counts as down.
+const FAILURES: u32 = 2;
+/// A server that is down is asked whether it is back after this, then after twice as long, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long such a question waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What was measured counts half as much after so long: a server that was slow is tried again.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// Servers whose round trips differ by less than this are equally good.
+const NO_DIFFERENCE: Duration = Duration::from_millis(32);
+
+/// A server that is asked.
+pub(super) struct Upstream {
+    server: ServerAddress,
+    health: Mutex<Health>,
+    without_edns: AtomicBool,
+    looping: AtomicBool,
+    watched: AtomicBool,
+    pub(super) counts: UpstreamCounts,
+}
+
+#[derive(Default)]
+struct Health {
+    /// Round trip, smoothed, and when it was last measured.
+    trip: Option<(Duration, Instant)>,
+    failures: u32,
+    down: bool,
+    why: Option<String>,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(super) fn new(server: ServerAddress) -> Self {
+        Self {
+            server,
+            health: Mutex::default(),
+            without_edns: AtomicBool::new(false),
+            looping: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            counts: UpstreamCounts::default(),
+        }
+    }
+
+    pub(super) fn server(&self) -> ServerAddress {
+        self.server
+    }
+
+    /// Asks it, until `deadline`, and remembers how it fared.
+    ///
+    /// # Errors
+    /// When it did not answer.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        deadline: Instant,
+    ) -> Result<Message, ExchangeError> {
+        let begun = Instant::now();
+        let outcome = self.ask_either_way(question, deadline).await;
+        let took = begun.elapsed();
+        match &outcome {
+            Ok(message) => {
+                self.is_up(took);
+                self.counts.answered(Answered { code: message.metadata.response_code, took });
+            }
+            Err(error) => {
+                self.counts.failed();
+                if self.failed(error) {
+                    self.await_return();
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn ask_either_way(&self, question: &Question, deadline: Instant) -> Result<Message, ExchangeError> {
+        let way = self.way();
+        let message = exchange(way, random_id(), question, deadline).await?;
+        // Servers from before 1999 do not know EDNS, and some of them answer so.
+        let unknown = matches!(message.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp);
+        if !way.edns || !unknown || message.edns.is_some() {
+            return Ok(message);
+        }
+        let plain = exchange(Way { edns: false, ..way }, random_id(), question, deadline).await?;
+        let better = plain.metadata.response_code != message.metadata.response_code;
+        self.without_edns.fetch_or(better, Ordering::Relaxed);
+        Ok(plain)
+    }
+
+    fn way(&self) -> Way {
+        let trip = self.trip().unwrap_or(Duration::from_millis(100));
+        Way {
+            address: self.server.address,
+            tcp: self.server.tcp,
+            edns: !self.without_edns.load(Ordering::Relaxed),
+            again: (trip * 3).clamp(Duration::from_millis(250), Duration::from_secs(1)),
+        }
+    }
+
+    /// It is not to be expected to answer.
+    pub(super) fn is_down(&self) -> bool {
+        self.health().down || self.is_looping()
+    }
+
+    /// Questions to it come back to us.
+    pub(super) fn is_looping(&self) -> bool {
+        self.looping.load(Ordering::Relaxed)
+    }
+
+    /// Why it is not expected to answer.
+    pub(super) fn why_down(&self) -> Option<String> {
+        if self.is_looping() {
+            return Some("leads back here: name other servers with dns.upstreams".to_owned());
+        }
+        let health = self.health();
+        health.down.then(|| health.why.clone().unwrap_or_default())
+    }
+
+    /// The less the better: servers of equal rank are taken in the order in which they are named.
+    pub(super) fn rank(&self) -> (bool, u32) {
+        let trip = self.trip().unwrap_or_default();
+        let times = trip.as_millis() / NO_DIFFERENCE.as_millis().max(1);
+        (self.is_down(), times.checked_ilog2().map_or(0, |log| log + 1))
+    }
+
+    /// It should have answered after this.
+    pub(super) fn expected(&self) -> Duration {
+        let trip = self.trip().unwrap_or(Duration::from_millis(70));
+        (trip * 3).clamp(Duration::from_millis(50), Duration::from_millis(400))
+    }
+
+    /// Its smoothed round trip, as far as it still counts.
+    pub(super) fn trip(&self) -> Option<Duration> {
+        let (trip, at) = self.health().trip?;
+        let halves = at.elapsed().as_secs() / HALF_LIFE.as_secs().max(1);
+        Some(trip / 2_u32.saturating_pow(u32::try_from(halves.min(31)).unwrap_or(31)))
+    }
+
+    fn is_up(&self, took: Duration) {
+        let decayed = self.trip();
+        let mut health = self.health();
+        let smoothed = decayed.map_or(took, |trip| trip - trip / 4 + took / 4);
+        health.trip = Some((smoothed, Instant::now()));
+        (health.failures, health.why) = (0, None);
+        if std::mem::take(&mut health.down) {
+            tracing::info!("DNS server {} answers again", self.server);
+        }
+    }
+
+    /// True when it is down from now on.
+    fn failed(&self, error: &ExchangeError) -> bool {
+        let mut health = self.health();
+        health.failures = health.failures.saturating_add(1);
+        if health.failures < FAILURES || health.down {
+            return false;
+        }
+        (health.down, health.why) = (true, Some(error.to_string()));
+        tracing::warn!("DNS server {} is not asked until it answers again: it {error}", self.server);
+        true
+    }
+
+    /// Asks whether it is back until it is.
+    fn await_return(self: &Arc<Self>) {
+        let this = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                let Some(upstream) = this.upgrade() else { return };
+                if !upstream.health().down || upstream.is_back().await {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn is_back(&self) -> bool {
+        // Every recursive server has the answer at hand.
+        let root = Question { name: Name::root(), kind: RecordType::NS };
+        let begun = Instant::now();
+        let answer = exchange(self.way(), random_id(), &root, begun + PATIENCE).await;
+        match answer {
+            Ok(_) => self.is_up(begun.elapsed()),
+            Err(_) => self.counts.health_check_failed(),
+        }
+        answer.is_ok()
+    }
+
+    /// Asks for `marker` until the server answers: whoever sees the question says [`Upstream::loops`] (as CoreDNS finds loops).
+    /// From then on again and again, since a loop may be mended.
+    pub(super) fn look_for_loop(self: &Arc<Self>, marker: Name) {
+        if self.watched.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this: Weak<Self> = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let question = Question { name: marker, kind: RecordType::HINFO };
+            loop {
+                let Some(upstream) = this.upgrade() else { return };
+                let looped = upstream.looping.swap(false, Ordering::Relaxed);
+                let answer = exchange(upstream.way(), random_id(), &question, Instant::now() + PATIENCE).await;
+                match (answer.is_ok(), upstream.is_looping()) {
+                    (true, false) => return,
+                    // Nothing is known: it is as it was.
+                    (false, false) => upstream.looping.store(looped, Ordering::Relaxed),
+                    _ => {}
+                }
+                drop(upstream);
+                sleep(LONGEST_PAUSE).await;
+            }
+        });
+    }
+
+    /// Its marker came back.
+    pub(super) fn loops(&self) {
+        if !self.looping.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "DNS server {} leads back to this node's own DNS and is not asked: name other servers with dns.upstreams of \
+                 the ConfigMap kube-system/weft, or in the node's resolv.conf",
+                self.server
+            );
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number that nobody can foretell: a keyed hash of a counter is a pseudo-random function of it.
+pub(super) fn random() -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    KEY.hash_one(COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+fn random_id() -> u16 {
+    (random() >> 48) as u16
+}

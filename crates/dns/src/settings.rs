@@ -1,0 +1,449 @@
+//! What the cluster's administrator sets: the key `dns` of the ConfigMap `kube-system/weft`.
+//!
+//! ```yaml
+//! ttl: 5                      # of the cluster's own names, in seconds
+//! negativeTtl: 5              # of "there is no such name" in the cluster
+//! podRecords: true            # a-b-c-d.<namespace>.pod.<zone>
+//! searchWalk: true            # a Pod's search list is walked for it, at its first question
+//! queriesPerClient: 20000     # a second, of one client
+//! upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353']     # without it: those of the node's resolv.conf
+//! stubDomains:
+//!   corp.example: [10.1.0.53, 10.1.0.54:5353]
+//! hosts:
+//!   db.example.com: [192.0.2.7, '2001:db8::7']
+//!   '*.apps.example.com': [192.0.2.8]
+//! rewrites:
+//!   - {name: old.example.com, to: web.shop.svc.cluster.local}
+//!   - {suffix: old.example, to: new.example}              # a.old.example is asked as a.new.example
+//! timeout: 2s                 # after which a client is told that nobody answered
+//! cache: {bytes: 16777216, maxTtl: 1h, maxNegativeTtl: 30m, staleFor: 1d, prefetch: true}
+//! ```
+//!
+//! A configuration that is wrong changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use hickory_proto::rr::Name;
+use serde::Deserialize;
+
+/// What is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ConfigMap kube-system/weft, key dns: {0}; what was set before stays in force")]
+pub struct SettingsError(String);
+
+/// How the cluster's DNS is to work.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// TTL of the cluster's own names and of `hosts`, in seconds.
+    pub ttl: Ttl,
+    /// TTL of what is not there in the cluster, in seconds.
+    pub negative_ttl: Ttl,
+    /// Names made of Pods' addresses are answered.
+    pub pod_records: bool,
+    /// A Pod's search list is walked for it.
+    pub search_walk: bool,
+    /// A client that asks more often than this a second is not answered.
+    pub queries_per_client: u32,
+    /// Whom to ask what is nobody else's; empty: the name servers of the node's resolv.conf.
+    pub upstreams: Vec<ServerAddress>,
+    /// Whom to ask for these domains and what is below them; the longest that fits counts.
+    pub stub_domains: BTreeMap<Domain, Vec<ServerAddress>>,
+    /// Addresses of names.
+    pub hosts: BTreeMap<HostName, Vec<IpAddr>>,
+    /// Names that stand for others; the first that fits counts.
+    pub rewrites: Vec<Rewrite>,
+    /// The longest that a client waits for others, time-outs included.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// What is remembered.
+    pub cache: CacheSettings,
+}
+
+/// What is remembered, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CacheSettings {
+    /// About so much memory, in bytes.
+    pub bytes: usize,
+    /// The longest that an answer is good for, whatever its TTL.
+    #[serde(deserialize_with = "duration")]
+    pub max_ttl: Duration,
+    /// The longest that "there is none" is good for (RFC 2308, section 5).
+    #[serde(deserialize_with = "duration")]
+    pub max_negative_ttl: Duration,
+    /// What nobody can be asked for is answered for so long after its time (RFC 8767); zero: not at all.
+    #[serde(deserialize_with = "duration")]
+    pub stale_for: Duration,
+    /// What is asked often is fetched again before its time is over.
+    pub prefetch: bool,
+}
+
+/// A time to live, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Ttl(pub u32);
+
+/// A DNS server: UDP, and TCP for what is too large, or TCP alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServerAddress {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// It is asked over TCP only.
+    pub tcp: bool,
+}
+
+/// A domain, in lower case, fully qualified.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Domain(Name);
+
+/// A name, or all names below a domain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub enum HostName {
+    /// This name.
+    Exact(Domain),
+    /// `*.domain`: every name below it that is not named itself.
+    Below(Domain),
+}
+
+/// Names that stand for others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RewriteFields")]
+pub enum Rewrite {
+    /// This name for that one.
+    Name {
+        /// As it is asked.
+        from: Domain,
+        /// What it stands for.
+        to: Domain,
+    },
+    /// Every name below a domain for the same below another.
+    Suffix {
+        /// As it is asked.
+        from: Domain,
+        /// What it stands for.
+        to: Domain,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RewriteFields {
+    name: Option<Domain>,
+    suffix: Option<Domain>,
+    to: Domain,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ttl: Ttl(5),
+            negative_ttl: Ttl(5),
+            pod_records: true,
+            search_walk: true,
+            queries_per_client: 20_000,
+            upstreams: Vec::new(),
+            stub_domains: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            rewrites: Vec::new(),
+            timeout: Duration::from_secs(2),
+            cache: CacheSettings::default(),
+        }
+    }
+}
+
+impl FromStr for Settings {
+    type Err = SettingsError;
+
+    fn from_str(yaml: &str) -> Result<Self, SettingsError> {
+        if yaml.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let settings: Self =
+            serde_saphyr::from_str(yaml).map_err(|error| SettingsError(error.to_string()))?;
+        settings.check().map_err(SettingsError)?;
+        Ok(settings)
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), String> {
+        if let Some((domain, _)) = self.stub_domains.iter().find(|(_, servers)| servers.is_empty()) {
+            return Err(format!("stubDomains: {domain} has no servers: name at least one, or leave it out"));
+        }
+        if let Some((name, _)) = self.hosts.iter().find(|(_, addresses)| addresses.is_empty()) {
+            return Err(format!("hosts: {name} has no addresses: name at least one, or leave it out"));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(30)).contains(&self.timeout) {
+            return Err(format!("timeout: {:?} is not between 100ms and 30s", self.timeout));
+        }
+        if self.queries_per_client == 0 {
+            return Err("queriesPerClient: 0 would answer nobody: name a number above it".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            bytes: 16 << 20,
+            max_ttl: Duration::from_secs(3600),
+            max_negative_ttl: Duration::from_secs(1800),
+            stale_for: Duration::from_secs(86_400),
+            prefetch: true,
+        }
+    }
+}
+
+// === impl Ttl ===
+
+impl TryFrom<u32> for Ttl {
+    type Error = String;
+
+    fn try_from(seconds: u32) -> Result<Self, String> {
+        match seconds {
+            0..=3600 => Ok(Self(seconds)),
+            _ => Err(format!("a TTL of {seconds} is longer than 3600 seconds: Services change sooner than that")),
+        }
+    }
+}
+
+// === impl ServerAddress ===
+
+impl From<SocketAddr> for ServerAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tcp: false }
+    }
+}
+
+impl TryFrom<String> for ServerAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (tcp, rest) = match text.split_once("://") {
+            None => (false, text.as_str()),
+            Some(("tcp", rest)) => (true, rest),
+            Some((scheme, _)) => return Err(format!("{text:?}: {scheme} is not spoken; DNS servers are asked over UDP or tcp://")),
+        };
+        let address = rest.parse::<SocketAddr>().or_else(|_| {
+            let bare = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(rest);
+            bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53))
+        });
+        match address {
+            Ok(address) if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 => {
+                Err(format!("{text:?} is nobody's address"))
+            }
+            Ok(address) => Ok(Self { address, tcp }),
+            Err(_) => Err(format!("{text:?} is no DNS server: write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53")),
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.tcp { "tcp://" } else { "" }, self.address)
+    }
+}
+
+// === impl Domain ===
+
+impl Domain {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.0
+    }
+
+    /// The name is the domain's, or below it.
+    pub fn contains(&self, name: &Name) -> bool {
+        self.0.zone_of(name)
+    }
+}
+
+impl TryFrom<String> for Domain {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Domain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = Name::from_ascii(text).map_err(|error| format!("{text:?} is no domain name: {error}"))?;
+        if text.is_empty() || name.iter().any(|label| label == b"*") {
+            return Err(format!("{text:?} is no domain name: write it as in corp.example"));
+        }
+        let mut name = name.to_lowercase();
+        name.set_fqdn(true);
+        Ok(Self(name))
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl HostName ===
+
+impl TryFrom<String> for HostName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("*.") {
+            Some(domain) => domain.parse().map(Self::Below),
+            None => text.parse().map(Self::Exact),
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => name.fmt(f),
+            Self::Below(domain) => write!(f, "*.{domain}"),
+        }
+    }
+}
+
+// === impl Rewrite ===
+
+impl TryFrom<RewriteFields> for Rewrite {
+    type Error = String;
+
+    fn try_from(fields: RewriteFields) -> Result<Self, String> {
+        let to = fields.to;
+        match (fields.name, fields.suffix) {
+            (Some(from), None) if from != to => Ok(Self::Name { from, to }),
+            (None, Some(from)) if from.contains(to.name()) || to.contains(from.name()) => Err(format!(
+                "{from} and {to} contain each other, so that a name would have no end: choose another domain"
+            )),
+            (None, Some(from)) => Ok(Self::Suffix { from, to }),
+            (Some(from), None) => Err(format!("{from} is rewritten to itself")),
+            _ => Err("a rewrite has a name or a suffix, one of both, and a to".to_owned()),
+        }
+    }
+}
+
+/// A number of seconds, or a number with its unit: `500ms`, `2s`, `30m`, `1h`, `1d`.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!("{text:?} is no length of time: write it as in 500ms, 2s, 30m, 1h or 1d"))
+    })
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => return Some(Duration::from_millis(number)),
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    // Beyond a century nobody means what they wrote, and sums of times must not overflow.
+    number.checked_mul(seconds).filter(|seconds| *seconds < 3_200_000_000).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(yaml: &str) -> String {
+        yaml.parse::<Settings>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let settings: Settings = "
+ttl: 30
+negativeTtl: 0
+podRecords: false
+searchWalk: false
+queriesPerClient: 100
+upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353', '2001:db8::54', '[2001:db8::55]']
+stubDomains:
+  Corp.Example: [10.1.0.53, '10.1.0.54:5353']
+hosts:
+  db.example.com: [192.0.2.7, '2001:db8::7']
+  '*.apps.example.com': [192.0.2.8]
+rewrites:
+  - {name: old.example.com, to: web.shop.svc.cluster.local}
+  - {suffix: old.example, to: new.example}
+timeout: 1500ms
+cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: false}
+"
+        .parse()
+        .unwrap();
+        assert_eq!((settings.ttl, settings.negative_ttl), (Ttl(30), Ttl(0)));
+        assert!(!settings.pod_records && !settings.search_walk && !settings.cache.prefetch);
+        let upstreams: Vec<String> = settings.upstreams.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            upstreams,
+            ["192.0.2.53:53", "tcp://[2001:db8::53]:5353", "[2001:db8::54]:53", "[2001:db8::55]:53"]
+        );
+        let (domain, servers) = settings.stub_domains.first_key_value().unwrap();
+        assert_eq!((domain.to_string().as_str(), servers.len()), ("corp.example.", 2));
+        assert_eq!(settings.hosts.len(), 2);
+        assert!(matches!(settings.rewrites[0], Rewrite::Name { .. }));
+        assert!(matches!(settings.rewrites[1], Rewrite::Suffix { .. }));
+        assert_eq!(settings.timeout, Duration::from_millis(1500));
+        assert_eq!(settings.cache.max_negative_ttl, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn nothing_is_the_defaults() {
+        assert_eq!("".parse::<Settings>().unwrap(), Settings::default());
+        assert_eq!("# nothing yet\n{}".parse::<Settings>().unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn an_error_names_key_line_and_remedy() {
+        let cases = [
+            ("ttl: 5\nupstreams: [192.0.2.530]", "line 2", "write 192.0.2.53"),
+            ("ttl: 5\n\nupstreams: ['tls://192.0.2.53']", "line 3", "tls is not spoken"),
+            ("searchwalk: true", "line 1", "searchwalk"),
+            ("ttl: 86400", "line 1", "3600"),
+            ("cache:\n  maxTtl: soon", "line 2", "write it as in 500ms"),
+            ("hosts:\n  db.example.com: [db]", "line 2", "db"),
+            ("rewrites:\n- {name: a.example, suffix: b.example, to: c.example}", "line 2", "one of both"),
+            ("rewrites:\n- {suffix: a.example, to: b.a.example}", "line 2", "no end"),
+        ];
+        for (yaml, line, remedy) in cases {
+            let error = error(yaml);
+            assert!(error.starts_with("ConfigMap kube-system/weft, key dns: "), "{error}");
+            assert!(error.contains(line), "{yaml:?} should name {line}: {error}");
+            assert!(error.contains(remedy), "{yaml:?} should say {remedy:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_and_makes_no_sense_is_refused() {
+        assert!(error("stubDomains: {corp.example: []}").contains("corp.example. has no servers"));
+        assert!(error("hosts: {db.example.com: []}").contains("db.example.com. has no addresses"));
+        assert!(error("timeout: 1ms").contains("between"));
+        assert!(error("upstreams: [0.0.0.0]").contains("nobody's address"));
+        assert!(error("queriesPerClient: 0").contains("answer nobody"));
+        assert!(error("cache: {staleFor: 99999999999999999999d}").contains("length of time"));
+    }
+}
