@@ -215,7 +215,9 @@ impl TryFrom<u32> for Ttl {
     fn try_from(seconds: u32) -> Result<Self, String> {
         match seconds {
             0..=3600 => Ok(Self(seconds)),
-            _ => Err(format!("a TTL of {seconds} is longer than 3600 seconds: Services change sooner than that")),
+            _ => Err(format!(
+                "a TTL of {seconds} is longer than 3600 seconds: Services change sooner than that"
+            )),
         }
     }
 }
@@ -235,18 +237,26 @@ impl TryFrom<String> for ServerAddress {
         let (tcp, rest) = match text.split_once("://") {
             None => (false, text.as_str()),
             Some(("tcp", rest)) => (true, rest),
-            Some((scheme, _)) => return Err(format!("{text:?}: {scheme} is not spoken; DNS servers are asked over UDP or tcp://")),
+            Some((scheme, _)) => {
+                return Err(format!(
+                    "{text:?}: {scheme} is not spoken; DNS servers are asked over UDP or tcp://"
+                ));
+            }
         };
         let address = rest.parse::<SocketAddr>().or_else(|_| {
             let bare = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(rest);
             bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53))
         });
         match address {
-            Ok(address) if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 => {
+            Ok(address)
+                if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 =>
+            {
                 Err(format!("{text:?} is nobody's address"))
             }
             Ok(address) => Ok(Self { address, tcp }),
-            Err(_) => Err(format!("{text:?} is no DNS server: write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53")),
+            Err(_) => Err(format!(
+                "{text:?} is no DNS server: write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
+            )),
         }
     }
 }
@@ -344,7 +354,9 @@ impl TryFrom<RewriteFields> for Rewrite {
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!("{text:?} is no length of time: write it as in 500ms, 2s, 30m, 1h or 1d"))
+        serde::de::Error::custom(format!(
+            "{text:?} is no length of time: write it as in 500ms, 2s, 30m, 1h or 1d"
+        ))
     })
 }
 

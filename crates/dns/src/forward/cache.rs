@@ -124,7 +124,8 @@ impl Cache {
                 slot.visited = true;
                 slot.hits = slot.hits.saturating_add(1);
                 let left = (stored.at + stored.ttl).saturating_duration_since(now);
-                let soon = left <= (stored.ttl / 10).max(Duration::from_secs(1)) && stored.ttl > Duration::from_secs(2);
+                let soon = left <= (stored.ttl / 10).max(Duration::from_secs(1))
+                    && stored.ttl > Duration::from_secs(2);
                 let prefetch = self.settings.prefetch && soon && slot.hits >= HOT && failure.is_none();
                 Found::Fresh(Arc::clone(stored), prefetch)
             }
@@ -202,16 +203,15 @@ impl Cache {
     fn make_room(&mut self) {
         while self.bytes > self.settings.bytes {
             let Some(next) = self.round.pop_front() else { return };
-            match self.slots.get_mut(&next) {
+            let Some(slot) = self.slots.get_mut(&next) else { continue };
+            if std::mem::take(&mut slot.visited) {
                 // Asked for since the last round: it is looked at again in the next one.
-                Some(slot) if std::mem::take(&mut slot.visited) => self.round.push_back(next),
-                Some(slot) => {
-                    self.bytes -= cost(&next, slot.stored.as_deref());
-                    self.slots.remove(&next);
-                    self.evicted += 1;
-                }
-                None => {}
+                self.round.push_back(next);
+                continue;
             }
+            self.bytes -= cost(&next, slot.stored.as_deref());
+            self.slots.remove(&next);
+            self.evicted += 1;
         }
     }
 }
@@ -219,9 +219,8 @@ impl Cache {
 /// What a slot takes: itself, its key twice, and its records with what they point to.
 fn cost(key: &Question, stored: Option<&Stored>) -> usize {
     let records = |records: &[Record]| -> usize { records.iter().map(record_cost).sum() };
-    let stored = stored.map_or(0, |stored| {
-        size_of::<Stored>() + records(&stored.answers) + records(&stored.authorities)
-    });
+    let stored = stored
+        .map_or(0, |stored| size_of::<Stored>() + records(&stored.answers) + records(&stored.authorities));
     size_of::<Slot>() + 2 * (size_of::<Question>() + key.name.len()) + stored
 }
 
@@ -355,7 +354,8 @@ mod tests {
 
     #[test]
     fn a_ttl_is_limited_by_the_settings() {
-        let settings = CacheSettings { max_ttl: seconds(10), max_negative_ttl: seconds(5), ..CacheSettings::default() };
+        let settings =
+            CacheSettings { max_ttl: seconds(10), max_negative_ttl: seconds(5), ..CacheSettings::default() };
         let (mut cache, now) = (Cache::new(settings), Instant::now());
         let (a, b) = (question("a.example.", RecordType::A), question("b.example.", RecordType::A));
         cache.store(&a, stored(ResponseCode::NoError, 1, 3600, now));
@@ -405,8 +405,7 @@ mod tests {
             cache.store(&question(&name, RecordType::A), stored(ResponseCode::NXDomain, 0, 3600, now));
             assert!(cache.bytes <= 100_000 && cache.slots.len() == cache.round.len());
         }
-        let counted: usize =
-            cache.slots.iter().map(|(key, slot)| cost(key, slot.stored.as_deref())).sum();
+        let counted: usize = cache.slots.iter().map(|(key, slot)| cost(key, slot.stored.as_deref())).sum();
         assert_eq!(cache.bytes, counted);
         assert!(cache.size().evicted > 9_000);
     }

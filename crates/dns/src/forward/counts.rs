@@ -14,7 +14,8 @@ use super::cache::CacheSize;
 
 /// Upper bounds of the buckets of durations, in seconds; what is longer is in one more.
 pub const BUCKETS: [f64; 16] = [
-    0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192,
+    0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048,
+    4.096, 8.192,
 ];
 
 /// How long something took, how often.

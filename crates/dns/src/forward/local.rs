@@ -124,7 +124,7 @@ fn reply(code: ResponseCode, answers: Vec<Record>) -> Reply {
 
 /// Names that are the same everywhere, and must not be asked for: `localhost`, `invalid`, `onion`.
 fn special(question: &Question) -> Option<Reply> {
-    let top = question.name.iter().last()?;
+    let top = question.name.iter().next_back()?;
     match top {
         b"localhost" => {
             let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn a_host_has_its_addresses_by_family_and_its_name_back() {
         let local = local("hosts: {db.example.com: [192.0.2.7, '2001:db8::7']}");
-        let fine = |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
+        let fine =
+            |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
         assert_eq!(ask(&local, "db.example.com.", RecordType::A), fine(&["192.0.2.7"]));
         assert_eq!(ask(&local, "db.example.com.", RecordType::AAAA), fine(&["2001:db8::7"]));
         assert_eq!(ask(&local, "db.example.com.", RecordType::MX), fine(&[]));

@@ -240,7 +240,8 @@ impl Config {
 impl Shared {
     async fn ask(self: &Arc<Self>, config: &Arc<Config>, question: &Question) -> Reply {
         if is_meta(question.kind) {
-            return Failure { code: ResponseCode::NotImp, why: "a type that is not forwarded".into() }.reply();
+            return Failure { code: ResponseCode::NotImp, why: "a type that is not forwarded".into() }
+                .reply();
         }
         if let Some(reply) = config.local.answer(question) {
             return reply;
@@ -252,8 +253,11 @@ impl Shared {
         let found = self.cache().find(question, now);
         match found {
             Found::Fresh(stored, prefetch) => {
-                let hits =
-                    if stored.is_negative() { &self.counts.negative_hits } else { &self.counts.positive_hits };
+                let hits = if stored.is_negative() {
+                    &self.counts.negative_hits
+                } else {
+                    &self.counts.positive_hits
+                };
                 count(hits);
                 if prefetch && let Boarded::First(flight, _) = self.flights.board(question) {
                     count(&self.counts.prefetches);
@@ -317,7 +321,7 @@ impl Shared {
         self.runtime.spawn(async move {
             let outcome = shared.resolve(&config, &question).await;
             // What other servers said meanwhile is not of interest any more.
-            if Arc::ptr_eq(&config.routes, &shared.config.load().routes) {
+            if shared.is_current(&config) {
                 let mut cache = shared.cache();
                 match &outcome {
                     Ok(stored) => cache.store(&question, Arc::clone(stored)),
@@ -334,12 +338,19 @@ impl Shared {
         let mut chain: Option<Stored> = None;
         let mut next = question.clone();
         for _ in 0..MOST_ALIASES {
-            let said = match self.known(config, &next) {
-                Some(stored) => Said::Answer((*stored).clone()),
-                None => self.race(config, &next, deadline).await?,
-            };
-            match said {
-                Said::Answer(stored) => return Ok(Arc::new(self.dated(joined(chain, stored)))),
+            // Only of a target: the question itself may be known, and on its way to be known better.
+            if chain.is_some()
+                && let Some(stored) = self.known(config, &next)
+            {
+                return Ok(Arc::new(self.dated(joined(chain, stored))));
+            }
+            match self.race(config, &next, deadline).await? {
+                Said::Answer(stored) => {
+                    if chain.is_some() && self.is_current(config) {
+                        self.cache().store(&next, Arc::new(self.dated(stored.clone())));
+                    }
+                    return Ok(Arc::new(self.dated(joined(chain, stored))));
+                }
                 Said::Alias(stored, target) => {
                     let stored = joined(chain, stored);
                     if config.routes.is_own(&target) {
@@ -351,7 +362,10 @@ impl Shared {
                 Said::Refusal(_) | Said::Referral => return Err(Failure::new("nobody answered")),
             }
         }
-        Err(Failure::new(format!("{} leads through more than {MOST_ALIASES} servers' aliases", question.name)))
+        Err(Failure::new(format!(
+            "{} leads through more than {MOST_ALIASES} servers' aliases",
+            question.name
+        )))
     }
 
     async fn race(
@@ -372,25 +386,25 @@ impl Shared {
     }
 
     /// What is known of the target of an alias.
-    fn known(&self, config: &Config, question: &Question) -> Option<Arc<Stored>> {
+    fn known(&self, config: &Config, question: &Question) -> Option<Stored> {
         let now = self.now();
         if let Some(reply) = config.local.answer(question) {
             let least = reply.answers.iter().map(|record| record.ttl).min().unwrap_or_default();
-            return Some(Arc::new(Stored {
+            return Some(Stored {
                 code: reply.code,
                 answers: reply.answers,
                 authorities: reply.authorities,
                 from: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
                 at: now,
                 ttl: Duration::from_secs(least.into()),
-            }));
+            });
         }
         match self.cache().find(question, now) {
             Found::Fresh(stored, _) => {
                 let left = (stored.at + stored.ttl).saturating_duration_since(now);
                 let aged = stored.reply(now, Origin::Cache(Duration::ZERO), 0);
                 let (answers, authorities) = (aged.answers, aged.authorities);
-                Some(Arc::new(Stored { answers, authorities, at: now, ttl: left, ..(*stored).clone() }))
+                Some(Stored { answers, authorities, at: now, ttl: left, ..(*stored).clone() })
             }
             _ => None,
         }
@@ -446,7 +460,10 @@ impl Shared {
                 continue;
             }
             // Below the domain that it is asked for, or servers on the way would not pass it on.
-            let domain = config.routes.all().find(|route| route.upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)));
+            let domain = config
+                .routes
+                .all()
+                .find(|route| route.upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)));
             let domain = domain.map_or_else(Name::root, |route| route.domain.clone());
             let labels = [format!("{:x}", upstream::random()), format!("{:x}", upstream::random())];
             let name = Name::from_labels(labels.iter().map(String::as_bytes))
@@ -465,6 +482,11 @@ impl Shared {
             upstream.loops();
             true
         })
+    }
+
+    /// Nobody has set other servers since.
+    fn is_current(&self, config: &Config) -> bool {
+        Arc::ptr_eq(&config.routes, &self.config.load().routes)
     }
 
     /// Answers are dated by this forwarder's clock.
@@ -502,5 +524,13 @@ async fn arrived(mut arrival: Arrival, patience: Duration) -> Option<Outcome> {
 
 /// Types that are no data: they are not forwarded.
 fn is_meta(kind: RecordType) -> bool {
-    matches!(kind, RecordType::OPT | RecordType::AXFR | RecordType::IXFR | RecordType::TSIG | RecordType::SIG | RecordType::ZERO)
+    matches!(
+        kind,
+        RecordType::OPT
+            | RecordType::AXFR
+            | RecordType::IXFR
+            | RecordType::TSIG
+            | RecordType::SIG
+            | RecordType::ZERO
+    )
 }

@@ -110,7 +110,9 @@ fn failure_of((upstream, outcome): Outcome) -> Failure {
             let code = if code == ResponseCode::FormErr { ResponseCode::ServFail } else { code };
             Failure { code, why: why.into() }
         }
-        Ok(Said::Referral) => Failure::new(format!("{server} named other servers instead of answering: it does not recurse")),
+        Ok(Said::Referral) => {
+            Failure::new(format!("{server} named other servers instead of answering: it does not recurse"))
+        }
         Ok(_) => Failure::new(format!("{server} answered")),
         Err(error) => Failure::new(format!("{server} {error}")),
     }

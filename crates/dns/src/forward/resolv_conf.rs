@@ -12,13 +12,16 @@ use crate::settings::ServerAddress;
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The addresses of systemd-resolved.
-const RESOLVED: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+const RESOLVED: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
 
 /// Why there are no upstreams.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolvConfError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {error}; names outside of the cluster are not resolved; name servers with dns.upstreams")]
+    #[error(
+        "{path} cannot be read: {error}; names outside of the cluster are not resolved; name servers with dns.upstreams"
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,7 +29,9 @@ pub enum ResolvConfError {
         error: io::Error,
     },
     /// It names no server that can be asked.
-    #[error("{path} names no name server; names outside of the cluster are not resolved; name servers with dns.upstreams")]
+    #[error(
+        "{path} names no name server; names outside of the cluster are not resolved; name servers with dns.upstreams"
+    )]
     NoServers {
         /// The file.
         path: PathBuf,

@@ -76,8 +76,12 @@ impl Default for Route {
 impl Route {
     /// The best first.
     pub(super) fn by_rank(&self) -> Vec<Arc<Upstream>> {
-        let mut ranked: Vec<_> =
-            self.upstreams.iter().filter(|one| !one.is_looping()).map(|one| (one.rank(), Arc::clone(one))).collect();
+        let mut ranked: Vec<_> = self
+            .upstreams
+            .iter()
+            .filter(|one| !one.is_looping())
+            .map(|one| (one.rank(), Arc::clone(one)))
+            .collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         ranked.into_iter().map(|(_, upstream)| upstream).collect()
     }
@@ -89,9 +93,10 @@ impl Route {
 
     /// Why nobody is expected to answer.
     pub(super) fn why_down(&self) -> String {
-        let each = self.upstreams.iter().filter_map(|upstream| {
-            Some(format!("{} {}", upstream.server(), upstream.why_down()?))
-        });
+        let each = self
+            .upstreams
+            .iter()
+            .filter_map(|upstream| Some(format!("{} {}", upstream.server(), upstream.why_down()?)));
         each.collect::<Vec<_>>().join("; ")
     }
 }

@@ -112,10 +112,12 @@ pub(in crate::forward) fn believe(
 
 /// Moves the alias of `name` over, and the DNAME that it was made of; its target.
 fn take_alias(records: &mut Vec<Record>, answers: &mut Vec<Record>, name: &Name) -> Option<Name> {
-    let is_source =
-        |record: &mut Record| record.record_type() == RecordType::DNAME && record.name.zone_of(name) && record.name != *name;
+    let is_source = |record: &mut Record| {
+        record.record_type() == RecordType::DNAME && record.name.zone_of(name) && record.name != *name
+    };
     answers.extend(records.extract_if(.., is_source));
-    let at = records.iter().position(|record| record.name == *name && matches!(record.data, RData::CNAME(_)))?;
+    let at =
+        records.iter().position(|record| record.name == *name && matches!(record.data, RData::CNAME(_)))?;
     let alias = records.swap_remove(at);
     let target = match &alias.data {
         RData::CNAME(target) => target.0.clone(),

@@ -68,7 +68,9 @@ pub(super) async fn exchange(
             Err(error) => return Err(error),
         }
     }
-    timeout_at(deadline, over_tcp(way.address, id, question, &query)).await.unwrap_or(Err(ExchangeError::Silent))
+    timeout_at(deadline, over_tcp(way.address, id, question, &query))
+        .await
+        .unwrap_or(Err(ExchangeError::Silent))
 }
 
 fn query(id: u16, question: &Question, edns: bool) -> Result<Vec<u8>, ExchangeError> {

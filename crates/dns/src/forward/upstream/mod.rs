@@ -32,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long such a question waits.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A server that does not lead back here is looked at again after this.
+const LOOK_FOR_LOOP: Duration = Duration::from_secs(30);
 /// What was measured counts half as much after so long: a server that was slow is tried again.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Servers whose round trips differ by less than this are equally good.
@@ -43,7 +45,8 @@ pub(super) struct Upstream {
     health: Mutex<Health>,
     without_edns: AtomicBool,
     looping: AtomicBool,
-    watched: AtomicBool,
+    /// Its marker came back since it was last sent.
+    marker_seen: AtomicBool,
     pub(super) counts: UpstreamCounts,
 }
 
@@ -65,7 +68,7 @@ impl Upstream {
             health: Mutex::default(),
             without_edns: AtomicBool::new(false),
             looping: AtomicBool::new(false),
-            watched: AtomicBool::new(false),
+            marker_seen: AtomicBool::new(false),
             counts: UpstreamCounts::default(),
         }
     }
@@ -215,33 +218,31 @@ impl Upstream {
         answer.is_ok()
     }
 
-    /// Asks for `marker` until the server answers: whoever sees the question says [`Upstream::loops`] (as CoreDNS finds loops).
-    /// From then on again and again, since a loop may be mended.
+    /// Asks for `marker` again and again: whoever sees the question says [`Upstream::loops`] (as CoreDNS finds loops). Loops come
+    /// and go with the configuration of others.
     pub(super) fn look_for_loop(self: &Arc<Self>, marker: Name) {
-        if self.watched.swap(true, Ordering::Relaxed) {
-            return;
-        }
         let this: Weak<Self> = Arc::downgrade(self);
         tokio::spawn(async move {
             let question = Question { name: marker, kind: RecordType::HINFO };
             loop {
                 let Some(upstream) = this.upgrade() else { return };
-                let looped = upstream.looping.swap(false, Ordering::Relaxed);
-                let answer = exchange(upstream.way(), random_id(), &question, Instant::now() + PATIENCE).await;
-                match (answer.is_ok(), upstream.is_looping()) {
-                    (true, false) => return,
-                    // Nothing is known: it is as it was.
-                    (false, false) => upstream.looping.store(looped, Ordering::Relaxed),
-                    _ => {}
+                upstream.marker_seen.store(false, Ordering::Relaxed);
+                let answer =
+                    exchange(upstream.way(), random_id(), &question, Instant::now() + PATIENCE).await;
+                // Without an answer nothing is known: it is as it was.
+                if answer.is_ok() && !upstream.marker_seen.load(Ordering::Relaxed) {
+                    upstream.looping.store(false, Ordering::Relaxed);
                 }
+                let settled = answer.is_ok() && !upstream.is_looping();
                 drop(upstream);
-                sleep(LONGEST_PAUSE).await;
+                sleep(if settled { LOOK_FOR_LOOP } else { LONGEST_PAUSE }).await;
             }
         });
     }
 
     /// Its marker came back.
     pub(super) fn loops(&self) {
+        self.marker_seen.store(true, Ordering::Relaxed);
         if !self.looping.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 "DNS server {} leads back to this node's own DNS and is not asked: name other servers with dns.upstreams of \
