@@ -5,6 +5,7 @@ mod application;
 mod client;
 mod containerd;
 mod disruption;
+mod dns;
 mod kubectl;
 mod lab_life;
 mod missing_features;

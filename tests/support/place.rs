@@ -11,7 +11,11 @@ use std::{
 
 use weft_netns::Netns;
 
-use crate::{binaries::weft_path, client, wait_for};
+use crate::{
+    Output,
+    binaries::{run, weft_path},
+    client, wait_for,
+};
 
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,10 +62,22 @@ impl Place {
     /// A process inside, in the cgroup that its processes have: what is done at the socket is done to it. It runs the
     /// test `client` of this test binary; see [`crate::client`].
     pub(crate) fn client(&self, job: &str) -> Command {
-        let mut command = Command::new(weft_path());
         let own = std::env::current_exe().expect("this test's own file");
-        command.args(["lab", "exec"]).args(&self.exec).arg("--").arg(own);
-        command.args(["--exact", "client::client", "--ignored", "--nocapture"]).env(client::JOB, job);
+        let own = own.to_str().expect("a path of letters");
+        let mut command = self.command(&[own, "--exact", "client::client", "--ignored", "--nocapture"]);
+        command.env(client::JOB, job);
+        command
+    }
+
+    /// Runs a program of this machine inside to its end, among the place's names.
+    pub fn runs(&self, words: &[&str]) -> Output {
+        run(&mut self.command(words))
+    }
+
+    /// A program of this machine that is to run inside, among the place's names.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(weft_path());
+        command.args(["lab", "exec"]).args(&self.exec).arg("--").args(words).env_remove("WEFT_LAB");
         command
     }
 

@@ -14,11 +14,14 @@ const LINKER: &str = "0.13.0";
 const TOOLCHAIN: &str = "bpf";
 
 /// A program that tests and benches run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 12] = [
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("drill", "ldnsutils"),
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
     ("iptables-restore", "iptables"),
+    ("kdig", "knot-dnsutils"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),

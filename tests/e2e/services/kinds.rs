@@ -139,7 +139,7 @@ fn headless_and_external_names_have_no_frontends() {
             .iter()
             .map(|service| service["name"].as_str().unwrap().to_owned())
             .collect();
-        let expected = ["balanced", "fixed", "inside", "kubernetes", "port"].map(str::to_owned);
+        let expected = ["balanced", "fixed", "inside", "kube-dns", "kubernetes", "port"].map(str::to_owned);
         if names == BTreeSet::from(expected) { Ok(()) } else { Err(names) }
     });
     let said = weft(&["service", "show", "headless", "--name", lab.name()]).fails_with(2);
