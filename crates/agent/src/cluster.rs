@@ -11,8 +11,8 @@ use tokio::{
     time::sleep,
 };
 use weft_kube::{
-    Client, Mirror, ObjectRef, WarningEvent, WatchHealth, keep_conditions, watch_nodes, watch_pods,
-    watch_services, watch_slices,
+    Client, Mirror, ObjectRef, ServiceEvents, WarningEvent, WatchHealth, keep_conditions, watch_nodes,
+    watch_pods, watch_services, watch_slices,
 };
 use weft_model::{Node, NodeName, services::Event};
 
@@ -43,7 +43,8 @@ impl Cluster {
         let (pods_health, pods_follow) = watch::channel(WatchHealth::default());
         let (services_health, services_follow) = watch::channel(WatchHealth::default());
         let (slices_health, slices_follow) = watch::channel(WatchHealth::default());
-        let (events, services) = mpsc::channel(ON_THE_WAY);
+        let (served, services) = mpsc::channel(ON_THE_WAY);
+        let events = ServiceEvents { served, all: None };
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_nodes(client.clone(), nodes, nodes_health));
         tasks.spawn(watch_pods(client.clone(), name.clone(), pods, pods_health));

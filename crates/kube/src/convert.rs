@@ -5,7 +5,7 @@ use std::{fmt::Display, str::FromStr};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
-use weft_model::{Node, NodeName, Phase, Pod, PodKey};
+use weft_model::{DnsPolicy, Node, NodeName, Phase, Pod, PodDns, PodKey};
 
 /// The zone that a node is in.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -64,7 +64,27 @@ pub fn pod(pod: &core::Pod) -> Pod {
             Some("Failed") => Phase::Failed,
             _ => Phase::Unknown,
         },
+        dns: spec.map(pod_dns).unwrap_or_default(),
         key: PodKey::new(pod.namespace().unwrap_or_default(), name),
+    }
+}
+
+fn pod_dns(spec: &core::PodSpec) -> PodDns {
+    let config = spec.dns_config.as_ref();
+    let options = config.iter().flat_map(|config| config.options.iter().flatten());
+    PodDns {
+        policy: match spec.dns_policy.as_deref() {
+            Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirstWithHostNet,
+            Some("Default") => DnsPolicy::Default,
+            Some("None") => DnsPolicy::None,
+            _ => DnsPolicy::ClusterFirst,
+        },
+        searches: config.and_then(|config| config.searches.clone()).unwrap_or_default(),
+        // Of several the last counts, as in a resolv.conf.
+        ndots: options
+            .filter(|option| option.name.as_deref() == Some("ndots"))
+            .filter_map(|option| option.value.as_deref()?.parse().ok())
+            .last(),
     }
 }
 
@@ -171,5 +191,20 @@ mod tests {
             pod(&serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "shop" } }))
                 .unwrap());
         assert_eq!((pod.node, pod.phase), (None, Phase::Unknown));
+    }
+
+    #[test]
+    fn how_a_pod_looks_for_names() {
+        let dns = |spec| pod(&serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap()).dns;
+        assert_eq!(dns(json!({ "containers": [] })), PodDns::default());
+        let own = dns(json!({
+            "containers": [], "dnsPolicy": "None",
+            "dnsConfig": {
+                "nameservers": ["10.96.0.10"], "searches": ["a.example", "b.example"],
+                "options": [{ "name": "ndots", "value": "2" }, { "name": "edns0" }],
+            },
+        }));
+        assert_eq!((own.policy, own.ndots), (DnsPolicy::None, Some(2)));
+        assert_eq!(own.searches, ["a.example", "b.example"]);
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use weft_kube::{WatchHealth, watch_services, watch_slices};
+use weft_kube::{ServiceEvents, WatchHealth, watch_services, watch_slices};
 use weft_model::services::{Event, TrafficPolicy};
 
 /// What the events come to, by kind and name.
@@ -50,9 +50,27 @@ impl Listed {
 }
 
 impl Heard {
+    /// What the data plane hears.
     async fn of(cluster: &Cluster) -> Self {
         // A channel of one: the watches wait.
-        let (sender, events) = mpsc::channel(1);
+        let (served, events) = mpsc::channel(1);
+        Self::by(cluster, ServiceEvents { served, all: None }, events).await
+    }
+
+    /// What DNS hears, and what the data plane hears beside it.
+    async fn all_of(cluster: &Cluster) -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (all, events) = mpsc::channel(1);
+        let (served, mut others) = mpsc::channel(1);
+        let (beside, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some((_, event)) = others.recv().await {
+                let _ = beside.send(event);
+            }
+        });
+        (Self::by(cluster, ServiceEvents { served, all: Some(all) }, events).await, heard)
+    }
+
+    async fn by(cluster: &Cluster, sender: ServiceEvents, events: mpsc::Receiver<(Instant, Event)>) -> Self {
         let (health, follows) = watch::channel(WatchHealth::default());
         let (other, _) = watch::channel(WatchHealth::default());
         let tasks = vec![
@@ -200,6 +218,36 @@ async fn what_is_headless_somebody_elses_or_no_services_is_not_heard_of() {
     let elses = json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": "x" } } });
     services(&cluster).patch("web", &PatchParams::default(), &Patch::Merge(elses)).await.unwrap();
     heard.has(&[OWN], &["default/web-1"]).await;
+}
+
+#[tokio::test]
+async fn dns_hears_of_what_is_headless_or_somebody_elses_and_the_data_plane_does_not() {
+    let cluster = Cluster::start().await;
+    web(&cluster).await;
+    add_service(&cluster, "a", json!({ "service.kubernetes.io/headless": "" })).await;
+    add_service(&cluster, "b", json!({ "service.kubernetes.io/service-proxy-name": "x" })).await;
+    let headless = json!({ "kubernetes.io/service-name": "a", "service.kubernetes.io/headless": "" });
+    add_slice(&cluster, "a", headless).await;
+    let (mut all, mut served) = Heard::all_of(&cluster).await;
+    all.has(&["default/a", "default/b", OWN, "default/web"], &["default/a", "default/web-1"]).await;
+    // One that becomes somebody else's is gone for the data plane only.
+    let elses = json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": "x" } } });
+    services(&cluster).patch("web", &PatchParams::default(), &Patch::Merge(elses)).await.unwrap();
+    all.until(|event| matches!(event, Event::Service(one) if &*one.key.name == "web" && one.not_ours)).await;
+    all.has(&["default/a", "default/b", OWN, "default/web"], &["default/a", "default/web-1"]).await;
+    let mut known = Listed::default();
+    let heard = async {
+        while let Some(event) = served.recv().await {
+            match event {
+                Event::Service(service) => drop(known.known.insert(service.key.to_string(), 0)),
+                Event::Slice(slice) => drop(known.known.insert(slice.key.to_string(), 0)),
+                Event::ServiceGone(key) if &*key.name == "web" => return,
+                _ => {}
+            }
+        }
+    };
+    timeout(LIMIT, heard).await.expect("web goes");
+    assert_eq!(known.names(), [OWN, "default/web", "default/web-1"]);
 }
 
 #[tokio::test]

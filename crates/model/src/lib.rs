@@ -16,4 +16,4 @@ pub use ipam::{Ipam, PodRange};
 pub use lease::Lease;
 pub use node::{Node, NodeName};
 pub use plan::{Masquerade, NodePlan, Peer, RangeConflict};
-pub use pod::{Bandwidth, Phase, Pod, PodKey, PortMapping, Protocol};
+pub use pod::{Bandwidth, DnsPolicy, Phase, Pod, PodDns, PodKey, PortMapping, Protocol};

@@ -30,6 +30,34 @@ pub struct Pod {
     pub host_network: bool,
     /// Where in its life the Pod is.
     pub phase: Phase,
+    /// How it looks for names.
+    #[serde(default)]
+    pub dns: PodDns,
+}
+
+/// How a Pod's resolv.conf is written: `spec.dnsPolicy` and `spec.dnsConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodDns {
+    /// `spec.dnsPolicy`.
+    pub policy: DnsPolicy,
+    /// `spec.dnsConfig.searches`, after those of the policy.
+    pub searches: Vec<String>,
+    /// The option `ndots` of `spec.dnsConfig`, in place of the policy's.
+    pub ndots: Option<usize>,
+}
+
+/// `spec.dnsPolicy` of a Pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DnsPolicy {
+    /// The cluster's DNS; the node's for Pods of the host network.
+    #[default]
+    ClusterFirst,
+    /// The cluster's DNS, of the host network or not.
+    ClusterFirstWithHostNet,
+    /// As the node.
+    Default,
+    /// As `spec.dnsConfig` says, and nothing else.
+    None,
 }
 
 /// `status.phase` of a Pod.

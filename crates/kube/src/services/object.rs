@@ -144,6 +144,29 @@ pub(super) struct Name {
     pub(super) name: String,
 }
 
+// === impl ServiceObject, SliceObject ===
+
+impl ServiceObject {
+    /// This network carries its traffic.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.metadata.is_ours()
+    }
+}
+
+impl SliceObject {
+    /// This network carries its Service's traffic.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.metadata.is_ours()
+    }
+}
+
+impl Metadata {
+    /// As [`super::OURS`] selects.
+    fn is_ours(&self) -> bool {
+        self.labels.as_ref().is_none_or(|labels| labels.proxy_name.is_none() && labels.headless.is_none())
+    }
+}
+
 // === impl Versioned ===
 
 impl Versioned for ServiceObject {

@@ -18,13 +18,22 @@ use weft_model::{
 
 use crate::{Client, Mirror, balanced, convert, lease, services};
 use follow::{Follower, Selectors};
-use sink::{Into, Mirrored, Passed};
+use sink::{Into, Mirrored, Sorted};
 
 pub(crate) use follow::Versioned;
 pub use follow::WatchHealth;
 
-/// What is heard of Services and EndpointSlices, and when. A full channel holds the watch up, not the memory.
-pub type ServiceEvents = mpsc::Sender<(Instant, Event)>;
+/// What is heard, and when. A full channel holds the watch up, not the memory.
+pub type Events<E> = mpsc::Sender<(Instant, E)>;
+
+/// Who hears of Services and EndpointSlices.
+#[derive(Clone, Debug)]
+pub struct ServiceEvents {
+    /// Hears of those that this network carries traffic for: neither headless nor somebody else's.
+    pub served: Events<Event>,
+    /// Hears of all: they have names. Without it the API server is not asked for them.
+    pub all: Option<Events<Event>>,
+}
 
 /// Keeps `mirror` equal to the cluster's Nodes. Does not return; drop it to end.
 pub async fn watch_nodes(
@@ -58,8 +67,7 @@ pub async fn watch_pods(
     Follower::new("Pods", client, url, own, Mirrored::new(mirror, convert), health).run().await;
 }
 
-/// Passes on what happens to the Services that this network serves: those that are not headless and nobody else's. Does not
-/// return; drop it to end.
+/// Passes on what happens to Services. Does not return; drop it to end.
 pub async fn watch_services(client: Client, events: ServiceEvents, health: watch::Sender<WatchHealth>) {
     let into = Into {
         begin: || Event::ServicesBegin,
@@ -68,11 +76,13 @@ pub async fn watch_services(client: Client, events: ServiceEvents, health: watch
         end: || Event::ServicesEnd,
     };
     let url = Request::new("/api/v1/services");
-    let ours = Selectors { labels: Some(services::OURS.to_owned()), ..Selectors::default() };
-    Follower::new("Services", client, url, ours, Passed::new(events, into), health).run().await;
+    let labels = events.all.is_none().then(|| services::OURS.to_owned());
+    let wanted = Selectors { labels, ..Selectors::default() };
+    let sink = Sorted::new(events, into, services::ServiceObject::is_ours);
+    Follower::new("Services", client, url, wanted, sink, health).run().await;
 }
 
-/// Passes on what happens to the EndpointSlices of such Services. Does not return; drop it to end.
+/// Passes on what happens to the EndpointSlices of Services. Does not return; drop it to end.
 pub async fn watch_slices(client: Client, events: ServiceEvents, health: watch::Sender<WatchHealth>) {
     let into = Into {
         begin: || Event::SlicesBegin,
@@ -81,9 +91,13 @@ pub async fn watch_slices(client: Client, events: ServiceEvents, health: watch::
         end: || Event::SlicesEnd,
     };
     let url = Request::new("/apis/discovery.k8s.io/v1/endpointslices");
-    let labels = format!("{},{}", services::SERVICE_NAME, services::OURS);
-    let ours = Selectors { labels: Some(labels), ..Selectors::default() };
-    Follower::new("EndpointSlices", client, url, ours, Passed::new(events, into), health).run().await;
+    let labels = match &events.all {
+        Some(_) => services::SERVICE_NAME.to_owned(),
+        None => format!("{},{}", services::SERVICE_NAME, services::OURS),
+    };
+    let wanted = Selectors { labels: Some(labels), ..Selectors::default() };
+    let sink = Sorted::new(events, into, services::SliceObject::is_ours);
+    Follower::new("EndpointSlices", client, url, wanted, sink, health).run().await;
 }
 
 /// Keeps `mirror` equal to the Leases of `kube-system` that have the label. Does not return; drop it to end.

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, future::Future, time::Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use weft_model::services::Event;
 
+use super::{Events, ServiceEvents};
 use crate::Mirror;
 
 /// Takes what a watch sees: a list is `begin`, every object, `end`.
@@ -26,10 +28,11 @@ pub(super) struct Mirrored<O, K, V> {
     list: Option<BTreeMap<K, V>>,
 }
 
-/// Passes everything on.
-pub(super) struct Passed<O, E> {
-    events: mpsc::Sender<(Instant, E)>,
-    into: Into<O, E>,
+/// Passes everything on to who hears of all, and what is ours to who hears of that.
+pub(super) struct Sorted<O> {
+    events: ServiceEvents,
+    into: Into<O, Event>,
+    is_ours: fn(&O) -> bool,
 }
 
 /// Objects to events.
@@ -77,26 +80,37 @@ where
     }
 }
 
-// === impl Passed ===
+// === impl Sorted ===
 
-impl<O, E> Passed<O, E> {
-    pub(super) fn new(events: mpsc::Sender<(Instant, E)>, into: Into<O, E>) -> Self {
-        Self { events, into }
+impl<O> Sorted<O> {
+    pub(super) fn new(events: ServiceEvents, into: Into<O, Event>, is_ours: fn(&O) -> bool) -> Self {
+        Self { events, into, is_ours }
     }
 
-    async fn pass(&self, event: E) {
-        // Nobody listens any more when the process ends.
-        let _ = self.events.send((Instant::now(), event)).await;
+    async fn pass(&self, event: Event) {
+        if let Some(all) = &self.events.all {
+            pass(all, event.clone()).await;
+        }
+        pass(&self.events.served, event).await;
     }
 }
 
-impl<O: Send, E: Send> Sink<O> for Passed<O, E> {
+impl<O: Send> Sink<O> for Sorted<O> {
     async fn begin(&mut self) {
         self.pass((self.into.begin)()).await;
     }
 
     async fn set(&mut self, object: O) {
-        self.pass((self.into.set)(object)).await;
+        let is_ours = (self.is_ours)(&object);
+        let event = (self.into.set)(object);
+        // It may have been ours before.
+        let served = if is_ours { Some(event.clone()) } else { gone(&event) };
+        if let Some(all) = &self.events.all {
+            pass(all, event).await;
+        }
+        if let Some(event) = served {
+            pass(&self.events.served, event).await;
+        }
     }
 
     async fn remove(&mut self, object: O) {
@@ -106,4 +120,18 @@ impl<O: Send, E: Send> Sink<O> for Passed<O, E> {
     async fn end(&mut self) {
         self.pass((self.into.end)()).await;
     }
+}
+
+/// That what the event tells of is not there.
+fn gone(event: &Event) -> Option<Event> {
+    match event {
+        Event::Service(service) => Some(Event::ServiceGone(service.key.clone())),
+        Event::Slice(slice) => Some(Event::SliceGone(slice.key.clone())),
+        _ => None,
+    }
+}
+
+async fn pass<E>(events: &Events<E>, event: E) {
+    // Nobody listens any more when the process ends.
+    let _ = events.send((Instant::now(), event)).await;
 }
