@@ -10,4 +10,5 @@
 
 pub mod forward;
 pub mod question;
+pub mod server;
 pub mod settings;

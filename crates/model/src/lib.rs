@@ -4,6 +4,7 @@
 //! are [`std::net::IpAddr`]; byte order is the business of `weft-datapath`.
 
 pub mod balanced;
+pub mod dns;
 pub mod ipam;
 pub mod lease;
 pub mod node;

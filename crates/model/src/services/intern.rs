@@ -4,7 +4,7 @@ use std::{collections::HashSet, hash::Hash, sync::Arc};
 
 /// Values that are kept once. What nobody uses any more is dropped in time.
 #[derive(Debug)]
-pub(super) struct Interned<T: ?Sized> {
+pub(crate) struct Interned<T: ?Sized> {
     values: HashSet<Arc<T>>,
     /// Look for unused ones when there are so many.
     sweep_at: usize,
@@ -22,7 +22,7 @@ impl<T: ?Sized> Default for Interned<T> {
 
 impl<T: ?Sized + Hash + Eq> Interned<T> {
     /// The one copy of `value`. It is made here: what came from elsewhere goes whole, and leaves no holes in its memory.
-    pub(super) fn one(&mut self, value: &T) -> Arc<T>
+    pub(crate) fn one(&mut self, value: &T) -> Arc<T>
     where
         for<'v> Arc<T>: From<&'v T>,
     {

@@ -5,7 +5,7 @@
 
 mod choose;
 mod claims;
-mod intern;
+pub(crate) mod intern;
 mod object;
 mod outside;
 mod plan;

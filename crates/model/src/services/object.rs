@@ -145,7 +145,7 @@ pub enum AddressType {
 }
 
 /// A port of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlicePort {
     /// The Service port's name.
     pub name: Arc<str>,

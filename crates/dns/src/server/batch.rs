@@ -1,0 +1,167 @@
+//! Many datagrams by one system call.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    os::fd::AsRawFd as _,
+    ptr,
+};
+
+/// Datagrams at a time.
+pub const SIZE: usize = 64;
+/// The longest question: what is longer is cut off, and then malformed.
+pub const QUESTION: usize = 2048;
+/// The longest answer.
+pub const ANSWER: usize = super::writer::LARGEST_UDP;
+
+/// Room for the questions and answers of one thread.
+pub struct Batch {
+    questions: Vec<[u8; QUESTION]>,
+    answers: Vec<[u8; ANSWER]>,
+    peers: Vec<libc::sockaddr_storage>,
+    /// What the kernel fills; the pointers are set anew before each call.
+    received: Vec<libc::mmsghdr>,
+    to_send: Vec<libc::mmsghdr>,
+    /// For each of them.
+    vectors: Vec<libc::iovec>,
+    /// Which question's peer gets which answer, and how long it is.
+    answered: Vec<(usize, usize)>,
+}
+
+/// A question, and room for its answer.
+pub struct Datagram<'b> {
+    /// What came.
+    pub question: &'b [u8],
+    /// From whom.
+    pub peer: SocketAddr,
+    /// Where the answer goes.
+    pub answer: &'b mut [u8; ANSWER],
+}
+
+// === impl Batch ===
+
+impl Batch {
+    pub fn new() -> Self {
+        // SAFETY: all of them are plain numbers and pointers, for which zero is a value.
+        let (peer, header, vector) = unsafe {
+            (
+                std::mem::zeroed::<libc::sockaddr_storage>(),
+                std::mem::zeroed::<libc::mmsghdr>(),
+                std::mem::zeroed(),
+            )
+        };
+        Self {
+            questions: vec![[0; QUESTION]; SIZE],
+            answers: vec![[0; ANSWER]; SIZE],
+            peers: vec![peer; SIZE],
+            received: vec![header; SIZE],
+            to_send: vec![header; SIZE],
+            vectors: vec![vector; SIZE],
+            answered: Vec::with_capacity(SIZE),
+        }
+    }
+
+    /// Takes what is there; how much.
+    ///
+    /// # Errors
+    /// What the kernel says; [`io::ErrorKind::WouldBlock`] when there is nothing.
+    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let slots =
+            self.received.iter_mut().zip(&mut self.vectors).zip(&mut self.questions).zip(&mut self.peers);
+        for (((header, vector), question), peer) in slots {
+            vector.iov_base = question.as_mut_ptr().cast();
+            vector.iov_len = question.len();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as u32;
+        }
+        self.answered.clear();
+        // SAFETY: every header points to one vector, and that to a buffer as long as it says; they live until the call ends.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.received.as_mut_ptr(),
+                SIZE as u32,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// One of those received last, if its peer can be answered.
+    pub fn datagram(&mut self, place: usize) -> Option<Datagram<'_>> {
+        let length = usize::try_from(self.received.get(place)?.msg_len).ok()?;
+        let peer = read_address(self.peers.get(place)?)?;
+        Some(Datagram {
+            question: self.questions.get(place)?.get(..length)?,
+            peer,
+            answer: self.answers.get_mut(place)?,
+        })
+    }
+
+    /// The answer to the one at `place` is the first `length` octets of its room.
+    pub fn answered(&mut self, place: usize, length: usize) {
+        self.answered.push((place, length.min(ANSWER)));
+    }
+
+    /// Sends all answers; how many could not be sent.
+    pub fn send(&mut self, socket: &UdpSocket) -> usize {
+        let mut count = 0;
+        for ((place, length), (header, vector)) in
+            self.answered.iter().zip(self.to_send.iter_mut().zip(&mut self.vectors))
+        {
+            let (Some(answer), Some(peer), Some(received)) =
+                (self.answers.get_mut(*place), self.peers.get_mut(*place), self.received.get(*place))
+            else {
+                continue;
+            };
+            vector.iov_base = answer.as_mut_ptr().cast();
+            vector.iov_len = *length;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
+            header.msg_hdr.msg_namelen = received.msg_hdr.msg_namelen;
+            count += 1;
+        }
+        let (mut sent, mut failed) = (0, 0);
+        while let Some(rest) = self.to_send.get_mut(sent..count).filter(|rest| !rest.is_empty()) {
+            // SAFETY: as in `receive`; `rest` has as many headers as said.
+            let now = unsafe {
+                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
+            };
+            match usize::try_from(now) {
+                Ok(now) if now > 0 => sent += now,
+                // The first one could not be sent; the others may be.
+                _ => {
+                    failed += 1;
+                    sent += 1;
+                }
+            }
+        }
+        self.answered.clear();
+        failed
+    }
+}
+
+fn read_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is one, and the storage is large enough and aligned for all.
+            let v4 = unsafe { &*ptr::from_ref(storage).cast::<libc::sockaddr_in>() };
+            let address = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(address, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*ptr::from_ref(storage).cast::<libc::sockaddr_in6>() };
+            let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(
+                SocketAddrV6::new(address, u16::from_be(v6.sin6_port), v6.sin6_flowinfo, v6.sin6_scope_id)
+                    .into(),
+            )
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,139 @@
+//! The server: UDP and TCP, from the zone at once, from others when they have answered.
+//!
+//! ```text
+//! UDP threads ──┐                 ┌──▶ zone: the answer, at once
+//!               ├──▶ Core::answer ┤
+//! TCP tasks ────┘                 └──▶ Core::ask: aliases, the search walk, the Resolver
+//! ```
+//!
+//! [`Server::start`] is given where to listen, the [`Zone`] (which whoever hears the API changes under its lock), a
+//! [`Resolver`] for everything else, and [`Clients`], who know how the Pod at an address searches for names
+//! ([`Search::cluster_first`] makes that of its namespace). It ends when the value is dropped.
+//!
+//! Names of the cluster are answered by threads of their own, many at a time, without allocation and without the async
+//! runtime. What others must be asked for is looked at once in that thread, since most of it is remembered, and handed to the
+//! runtime only if that does not answer it.
+
+mod answer;
+mod batch;
+mod clients;
+mod core;
+mod outside;
+mod query;
+mod settings;
+mod shares;
+mod socket;
+mod tcp;
+mod udp;
+mod walk;
+mod writer;
+
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, RwLock},
+    thread::JoinHandle,
+};
+
+use thiserror::Error;
+use tokio::task::AbortHandle;
+use weft_model::dns::Zone;
+
+pub use self::{
+    clients::{Clients, NoClients, Search},
+    settings::{Limits, Settings},
+};
+use self::{core::Core, shares::Shares};
+use crate::question::Resolver;
+
+/// A server that runs until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    /// Written to when the threads are to end.
+    stop: Arc<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+    listeners: Vec<AbortHandle>,
+}
+
+/// Why no server could be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address could not be listened on.
+    #[error("cannot listen for DNS on {address} ({protocol})")]
+    Listen {
+        /// The address and port.
+        address: SocketAddr,
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread for DNS")]
+    Thread(#[source] std::io::Error),
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts to answer on these addresses, over UDP and TCP. They need not be the machine's yet; a port 0 becomes one that is
+    /// free for both. To be called within a tokio runtime, which must outlive the server.
+    ///
+    /// # Errors
+    /// An address cannot be listened on, or no thread be started; then nothing is left behind.
+    pub fn start(
+        listen: &[SocketAddr],
+        zone: Arc<RwLock<Zone>>,
+        resolver: Arc<dyn Resolver>,
+        clients: Arc<dyn Clients>,
+        settings: Settings,
+    ) -> Result<Self, StartError> {
+        let threads = settings.threads.max(1);
+        let limits = &settings.limits;
+        let waiting = Shares::new(limits.asked_of_client, limits.asked);
+        let connections = Shares::new(limits.connections_of_client, limits.connections);
+        let core = Arc::new(Core { zone, resolver, clients, settings, waiting, connections });
+        let mut server = Self {
+            addresses: Vec::new(),
+            stop: Arc::new(socket::event().map_err(StartError::Thread)?),
+            threads: Vec::new(),
+            listeners: Vec::new(),
+        };
+        let mut datagrams = vec![Vec::new(); threads];
+        for address in listen {
+            let (listener, sockets) = socket::open(*address, threads)?;
+            server.addresses.push(listener.local_addr().map_err(StartError::Thread)?);
+            datagrams.iter_mut().zip(sockets).for_each(|(all, one)| all.push(Arc::new(one)));
+            let task = tokio::spawn(tcp::serve(Arc::clone(&core), listener));
+            server.listeners.push(task.abort_handle());
+        }
+        for (number, sockets) in datagrams.into_iter().enumerate() {
+            let worker = udp::Worker::new(Arc::clone(&core), sockets, Arc::clone(&server.stop));
+            let thread =
+                std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || worker.run());
+            server.threads.push(thread.map_err(StartError::Thread)?);
+        }
+        Ok(server)
+    }
+
+    /// Where it listens, with the ports that it has.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(AbortHandle::abort);
+        if let Err(error) = socket::signal(&self.stop) {
+            tracing::error!(%error, "cannot tell the DNS threads to end");
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a DNS thread has panicked");
+            }
+        }
+    }
+}

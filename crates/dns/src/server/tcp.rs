@@ -1,0 +1,120 @@
+//! TCP: many questions on one connection, answered as soon as each can be (RFC 7766).
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::core::{Core, Outcome, fail};
+
+/// The longest message: its length has two octets.
+const LONGEST: usize = 65_535;
+
+/// Takes connections until the task is ended, and them with it.
+pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot listen for DNS over TCP"),
+    };
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Some(place) = core.connections.take(peer.ip()) else { continue };
+                let core = Arc::clone(&core);
+                tasks.spawn(async move {
+                    let _place = place;
+                    if let Err(error) = converse(&core, stream, peer).await {
+                        tracing::debug!(%error, %peer, "DNS over TCP");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a DNS connection");
+                // Descriptors have run out: some are given back soon.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Answers what comes on one connection.
+async fn converse(core: &Arc<Core>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut from, to) = stream.into_split();
+    let limits = &core.settings.limits;
+    // As many answers as can wait in the channel are on their way at a time.
+    let (answers, queue) = mpsc::channel(limits.pipelined.max(1));
+    let writing = write(to, queue, limits.idle);
+    let reading = async move {
+        let mut buffer = vec![0; LONGEST];
+        let mut turn = 0;
+        while let Some(message) = read(&mut from, core).await? {
+            turn += 1;
+            let Ok(place) = answers.clone().reserve_owned().await else { break };
+            let outcome = core.answer(&core.zone(), &message, peer.ip(), |_| LONGEST, turn, &mut buffer);
+            match outcome {
+                // What is no query will not become one.
+                Outcome::Silent => break,
+                Outcome::Answer(length) => {
+                    place.send(buffer.get(..length).unwrap_or_default().to_vec());
+                }
+                Outcome::Ask => {
+                    let Some(waiting) = core.waiting.take(peer.ip()) else {
+                        let length = fail(&message, &mut buffer);
+                        place.send(buffer.get(..length).unwrap_or_default().to_vec());
+                        continue;
+                    };
+                    let coming = core.ask(message.into(), peer.ip(), |_| LONGEST, turn);
+                    tokio::spawn(async move {
+                        let _waiting = waiting;
+                        drop(place.send(coming.await));
+                    });
+                }
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    let (read, written) = tokio::join!(reading, writing);
+    read.and(written)
+}
+
+/// The next message; `None` when the client has ended, or is silent for too long.
+async fn read(from: &mut OwnedReadHalf, core: &Core) -> io::Result<Option<Vec<u8>>> {
+    let message = async {
+        let mut length = [0; 2];
+        if let Err(error) = from.read_exact(&mut length).await {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+        }
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        from.read_exact(&mut message).await?;
+        Ok(Some(message))
+    };
+    timeout(core.settings.limits.idle, message).await.unwrap_or(Ok(None))
+}
+
+/// Writes answers as they come, until nobody is left who makes some.
+async fn write(
+    mut to: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    patience: Duration,
+) -> io::Result<()> {
+    while let Some(answer) = queue.recv().await {
+        let Ok(length) = u16::try_from(answer.len()) else { continue };
+        if answer.is_empty() {
+            continue;
+        }
+        // One write, so that length and answer leave in one packet.
+        let framed = [&length.to_be_bytes()[..], &answer].concat();
+        timeout(patience, to.write_all(&framed))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    }
+    to.shutdown().await
+}

@@ -1,0 +1,205 @@
+//! Answers that take more than one look: aliases, and the search walk answered at its first step.
+//!
+//! A Pod that looks for `api.example.com` asks for `api.example.com.default.svc.cluster.local` first, then for two more
+//! names of the cluster and those of its node's domains, and only then for what it meant. Since the Pod's namespace is
+//! known by its address, the first question gives the rest away, and is answered with an alias to the name that the walk
+//! would have ended at. Where clients differ in how they go on, the first question gets its own answer and no more.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::ResponseCode;
+use weft_model::dns::{Found, Name};
+
+use super::{
+    answer::Answer,
+    clients::Search,
+    core::Core,
+    outside,
+    query::{Query, code, flag},
+    writer::{Section, Writer},
+};
+use crate::question::Reply;
+
+/// What a question leads to.
+#[derive(Debug)]
+pub struct Chain {
+    /// Aliases one after the other; the first is the question's.
+    pub aliases: Vec<Name>,
+    /// What is at their end.
+    pub end: End,
+}
+
+/// What is at the end of the aliases, or at the name itself.
+#[derive(Debug)]
+pub enum End {
+    /// The zone says.
+    Zone,
+    /// Others said.
+    Reply(Reply),
+    /// The aliases lead nowhere.
+    Loop,
+}
+
+/// What a step of a walk comes to.
+enum Step {
+    Found,
+    Empty,
+    Missing,
+    Failed,
+}
+
+/// Aliases that are followed: more are taken for a loop.
+const MOST_ALIASES: usize = 8;
+/// Enough to see whether there is an answer.
+const PROBE: usize = 512;
+
+/// The name may be the first step of this client's search.
+pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
+    core.clients.search(client).is_some_and(|search| meant(&search, &query.name).is_some())
+}
+
+/// Finds the answer: what the zone or others have for the name, else what the client's search would find.
+pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
+    let own = follow(core, &query.name, query.kind).await;
+    let is_missing = own.aliases.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
+    if !core.settings.walk || !is_missing {
+        return own;
+    }
+    let Some(search) = core.clients.search(client) else { return own };
+    let Some(meant) = meant(&search, &query.name) else { return own };
+    walk(core, &search, &meant, query.kind).await.unwrap_or(own)
+}
+
+/// What a client with this search means when it asks for `name` as the first step.
+pub fn meant(search: &Search, name: &Name) -> Option<Name> {
+    let labels = name.depth_under(search.domains.first()?)?;
+    // With more dots, the name as it is was the first step and has failed.
+    (1..=search.ndots).contains(&labels).then(|| name.first(labels))
+}
+
+/// The remaining steps of a walk. `None` when nothing is found, or when clients differ in what they would do.
+async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<Chain> {
+    let domains = search.domains.iter().skip(1).map(Some).chain([None]);
+    for domain in domains {
+        let name = match domain.map(|domain| meant.under(domain)) {
+            Some(Ok(name)) => name,
+            // Too long for a name: clients leave it out.
+            Some(Err(_)) => continue,
+            None => meant.clone(),
+        };
+        let mut chain = follow(core, &name, kind).await;
+        match chain.step(core, &name, kind) {
+            Step::Missing => continue,
+            // glibc goes on after such a step, musl does not.
+            Step::Empty if domain.is_some() => return None,
+            Step::Failed | Step::Found | Step::Empty => {
+                chain.aliases.insert(0, name);
+                return Some(chain);
+            }
+        }
+    }
+    None
+}
+
+/// Follows the zone's aliases, and asks others at their end.
+async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
+    let mut aliases: Vec<Name> = Vec::new();
+    loop {
+        let last = aliases.last().unwrap_or(name);
+        let target = match core.zone().look_up(last).found {
+            Found::Alias(_, target) => Some(target.clone()),
+            Found::Elsewhere => None,
+            _ => return Chain { aliases, end: End::Zone },
+        };
+        match target {
+            None => {
+                let reply = outside::ask(core, last, kind).await;
+                return Chain { aliases, end: End::Reply(reply) };
+            }
+            Some(target) if aliases.len() < MOST_ALIASES => aliases.push(target),
+            Some(_) => return Chain { aliases, end: End::Loop },
+        }
+    }
+}
+
+fn is_missing(core: &Core, name: &Name) -> bool {
+    matches!(core.zone().look_up(name).found, Found::Missing)
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// Writes the answer to `query`.
+    pub fn write(&self, core: &Core, query: &Query<'_>, turn: usize, writer: &mut Writer<'_>) {
+        if self.has_failed() {
+            writer.set_code(code::SERVER_FAILURE);
+            return;
+        }
+        if !self.aliases.is_empty() {
+            writer.set_flag(flag::AUTHORITATIVE);
+        }
+        let ttl = match &self.end {
+            End::Reply(reply) => reply.answers.iter().map(|one| one.ttl).fold(core.settings.ttl, u32::min),
+            End::Zone | End::Loop => core.settings.ttl,
+        };
+        let mut owner = &query.name;
+        for target in &self.aliases {
+            if writer.alias(owner, ttl, target).is_err() {
+                writer.set_flag(flag::TRUNCATED);
+                return;
+            }
+            owner = target;
+        }
+        match &self.end {
+            End::Reply(reply) => outside::write(reply, writer),
+            End::Zone | End::Loop => self.write_zone(core, owner, query.kind, turn, writer),
+        }
+    }
+
+    fn write_zone(&self, core: &Core, name: &Name, kind: u16, turn: usize, writer: &mut Writer<'_>) {
+        let zone = core.zone();
+        let look_up = zone.look_up(name);
+        Answer { zone: &zone, settings: &core.settings, name, kind, turn }.write(&look_up, writer);
+    }
+
+    fn has_failed(&self) -> bool {
+        match &self.end {
+            End::Loop => true,
+            End::Zone => false,
+            End::Reply(reply) => !matches!(reply.code, ResponseCode::NoError | ResponseCode::NXDomain),
+        }
+    }
+
+    /// What it comes to as the step of a walk that `name` is.
+    fn step(&self, core: &Core, name: &Name, kind: u16) -> Step {
+        match &self.end {
+            _ if self.has_failed() => Step::Failed,
+            End::Reply(reply) if reply.code == ResponseCode::NXDomain => Step::Missing,
+            End::Reply(reply) if reply.answers.iter().any(|one| u16::from(one.record_type()) == kind) => {
+                Step::Found
+            }
+            End::Reply(_) | End::Loop => Step::Empty,
+            End::Zone => self.step_in_zone(core, self.aliases.last().unwrap_or(name), kind),
+        }
+    }
+
+    fn step_in_zone(&self, core: &Core, name: &Name, kind: u16) -> Step {
+        match core.zone().look_up(name).found {
+            Found::Missing => return Step::Missing,
+            Found::NotSynced => return Step::Failed,
+            _ => {}
+        }
+        let query = Query {
+            header: Default::default(),
+            name: name.clone(),
+            question: &[],
+            kind,
+            class: 1,
+            edns: None,
+        };
+        let mut probe = [0; PROBE];
+        let Ok(mut writer) = Writer::new(&query, &mut probe) else { return Step::Failed };
+        self.write_zone(core, name, kind, 0, &mut writer);
+        if writer.count(Section::Answer) > 0 { Step::Found } else { Step::Empty }
+    }
+}
