@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// For messages.
-    pub(crate) fn what(&self) -> &str {
+    pub fn what(&self) -> &str {
         &self.what
     }
 

@@ -203,6 +203,20 @@ impl Server {
                     visited.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
                 Ok(Response::Visited { outcomes })
             }
+            Request::ResolvConf { of } => {
+                let place = admin::find_place(&of, &self.status().await?)?;
+                let read = tokio::task::spawn_blocking(move || admin::resolv_conf(&place)).await;
+                let text = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                Ok(Response::ResolvConf { text })
+            }
+            Request::Resolve { from, stub, names } => {
+                let place = admin::find_place(&from, &self.status().await?)?;
+                let resolved =
+                    tokio::task::spawn_blocking(move || admin::resolve(&place, stub, &names)).await;
+                let outcomes =
+                    resolved.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                Ok(Response::Resolved { outcomes })
+            }
         }
     }
 

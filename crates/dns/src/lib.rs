@@ -12,3 +12,4 @@ pub mod forward;
 pub mod question;
 pub mod server;
 pub mod settings;
+pub mod stub;

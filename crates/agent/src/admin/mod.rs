@@ -4,6 +4,7 @@ mod client;
 mod listen;
 mod place;
 mod probe;
+mod resolve;
 mod service;
 mod visit;
 
@@ -11,12 +12,15 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use weft_dns::stub::{LookedUp, StubResolver};
 use weft_model::{NodeName, PodKey};
 
 pub use client::{Client, ClientError};
 pub(crate) use listen::Listeners;
 pub(crate) use place::find as find_place;
 pub(crate) use probe::probe;
+pub use resolve::LookUp;
+pub(crate) use resolve::{resolv_conf, resolve};
 pub use service::{BackendStatus, EndpointStatus, ServiceStatus};
 pub(crate) use visit::visit;
 pub use visit::{Visit, Visited, visit_from};
@@ -52,6 +56,20 @@ pub enum Request {
         from: Place,
         /// Where to.
         to: Vec<Visit>,
+    },
+    /// What processes in a place are told to ask: [`Response::ResolvConf`].
+    ResolvConf {
+        /// Where.
+        of: Place,
+    },
+    /// Looks names up from a place, all at once: [`Response::Resolved`].
+    Resolve {
+        /// Where from.
+        from: Place,
+        /// How.
+        stub: StubResolver,
+        /// Which.
+        names: Vec<LookUp>,
     },
 }
 
@@ -103,6 +121,16 @@ pub enum Response {
     Visited {
         /// One a connection.
         outcomes: Vec<Vec<Visited>>,
+    },
+    /// To [`Request::ResolvConf`].
+    ResolvConf {
+        /// The file; none when no process runs there.
+        text: Option<String>,
+    },
+    /// To [`Request::Resolve`], in the order of the names.
+    Resolved {
+        /// One a name.
+        outcomes: Vec<LookedUp>,
     },
     /// It was done.
     Done,

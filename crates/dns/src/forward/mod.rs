@@ -55,6 +55,7 @@ use counts::{Counts, count};
 use flight::{Arrival, Boarded, Flight, Flights, Outcome};
 use local::Local;
 use routes::Routes;
+pub(crate) use upstream::ask_plainly;
 use upstream::{Upstream, check::Said};
 
 /// An answer whose time is over is given after this, if none is fetched sooner (RFC 8767, section 5).

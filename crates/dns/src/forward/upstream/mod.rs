@@ -6,6 +6,7 @@ mod exchange;
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
+    net::SocketAddr,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -255,6 +256,20 @@ impl Upstream {
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks a server one question and takes whatever it answers: for those who want to know what it says.
+///
+/// # Errors
+/// When it did not answer in time.
+pub(crate) async fn ask_plainly(
+    address: SocketAddr,
+    question: &Question,
+    patience: Duration,
+) -> Result<Message, String> {
+    let way = Way { address, tcp: false, edns: true, again: patience };
+    let answer = exchange(way, random_id(), question, Instant::now() + patience).await;
+    answer.map_err(|error| error.to_string())
 }
 
 /// A number that nobody can foretell: a keyed hash of a counter is a pseudo-random function of it.

@@ -1,0 +1,80 @@
+//! Names looked up from a place, as a process there would; and what such a process is told to ask.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Semaphore, task::JoinSet};
+use weft_dns::stub::{LookedUp, StubResolver};
+
+use super::place::{Found, run_in};
+
+/// Look-ups under way at once.
+const AT_ONCE: usize = 64;
+
+/// A name to look up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookUp {
+    /// The name; without a final dot the search list is walked for it.
+    pub name: String,
+    /// The type (`A`, `AAAA`, `SRV`, …).
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// Looks every name up from a place. Blocks until the last one has an outcome.
+///
+/// # Errors
+/// When the place cannot be entered.
+pub(crate) fn resolve(from: &Found, stub: StubResolver, names: &[LookUp]) -> io::Result<Vec<LookedUp>> {
+    run_in(from.netns.as_deref(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (room, stub) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(stub));
+            let mut running = JoinSet::new();
+            for (index, LookUp { name, kind }) in names.iter().cloned().enumerate() {
+                let (room, stub) = (room.clone(), stub.clone());
+                running.spawn(async move {
+                    // The semaphore is never closed.
+                    let _place = room.acquire().await;
+                    (index, stub.look_up(&name, &kind).await)
+                });
+            }
+            let mut outcomes = running.join_all().await;
+            outcomes.sort_by_key(|(index, _)| *index);
+            Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+        })
+    })?
+}
+
+/// The resolv.conf that processes in a place see: the first one's that is found there. None where there is no process.
+///
+/// # Errors
+/// When `/proc` or the place cannot be looked at.
+pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
+    let Some(netns) = &of.netns else { return fs::read_to_string("/etc/resolv.conf").map(Some) };
+    let wanted = identity(netns)?;
+    for entry in fs::read_dir("/proc")? {
+        let process = entry?.path();
+        // Processes end while they are looked at, and most are not there.
+        if identity(&process.join("ns/net")).is_ok_and(|found| found == wanted)
+            && let Ok(text) = fs::read_to_string(inside(&process))
+        {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
+fn inside(process: &Path) -> PathBuf {
+    process.join("root/etc/resolv.conf")
+}
+
+/// What tells a namespace from others.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
