@@ -26,6 +26,8 @@ pub struct Batch {
     vectors: Vec<libc::iovec>,
     /// Which question's peer gets which answer, and how long it is.
     answered: Vec<(usize, usize)>,
+    /// The types asked.
+    kinds: [u16; SIZE],
 }
 
 /// A question, and room for its answer.
@@ -58,6 +60,7 @@ impl Batch {
             to_send: vec![header; SIZE],
             vectors: vec![vector; SIZE],
             answered: Vec::with_capacity(SIZE),
+            kinds: [0; SIZE],
         }
     }
 
@@ -101,13 +104,37 @@ impl Batch {
         })
     }
 
-    /// The answer to the one at `place` is the first `length` octets of its room.
-    pub fn answered(&mut self, place: usize, length: usize) {
+    /// The answer to the one at `place`, which asks for this type, is the first `length` octets of its room.
+    pub fn answered(&mut self, place: usize, length: usize, kind: u16) {
+        self.set_kind(place, kind);
         self.answered.push((place, length.min(ANSWER)));
     }
 
+    /// The one at `place` asks for this type.
+    pub fn set_kind(&mut self, place: usize, kind: u16) {
+        if let Some(kept) = self.kinds.get_mut(place) {
+            *kept = kind;
+        }
+    }
+
+    /// The type that the one at `place` asks for.
+    pub fn kind(&self, place: usize) -> u16 {
+        self.kinds.get(place).copied().unwrap_or_default()
+    }
+
+    /// Every answer so far, with its length and the type asked.
+    pub fn each_answer(&mut self, mut each: impl FnMut(Datagram<'_>, usize, u16)) {
+        for number in 0..self.answered.len() {
+            let Some((place, length)) = self.answered.get(number).copied() else { return };
+            let kind = self.kind(place);
+            if let Some(datagram) = self.datagram(place) {
+                each(datagram, length, kind);
+            }
+        }
+    }
+
     /// Sends all answers; how many could not be sent.
-    pub fn send(&mut self, socket: &UdpSocket) -> usize {
+    pub fn send(&mut self, socket: &UdpSocket) -> u64 {
         let mut count = 0;
         for ((place, length), (header, vector)) in
             self.answered.iter().zip(self.to_send.iter_mut().zip(&mut self.vectors))

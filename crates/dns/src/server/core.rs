@@ -7,12 +7,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
+use arc_swap::ArcSwap;
 use weft_model::dns::{Found, Zone};
 
 use super::{
     answer::{Answer, write_everything},
     clients::Clients,
     query::{INTERNET, Query, Refusal, code, kind},
+    rate::Rate,
     settings::Settings,
     shares::Shares,
     walk,
@@ -29,21 +31,36 @@ pub struct Core {
     /// Who asks.
     pub clients: Arc<dyn Clients>,
     /// How to answer.
-    pub settings: Settings,
+    pub settings: ArcSwap<Settings>,
+    /// How often clients ask.
+    pub rate: Rate,
     /// Questions that others are being asked for.
     pub waiting: Arc<Shares>,
     /// TCP connections.
     pub connections: Arc<Shares>,
 }
 
+/// What a message is answered by.
+#[derive(Clone, Copy)]
+pub struct Now<'a> {
+    /// The cluster's names as they are now.
+    pub zone: &'a Zone,
+    /// How to answer.
+    pub settings: &'a Settings,
+    /// Who asks.
+    pub client: IpAddr,
+    /// Grows with each question.
+    pub turn: usize,
+}
+
 /// What becomes of a message.
 pub enum Outcome {
     /// Nothing is answered.
     Silent,
-    /// The first so many octets of the buffer are the answer.
-    Answer(usize),
-    /// Others are to be asked first: [`Core::ask`].
-    Ask,
+    /// The first so many octets of the buffer are the answer to a question for this type; 0 when it cannot be read.
+    Answer(usize, u16),
+    /// Others are to be asked first: [`Core::ask`]. For this type.
+    Ask(u16),
 }
 
 /// An answer that is still to come.
@@ -60,42 +77,45 @@ impl Core {
     /// Answers at once what can be: everything in the zone. `limit` says how long the answer may be.
     pub fn answer(
         &self,
-        zone: &Zone,
+        now: &Now<'_>,
         message: &[u8],
-        client: IpAddr,
         limit: impl FnOnce(&Query<'_>) -> usize,
-        turn: usize,
         buffer: &mut [u8],
     ) -> Outcome {
+        let Now { zone, settings, client, turn } = *now;
         let query = match Query::read(message) {
             Ok(query) => query,
             Err(Refusal::Silent) => return Outcome::Silent,
-            Err(Refusal::Code(header, code)) => return Outcome::Answer(write_refusal(header, code, buffer)),
+            Err(Refusal::Code(header, code)) => {
+                return Outcome::Answer(write_refusal(header, code, buffer), 0);
+            }
         };
         let limit = limit(&query).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..limit) else { return Outcome::Silent };
         let Ok(mut writer) = Writer::new(&query, buffer) else { return Outcome::Silent };
         if let Some(code) = refused(&query) {
             writer.set_code(code);
-            return Outcome::Answer(writer.finish());
+            return Outcome::Answer(writer.finish(), query.kind);
         }
         let look_up = zone.look_up(&query.name);
         match &look_up.found {
-            Found::Elsewhere if query.kind != kind::ANY => return Outcome::Ask,
-            Found::Alias(..) if query.kind != kind::CNAME && query.kind != kind::ANY => return Outcome::Ask,
-            Found::Missing if self.settings.walk && walk::may_be_step(self, &query, client) => {
-                return Outcome::Ask;
+            Found::Elsewhere if query.kind != kind::ANY => return Outcome::Ask(query.kind),
+            Found::Alias(..) if query.kind != kind::CNAME && query.kind != kind::ANY => {
+                return Outcome::Ask(query.kind);
+            }
+            Found::Missing if settings.walk && walk::may_be_step(self, &query, client) => {
+                return Outcome::Ask(query.kind);
             }
             _ => {}
         }
         if matches!(look_up.found, Found::Elsewhere) {
             // Whether there is such a name is not worth asking others: the answer is the same.
-            let _fits = write_everything(&query.name, self.settings.ttl, &mut writer);
-            return Outcome::Answer(writer.finish());
+            let _fits = write_everything(&query.name, settings.ttl, &mut writer);
+            return Outcome::Answer(writer.finish(), query.kind);
         }
-        let answer = Answer { zone, settings: &self.settings, name: &query.name, kind: query.kind, turn };
+        let answer = Answer { zone, settings, name: &query.name, kind: query.kind, turn };
         answer.write(&look_up, &mut writer);
-        Outcome::Answer(writer.finish())
+        Outcome::Answer(writer.finish(), query.kind)
     }
 
     /// Answers what others are to be asked for. Never takes longer than the resolver.

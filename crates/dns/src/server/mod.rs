@@ -18,37 +18,50 @@ mod answer;
 mod batch;
 mod clients;
 mod core;
+mod explain;
+mod fair;
 mod outside;
 mod query;
+mod rate;
 mod settings;
 mod shares;
 mod socket;
+pub mod stats;
 mod tcp;
 mod udp;
 mod walk;
 mod writer;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Arc, RwLock},
     thread::JoinHandle,
 };
 
+use arc_swap::ArcSwap;
+use hickory_proto::rr::RecordType;
 use thiserror::Error;
 use tokio::task::AbortHandle;
-use weft_model::dns::Zone;
+use weft_model::dns::{NameError, Zone};
 
 pub use self::{
     clients::{Clients, NoClients, Search},
+    explain::{Explained, Explanation, Reason, Source},
     settings::{Limits, Settings},
+    stats::Stats,
 };
-use self::{core::Core, shares::Shares};
+use self::{core::Core, rate::Rate, shares::Shares, stats::Counters};
 use crate::question::Resolver;
 
+/// What types records are of, by their names: `"A".parse()`.
+pub use hickory_proto::rr::RecordType as Kind;
+
 /// A server that runs until it is dropped.
-#[derive(Debug)]
 pub struct Server {
+    core: Arc<Core>,
+    /// Of TCP, then of each thread.
+    counters: Vec<Arc<Counters>>,
     addresses: Vec<SocketAddr>,
     /// Written to when the threads are to end.
     stop: Arc<OwnedFd>,
@@ -93,8 +106,18 @@ impl Server {
         let limits = &settings.limits;
         let waiting = Shares::new(limits.asked_of_client, limits.asked);
         let connections = Shares::new(limits.connections_of_client, limits.connections);
-        let core = Arc::new(Core { zone, resolver, clients, settings, waiting, connections });
+        let core = Arc::new(Core {
+            zone,
+            resolver,
+            clients,
+            settings: ArcSwap::from_pointee(settings),
+            rate: Rate::new(),
+            waiting,
+            connections,
+        });
         let mut server = Self {
+            core: Arc::clone(&core),
+            counters: (0..=threads).map(|_| Arc::default()).collect(),
             addresses: Vec::new(),
             stop: Arc::new(socket::event().map_err(StartError::Thread)?),
             threads: Vec::new(),
@@ -105,16 +128,49 @@ impl Server {
             let (listener, sockets) = socket::open(*address, threads)?;
             server.addresses.push(listener.local_addr().map_err(StartError::Thread)?);
             datagrams.iter_mut().zip(sockets).for_each(|(all, one)| all.push(Arc::new(one)));
-            let task = tokio::spawn(tcp::serve(Arc::clone(&core), listener));
+            let task = tokio::spawn(tcp::serve(Arc::clone(&core), listener, server.counters(0)));
             server.listeners.push(task.abort_handle());
         }
         for (number, sockets) in datagrams.into_iter().enumerate() {
-            let worker = udp::Worker::new(Arc::clone(&core), sockets, Arc::clone(&server.stop));
+            let worker = udp::Worker::new(
+                Arc::clone(&core),
+                sockets,
+                Arc::clone(&server.stop),
+                server.counters(number + 1),
+            );
             let thread =
                 std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || worker.run());
             server.threads.push(thread.map_err(StartError::Thread)?);
         }
         Ok(server)
+    }
+
+    /// From now on it answers by these settings; the number of threads, and limits of what waits at a time, stay as they are.
+    pub fn replace_settings(&self, settings: Settings) {
+        self.core.settings.store(Arc::new(settings));
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> Stats {
+        Stats::sum(&self.counters)
+    }
+
+    /// What a client would be answered that looks for `name`, and why: the one at `client`, by its search unless `name` ends
+    /// with a dot; or, with `None`, one that asks for just this name. Others may be asked for it.
+    ///
+    /// # Errors
+    /// That is no name.
+    pub async fn explain(
+        &self,
+        name: &str,
+        kind: RecordType,
+        client: Option<IpAddr>,
+    ) -> Result<Explanation, NameError> {
+        explain::explain(&self.core, name, kind, client).await
+    }
+
+    fn counters(&self, place: usize) -> Arc<Counters> {
+        self.counters.get(place).cloned().unwrap_or_default()
     }
 
     /// Where it listens, with the ports that it has.

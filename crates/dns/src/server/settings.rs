@@ -20,6 +20,8 @@ pub struct Settings {
 /// How much is done at a time, so that one client cannot starve the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Questions of one client in a second over UDP; more are not answered.
+    pub queries_of_client: u32,
     /// Questions of one client that others are being asked for; the next one is answered SERVFAIL.
     pub asked_of_client: usize,
     /// The same of all clients.
@@ -36,6 +38,15 @@ pub struct Limits {
 
 // === impl Settings ===
 
+impl From<&crate::settings::Settings> for Settings {
+    /// What the cluster's administrator has set.
+    fn from(set: &crate::settings::Settings) -> Self {
+        let limits = Limits { queries_of_client: set.queries_per_client, ..Limits::default() };
+        let (ttl, negative_ttl) = (set.ttl.0, set.negative_ttl.0);
+        Self { ttl, negative_ttl, walk: set.search_walk, limits, ..Self::default() }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
@@ -46,6 +57,7 @@ impl Default for Settings {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            queries_of_client: 20_000,
             asked_of_client: 256,
             asked: 4096,
             connections_of_client: 64,

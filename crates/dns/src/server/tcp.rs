@@ -1,6 +1,11 @@
 //! TCP: many questions on one connection, answered as soon as each can be (RFC 7766).
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -10,13 +15,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::core::{Core, Outcome, fail};
+use super::{
+    core::{Core, Now, Outcome, fail},
+    stats::{Asked, Counters},
+};
 
 /// The longest message: its length has two octets.
 const LONGEST: usize = 65_535;
+/// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
+const TCP: usize = 1;
 
 /// Takes connections until the task is ended, and them with it.
-pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener) {
+pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener, counters: Arc<Counters>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot listen for DNS over TCP"),
@@ -27,10 +37,10 @@ pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(place) = core.connections.take(peer.ip()) else { continue };
-                let core = Arc::clone(&core);
+                let (core, counters) = (Arc::clone(&core), Arc::clone(&counters));
                 tasks.spawn(async move {
                     let _place = place;
-                    if let Err(error) = converse(&core, stream, peer).await {
+                    if let Err(error) = converse(&core, stream, peer, &counters).await {
                         tracing::debug!(%error, %peer, "DNS over TCP");
                     }
                 });
@@ -45,39 +55,58 @@ pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener) {
 }
 
 /// Answers what comes on one connection.
-async fn converse(core: &Arc<Core>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+async fn converse(
+    core: &Arc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    counters: &Arc<Counters>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut from, to) = stream.into_split();
-    let limits = &core.settings.limits;
+    let limits = core.settings.load().limits.clone();
     // As many answers as can wait in the channel are on their way at a time.
     let (answers, queue) = mpsc::channel(limits.pipelined.max(1));
     let writing = write(to, queue, limits.idle);
     let reading = async move {
         let mut buffer = vec![0; LONGEST];
         let mut turn = 0;
-        while let Some(message) = read(&mut from, core).await? {
+        while let Some(message) = read(&mut from, limits.idle).await? {
             turn += 1;
             let Ok(place) = answers.clone().reserve_owned().await else { break };
-            let outcome = core.answer(&core.zone(), &message, peer.ip(), |_| LONGEST, turn, &mut buffer);
-            match outcome {
+            let (taken, settings) = (Instant::now(), core.settings.load_full());
+            let outcome = {
+                let now = Now { zone: &core.zone(), settings: &settings, client: peer.ip(), turn };
+                core.answer(&now, &message, |_| LONGEST, &mut buffer)
+            };
+            let asked = |kind| Asked { protocol: TCP, client: peer.ip(), kind, size: message.len() };
+            let (length, asked) = match outcome {
                 // What is no query will not become one.
-                Outcome::Silent => break,
-                Outcome::Answer(length) => {
-                    place.send(buffer.get(..length).unwrap_or_default().to_vec());
+                Outcome::Silent => {
+                    counters.ignored.fetch_add(1, Relaxed);
+                    break;
                 }
-                Outcome::Ask => {
-                    let Some(waiting) = core.waiting.take(peer.ip()) else {
-                        let length = fail(&message, &mut buffer);
-                        place.send(buffer.get(..length).unwrap_or_default().to_vec());
+                Outcome::Answer(length, kind) => (length, asked(kind)),
+                Outcome::Ask(kind) => match core.waiting.take(peer.ip()) {
+                    Some(waiting) => {
+                        let (asked, counters) = (asked(kind), Arc::clone(counters));
+                        let coming = core.ask(message.into(), peer.ip(), |_| LONGEST, turn);
+                        tokio::spawn(async move {
+                            let _waiting = waiting;
+                            let answer = coming.await;
+                            counters.count(asked, &answer, taken.elapsed());
+                            drop(place.send(answer));
+                        });
                         continue;
-                    };
-                    let coming = core.ask(message.into(), peer.ip(), |_| LONGEST, turn);
-                    tokio::spawn(async move {
-                        let _waiting = waiting;
-                        drop(place.send(coming.await));
-                    });
-                }
-            }
+                    }
+                    None => {
+                        counters.refused.fetch_add(1, Relaxed);
+                        (fail(&message, &mut buffer), asked(kind))
+                    }
+                },
+            };
+            let answer = buffer.get(..length).unwrap_or_default();
+            counters.count(asked, answer, taken.elapsed());
+            place.send(answer.to_vec());
         }
         Ok::<_, io::Error>(())
     };
@@ -86,7 +115,7 @@ async fn converse(core: &Arc<Core>, stream: TcpStream, peer: SocketAddr) -> io::
 }
 
 /// The next message; `None` when the client has ended, or is silent for too long.
-async fn read(from: &mut OwnedReadHalf, core: &Core) -> io::Result<Option<Vec<u8>>> {
+async fn read(from: &mut OwnedReadHalf, patience: Duration) -> io::Result<Option<Vec<u8>>> {
     let message = async {
         let mut length = [0; 2];
         if let Err(error) = from.read_exact(&mut length).await {
@@ -96,7 +125,7 @@ async fn read(from: &mut OwnedReadHalf, core: &Core) -> io::Result<Option<Vec<u8
         from.read_exact(&mut message).await?;
         Ok(Some(message))
     };
-    timeout(core.settings.limits.idle, message).await.unwrap_or(Ok(None))
+    timeout(patience, message).await.unwrap_or(Ok(None))
 }
 
 /// Writes answers as they come, until nobody is left who makes some.

@@ -4,15 +4,18 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use tokio::runtime::Handle;
 
 use super::{
     batch::{self, Batch},
-    core::{Core, Outcome, fail},
+    core::{Core, Now, Outcome, fail},
+    fair::Fair,
+    stats::{Asked, Counters},
     writer::udp_limit,
 };
 
@@ -22,15 +25,27 @@ pub struct Worker {
     sockets: Vec<Arc<UdpSocket>>,
     stop: Arc<OwnedFd>,
     runtime: Handle,
+    fair: Fair,
+    counters: Arc<Counters>,
+    start: Instant,
     /// Grows with each question.
     turn: usize,
 }
 
+/// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
+const UDP: usize = 0;
+
 // === impl Worker ===
 
 impl Worker {
-    pub fn new(core: Arc<Core>, sockets: Vec<Arc<UdpSocket>>, stop: Arc<OwnedFd>) -> Self {
-        Self { core, sockets, stop, runtime: Handle::current(), turn: 0 }
+    pub fn new(
+        core: Arc<Core>,
+        sockets: Vec<Arc<UdpSocket>>,
+        stop: Arc<OwnedFd>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (runtime, fair, start) = (Handle::current(), Fair::new(), Instant::now());
+        Self { core, sockets, stop, runtime, fair, counters, start, turn: 0 }
     }
 
     /// Answers until told to stop.
@@ -63,12 +78,12 @@ impl Worker {
         for _ in 0..ROUNDS {
             // An ICMP error of an earlier answer is told as an error once; what else there is comes with the next round.
             let Ok(count) = batch.receive(socket) else { return };
+            let is_full = count == batch::SIZE;
+            self.fair.batch(is_full);
             self.answer(socket, batch, count);
             let failed = batch.send(socket);
-            if failed > 0 {
-                tracing::debug!(failed, "DNS answers could not be sent");
-            }
-            if count < batch::SIZE {
+            self.counters.unsent.fetch_add(failed, Relaxed);
+            if !is_full {
                 return;
             }
         }
@@ -76,51 +91,86 @@ impl Worker {
 
     fn answer(&mut self, socket: &Arc<UdpSocket>, batch: &mut Batch, count: usize) {
         let core = Arc::clone(&self.core);
+        let settings = core.settings.load();
+        let taken = Instant::now();
+        // Wraps after a lifetime.
+        let second = taken.duration_since(self.start).as_secs() as u32;
         let mut asked = 0_u64;
         let zone = core.zone();
         for place in 0..count {
             self.turn = self.turn.wrapping_add(1);
             let Some(datagram) = batch.datagram(place) else { continue };
             let client = datagram.peer.ip();
-            match core.answer(&zone, datagram.question, client, udp_limit, self.turn, datagram.answer) {
-                Outcome::Silent => {}
-                Outcome::Answer(length) => batch.answered(place, length),
-                Outcome::Ask => asked |= 1 << place,
+            if !core.rate.admit(client, second, settings.limits.queries_of_client)
+                || self.fair.is_behind() && !self.fair.admit(client)
+            {
+                self.counters.shed.fetch_add(1, Relaxed);
+                continue;
+            }
+            let now = Now { zone: &zone, settings: &settings, client, turn: self.turn };
+            let outcome = core.answer(&now, datagram.question, udp_limit, datagram.answer);
+            match outcome {
+                Outcome::Silent => drop(self.counters.ignored.fetch_add(1, Relaxed)),
+                Outcome::Answer(length, kind) => batch.answered(place, length, kind),
+                Outcome::Ask(kind) => {
+                    batch.set_kind(place, kind);
+                    asked |= 1 << place;
+                }
             }
         }
         // Asking takes the zone's lock itself.
         drop(zone);
+        let after = taken.elapsed();
+        batch.each_answer(|datagram, length, kind| {
+            let (client, size) = (datagram.peer.ip(), datagram.question.len());
+            let answer = datagram.answer.get(..length).unwrap_or_default();
+            self.counters.count(Asked { protocol: UDP, client, kind, size }, answer, after);
+        });
         for place in (0..count).filter(|place| asked & (1 << place) != 0) {
-            self.ask(socket, batch, place);
+            self.ask(socket, batch, place, taken);
         }
     }
 
     /// What is remembered is answered with the rest; what is not, whenever it is known.
-    fn ask(&self, socket: &Arc<UdpSocket>, batch: &mut Batch, place: usize) {
+    fn ask(&self, socket: &Arc<UdpSocket>, batch: &mut Batch, place: usize, taken: Instant) {
+        let kind = batch.kind(place);
         let Some(datagram) = batch.datagram(place) else { return };
         let peer = datagram.peer;
-        let mut coming = self.core.ask(datagram.question.into(), peer.ip(), udp_limit, self.turn);
-        match coming.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => {
-                let length = answer.len();
-                if let Some(room) = datagram.answer.get_mut(..length).filter(|room| !room.is_empty()) {
-                    room.copy_from_slice(&answer);
-                    batch.answered(place, length);
+        let asked = Asked { protocol: UDP, client: peer.ip(), kind, size: datagram.question.len() };
+        let length = match self.core.waiting.take(peer.ip()) {
+            Some(waiting) => {
+                let mut coming = self.core.ask(datagram.question.into(), peer.ip(), udp_limit, self.turn);
+                match coming.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(answer) => copy(&answer, datagram.answer),
+                    Poll::Pending => {
+                        let (socket, counters) = (Arc::clone(socket), Arc::clone(&self.counters));
+                        self.runtime.spawn(async move {
+                            let _waiting = waiting;
+                            let answer = coming.await;
+                            counters.count(asked, &answer, taken.elapsed());
+                            send(&socket, peer, &answer);
+                        });
+                        return;
+                    }
                 }
             }
-            Poll::Pending => {
-                let socket = Arc::clone(socket);
-                let Some(waiting) = self.core.waiting.take(peer.ip()) else {
-                    let length = fail(datagram.question, datagram.answer);
-                    return batch.answered(place, length);
-                };
-                self.runtime.spawn(async move {
-                    let _waiting = waiting;
-                    send(&socket, peer, &coming.await);
-                });
+            None => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                fail(datagram.question, datagram.answer)
             }
+        };
+        self.counters.count(asked, datagram.answer.get(..length).unwrap_or_default(), taken.elapsed());
+        if length > 0 {
+            batch.answered(place, length, kind);
         }
     }
+}
+
+/// How many octets were copied: all or none.
+fn copy(answer: &[u8], room: &mut [u8]) -> usize {
+    let Some(room) = room.get_mut(..answer.len()) else { return 0 };
+    room.copy_from_slice(answer);
+    answer.len()
 }
 
 fn send(socket: &UdpSocket, peer: SocketAddr, answer: &[u8]) {

@@ -27,6 +27,8 @@ pub struct Chain {
     pub aliases: Vec<Name>,
     /// What is at their end.
     pub end: End,
+    /// The first alias is the end of a search.
+    pub is_walk: bool,
 }
 
 /// What is at the end of the aliases, or at the name itself.
@@ -62,7 +64,7 @@ pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
 pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
     let own = follow(core, &query.name, query.kind).await;
     let is_missing = own.aliases.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
-    if !core.settings.walk || !is_missing {
+    if !core.settings.load().walk || !is_missing {
         return own;
     }
     let Some(search) = core.clients.search(client) else { return own };
@@ -94,6 +96,7 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
             Step::Empty if domain.is_some() => return None,
             Step::Failed | Step::Found | Step::Empty => {
                 chain.aliases.insert(0, name);
+                chain.is_walk = true;
                 return Some(chain);
             }
         }
@@ -109,15 +112,15 @@ async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
         let target = match core.zone().look_up(last).found {
             Found::Alias(_, target) => Some(target.clone()),
             Found::Elsewhere => None,
-            _ => return Chain { aliases, end: End::Zone },
+            _ => return Chain { aliases, end: End::Zone, is_walk: false },
         };
         match target {
             None => {
                 let reply = outside::ask(core, last, kind).await;
-                return Chain { aliases, end: End::Reply(reply) };
+                return Chain { aliases, end: End::Reply(reply), is_walk: false };
             }
             Some(target) if aliases.len() < MOST_ALIASES => aliases.push(target),
-            Some(_) => return Chain { aliases, end: End::Loop },
+            Some(_) => return Chain { aliases, end: End::Loop, is_walk: false },
         }
     }
 }
@@ -138,9 +141,10 @@ impl Chain {
         if !self.aliases.is_empty() {
             writer.set_flag(flag::AUTHORITATIVE);
         }
+        let own = core.settings.load().ttl;
         let ttl = match &self.end {
-            End::Reply(reply) => reply.answers.iter().map(|one| one.ttl).fold(core.settings.ttl, u32::min),
-            End::Zone | End::Loop => core.settings.ttl,
+            End::Reply(reply) => reply.answers.iter().map(|one| one.ttl).fold(own, u32::min),
+            End::Zone | End::Loop => own,
         };
         let mut owner = &query.name;
         for target in &self.aliases {
@@ -157,9 +161,9 @@ impl Chain {
     }
 
     fn write_zone(&self, core: &Core, name: &Name, kind: u16, turn: usize, writer: &mut Writer<'_>) {
-        let zone = core.zone();
+        let (zone, settings) = (core.zone(), core.settings.load());
         let look_up = zone.look_up(name);
-        Answer { zone: &zone, settings: &core.settings, name, kind, turn }.write(&look_up, writer);
+        Answer { zone: &zone, settings: &settings, name, kind, turn }.write(&look_up, writer);
     }
 
     fn has_failed(&self) -> bool {

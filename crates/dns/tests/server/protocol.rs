@@ -343,15 +343,32 @@ fn one_client_may_not_have_everybody_wait_for_what_it_asks() {
         ["127.0.0.2", "127.0.0.3", "127.0.0.4"].map(|ip| Client::new(ip, place.address));
     let slow = question("slow.example.com.", "A").to_vec().unwrap();
     (0..3).for_each(|_| greedy.send(&slow));
-    assert_eq!(greedy.ask("slower.example.com.", "A"), ["Server Failure"]);
-    // Its own cluster names, and other clients' outside names, are answered.
+    place.until(|| place.outside.count() == 3);
+    assert_eq!(greedy.ask("example.com.", "A"), ["Server Failure"]);
+    // Nobody was asked for that. Its own cluster names, and other clients' outside names, are answered.
+    assert_eq!(place.outside.asked().len(), 3);
     assert_eq!(greedy.ask(WEB, "A").len(), 1);
     assert_eq!(other.ask("example.com.", "A"), ["Non-Existent Domain"]);
     (0..2).for_each(|_| other.send(&slow));
-    assert_eq!(third.ask("slow.example.com.", "A"), ["Server Failure"]);
+    place.until(|| place.outside.count() == 3);
+    assert_eq!(third.ask("example.com.", "A"), ["Server Failure"]);
+    assert_eq!(place.server().stats().refused, 2);
     place.outside.release(5);
     (0..3).for_each(|_| assert_eq!(greedy.receive().metadata.response_code, ResponseCode::NXDomain));
     place.until(|| greedy.ask("example.com.", "A") == ["Non-Existent Domain"]);
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_not_answered_and_others_are() {
+    let limits = Limits { queries_of_client: 10, ..Limits::default() };
+    let place = Place::with(Settings { limits, ..Settings::default() }, with_web);
+    let greedy = Client::new("127.0.0.2", place.address);
+    let asked = question(WEB, "A").to_vec().unwrap();
+    // Sent within two seconds or three, they are more than it may.
+    (0..1000).for_each(|_| greedy.send(&asked));
+    place.until(|| place.server().stats().shed > 0);
+    assert_eq!(Client::new("127.0.0.3", place.address).ask(WEB, "A").len(), 1);
+    assert_eq!(greedy.receive().answers.len(), 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use hickory_proto::{
     op::{Edns, Message, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata},
 };
+use socket2::{Domain, Socket, Type};
 use tokio::{runtime::Runtime, sync::Semaphore};
 use weft_dns::{
     question::{Asked, Origin, Question, Reply, Resolver},
@@ -97,6 +98,10 @@ impl Place {
         let server = server.unwrap();
         let address = server.addresses()[0];
         Place { server: Some(server), runtime, zone, outside, pods, address }
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
     }
 
     pub fn client(&self) -> Client {
@@ -195,6 +200,11 @@ impl Outside {
         self.gate.0.add_permits(count);
     }
 
+    /// How many questions it was asked since the last time.
+    pub fn count(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
     /// What it was asked since the last time, in order.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
@@ -280,7 +290,10 @@ impl Client {
     }
 
     pub fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(self.server).unwrap();
+        let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(self.udp.local_addr().unwrap().ip(), 0).into()).unwrap();
+        socket.connect(&self.server.into()).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Connection(stream)
     }
