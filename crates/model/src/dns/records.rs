@@ -86,9 +86,12 @@ impl Records {
         self.ports.iter().chain(headless).any(|port| port.protocol == protocol && !port.name.is_empty())
     }
 
-    /// Endpoints with this address that have a host name.
+    /// Endpoints with this address that have a host name; none with the same one twice.
     pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &EndpointRecord> {
-        self.endpoints.iter().filter(move |one| one.hostname.is_some() && one.address == address)
+        let is_it = move |one: &EndpointRecord| one.hostname.is_some() && one.address == address;
+        // One that stands in two slices, with other ports, stands here side by side.
+        let same = self.endpoints.chunk_by(|a, b| a.hostname == b.hostname && a.address == b.address);
+        same.filter_map(<[_]>::first).filter(move |one| is_it(one))
     }
 
     /// Addresses that lead back to names, in no order.
