@@ -28,15 +28,18 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// So many Services and EndpointSlices are on their way to the node's thread; then the watches wait.
 const ON_THE_WAY: usize = 512;
 
+/// What is heard of Services and EndpointSlices, and when.
+pub(crate) type Heard = mpsc::Receiver<(Instant, Event)>;
+
 /// Follows the API server and reports to it until the drain begins.
 pub(crate) struct Cluster {
     tasks: JoinSet<()>,
-    services: mpsc::Receiver<(Instant, Event)>,
+    services: Heard,
 }
 
 impl Cluster {
-    /// Starts to watch; returns what is seen.
-    pub(crate) fn watch(client: &Client, name: &NodeName) -> (Self, Api) {
+    /// Starts to watch; returns what is seen. With `names`, what is heard of all Services is heard there too.
+    pub(crate) fn watch(client: &Client, name: &NodeName, names: bool) -> (Self, Api, Option<Heard>) {
         let (nodes, nodes_seen) = watch::channel(Mirror::default());
         let (pods, pods_seen) = watch::channel(Mirror::default());
         let (nodes_health, nodes_follow) = watch::channel(WatchHealth::default());
@@ -44,7 +47,8 @@ impl Cluster {
         let (services_health, services_follow) = watch::channel(WatchHealth::default());
         let (slices_health, slices_follow) = watch::channel(WatchHealth::default());
         let (served, services) = mpsc::channel(ON_THE_WAY);
-        let events = ServiceEvents { served, all: None };
+        let (all, heard) = names.then(|| mpsc::channel(ON_THE_WAY)).unzip();
+        let events = ServiceEvents { served, all };
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_nodes(client.clone(), nodes, nodes_health));
         tasks.spawn(watch_pods(client.clone(), name.clone(), pods, pods_health));
@@ -56,7 +60,7 @@ impl Cluster {
             pods: pods_seen,
             health: [nodes_follow, pods_follow, services_follow, slices_follow],
         };
-        (Self { tasks, services }, api)
+        (Self { tasks, services }, api, heard)
     }
 
     /// Passes on what is seen and what is to be told, until the drain begins.
@@ -95,7 +99,7 @@ async fn pass_nodes(mut nodes: watch::Receiver<Mirror<NodeName, Node>>, node: Ha
     }
 }
 
-async fn pass_services(mut events: mpsc::Receiver<(Instant, Event)>, node: Handle) {
+async fn pass_services(mut events: Heard, node: Handle) {
     let mut batch = Vec::new();
     while events.recv_many(&mut batch, ON_THE_WAY).await > 0 {
         if node.hear(std::mem::take(&mut batch)).await.is_err() {

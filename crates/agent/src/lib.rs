@@ -13,6 +13,7 @@ pub mod admin;
 mod announce;
 pub mod attachment;
 mod cluster;
+mod dns;
 mod drain;
 mod health;
 mod http;
@@ -38,6 +39,7 @@ pub use options::{Listen, Options, Routing};
 pub use weft_datapath::requirements;
 
 use cluster::Cluster;
+use dns::Dns;
 use health::NodeHealth;
 use socket::Server;
 use store::Store;
@@ -77,8 +79,15 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     tracing::info!(node = %name, api = client.server(), version = env!("CARGO_PKG_VERSION"), "agent starts");
 
     let (begin, drain) = drain::drain();
-    let (cluster, api) = Cluster::watch(&client, &name);
-    let server = Server { node: handle.clone(), metrics, listeners: Arc::default(), api: api.clone() };
+    let dns = Dns::new(&options, &name)?;
+    let (cluster, api, names) = Cluster::watch(&client, &name, dns.is_some());
+    let server = Server {
+        node: handle.clone(),
+        metrics,
+        listeners: Arc::default(),
+        api: api.clone(),
+        dns: dns.clone(),
+    };
     let mut parts = JoinSet::new();
     parts.spawn(socket::serve(listener, server.clone(), drain.clone()));
     if let Some(http) = http {
@@ -99,6 +108,10 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         drain.clone(),
     );
     parts.spawn(ports);
+    if let (Some(dns), Some(heard)) = (dns, names) {
+        let sources = dns::Sources { heard, nodes: api.nodes.clone(), pods: api.pods.clone() };
+        parts.spawn(dns.run(client.clone(), sources, drain.clone()));
+    }
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));
     parts.spawn(announce::hold(
         client.clone(),

@@ -17,7 +17,10 @@ use prometheus_client::{
 };
 use weft_cni::Verb;
 
-use crate::admin::{ServicesStatus, Status};
+use crate::{
+    admin::{ServicesStatus, Status},
+    dns::Dns,
+};
 
 /// What is counted from the start of the process on. All else is read when it is asked for.
 pub(crate) struct Metrics {
@@ -97,10 +100,13 @@ impl Metrics {
     ///
     /// # Errors
     /// None that a String has.
-    pub(crate) fn encode(&self, status: &Status) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(&self, status: &Status, dns: Option<&Dns>) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &of(status))?;
+        if let Some(dns) = dns {
+            encode_registry(&mut text, &dns.metrics())?;
+        }
         encode_eof(&mut text)?;
         Ok(text)
     }

@@ -59,6 +59,9 @@ pub struct Options {
     /// The domain of the cluster's names
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Names the DNS servers that are asked for names outside of the cluster
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// A range outside the cluster that Pods reach with their own address
     #[arg(long = "non-masquerade-cidr", value_name = "CIDR")]
     pub non_masquerade_cidrs: Vec<IpNet>,

@@ -25,6 +25,7 @@ use weft_model::PodKey;
 
 use crate::{
     admin::{self, ApiStatus, Listeners, Request, Response, Status},
+    dns::Dns,
     drain::Drain,
     metrics::Metrics,
     node::thread::{Ended, Handle},
@@ -44,6 +45,8 @@ pub(crate) struct Server {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) api: Api,
+    /// This node's DNS, if it has one.
+    pub(crate) dns: Option<Dns>,
 }
 
 /// What is known of the API server.
@@ -224,6 +227,7 @@ impl Server {
     pub(crate) async fn status(&self) -> Result<Status, String> {
         let mut status = *self.node.status().await.map_err(|error| error.to_string())?;
         status.api = Some(self.api.status());
+        status.dns = self.dns.as_ref().map(Dns::status);
         Ok(status)
     }
 }

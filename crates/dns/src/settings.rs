@@ -5,7 +5,7 @@
 //! negativeTtl: 5              # of "there is no such name" in the cluster
 //! podRecords: true            # a-b-c-d.<namespace>.pod.<zone>
 //! searchWalk: true            # a Pod's search list is walked for it, at its first question
-//! queriesPerClient: 20000     # a second, of one client
+//! limits: {forwardedPerClient: 256, connectionsPerClient: 64}     # at a time, of one client
 //! upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353']     # without it: those of the node's resolv.conf
 //! stubDomains:
 //!   corp.example: [10.1.0.53, 10.1.0.54:5353]
@@ -34,7 +34,7 @@ use serde::Deserialize;
 
 /// What is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("ConfigMap kube-system/weft, key dns: {0}; what was set before stays in force")]
+#[error("ConfigMap kube-system/weft, key dns: what was set before stays in force: {0}")]
 pub struct SettingsError(String);
 
 /// How the cluster's DNS is to work.
@@ -49,8 +49,8 @@ pub struct Settings {
     pub pod_records: bool,
     /// A Pod's search list is walked for it.
     pub search_walk: bool,
-    /// A client that asks more often than this a second is not answered.
-    pub queries_per_client: u32,
+    /// How much one client may have of what all share.
+    pub limits: ClientLimits,
     /// Whom to ask what is nobody else's; empty: the name servers of the node's resolv.conf.
     pub upstreams: Vec<ServerAddress>,
     /// Whom to ask for these domains and what is below them; the longest that fits counts.
@@ -64,6 +64,16 @@ pub struct Settings {
     pub timeout: Duration,
     /// What is remembered.
     pub cache: CacheSettings,
+}
+
+/// How much one client may have of what all share, at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClientLimits {
+    /// Questions that others are being asked for.
+    pub forwarded_per_client: usize,
+    /// TCP connections.
+    pub connections_per_client: usize,
 }
 
 /// What is remembered, and for how long.
@@ -152,7 +162,7 @@ impl Default for Settings {
             negative_ttl: Ttl(5),
             pod_records: true,
             search_walk: true,
-            queries_per_client: 20_000,
+            limits: ClientLimits::default(),
             upstreams: Vec::new(),
             stub_domains: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -188,8 +198,8 @@ impl Settings {
         if !(Duration::from_millis(100)..=Duration::from_secs(30)).contains(&self.timeout) {
             return Err(format!("timeout: {:?} is not between 100ms and 30s", self.timeout));
         }
-        if self.queries_per_client == 0 {
-            return Err("queriesPerClient: 0 would answer nobody: name a number above it".to_owned());
+        if self.limits.forwarded_per_client == 0 || self.limits.connections_per_client == 0 {
+            return Err("limits: 0 would answer nobody: name a number above it".to_owned());
         }
         Ok(())
     }
@@ -204,6 +214,12 @@ impl Default for CacheSettings {
             stale_for: Duration::from_secs(86_400),
             prefetch: true,
         }
+    }
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { forwarded_per_client: 256, connections_per_client: 64 }
     }
 }
 
@@ -392,7 +408,7 @@ ttl: 30
 negativeTtl: 0
 podRecords: false
 searchWalk: false
-queriesPerClient: 100
+limits: {forwardedPerClient: 100}
 upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353', '2001:db8::54', '[2001:db8::55]']
 stubDomains:
   Corp.Example: [10.1.0.53, '10.1.0.54:5353']
@@ -420,6 +436,7 @@ cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: 
         assert!(matches!(settings.rewrites[0], Rewrite::Name { .. }));
         assert!(matches!(settings.rewrites[1], Rewrite::Suffix { .. }));
         assert_eq!(settings.timeout, Duration::from_millis(1500));
+        assert_eq!(settings.limits, ClientLimits { forwarded_per_client: 100, connections_per_client: 64 });
         assert_eq!(settings.cache.max_negative_ttl, Duration::from_secs(30));
     }
 
@@ -455,7 +472,7 @@ cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: 
         assert!(error("hosts: {db.example.com: []}").contains("db.example.com. has no addresses"));
         assert!(error("timeout: 1ms").contains("between"));
         assert!(error("upstreams: [0.0.0.0]").contains("nobody's address"));
-        assert!(error("queriesPerClient: 0").contains("answer nobody"));
+        assert!(error("limits: {connectionsPerClient: 0}").contains("answer nobody"));
         assert!(error("cache: {staleFor: 99999999999999999999d}").contains("length of time"));
     }
 }

@@ -1,6 +1,7 @@
 //! What `weft status` and `weft verify` ask an agent, over the same socket as the CNI plugin.
 
 mod client;
+mod dns;
 mod listen;
 mod place;
 mod probe;
@@ -16,6 +17,7 @@ use weft_dns::stub::{LookedUp, StubResolver};
 use weft_model::{NodeName, PodKey};
 
 pub use client::{Client, ClientError};
+pub use dns::{DnsServerStatus, DnsStatus};
 pub(crate) use listen::Listeners;
 pub(crate) use place::find as find_place;
 pub(crate) use probe::probe;
@@ -199,6 +201,9 @@ pub struct Status {
     pub repairs: u64,
     /// What is known of Services.
     pub services: ServicesStatus,
+    /// The cluster's DNS, if this node answers it.
+    #[serde(default)]
+    pub dns: Option<DnsStatus>,
 }
 
 /// What an agent knows of Services, and how far it is in force.

@@ -24,7 +24,9 @@ pub(crate) async fn answer(server: Server, path: String) -> Answer {
         }
         "/metrics" => {
             let text = match server.status().await {
-                Ok(status) => server.metrics.encode(&status).map_err(|error| error.to_string()),
+                Ok(status) => {
+                    server.metrics.encode(&status, server.dns.as_ref()).map_err(|error| error.to_string())
+                }
                 Err(error) => Err(error),
             };
             match text {

@@ -172,6 +172,7 @@ impl Node {
             counters: counters.into_iter().flatten().map(counter).collect(),
             repairs: self.repairs,
             services: self.services_status(),
+            dns: None,
         }
     }
 

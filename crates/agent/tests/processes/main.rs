@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
 mod chaos;
+mod dns;
 mod node;
 mod serves;
 mod services;
@@ -41,6 +42,10 @@ const TESTS: &[(&str, fn())] = &[
         services::healthz_is_for_load_balancers_and_livez_for_restarts,
     ),
     ("an_address_of_two_services_is_told", services::an_address_of_two_services_is_told),
+    ("names_follow_the_api", dns::names_follow_the_api),
+    ("settings_of_dns_take_effect_or_are_told", dns::settings_of_dns_take_effect_or_are_told),
+    ("before_all_names_are_known_none_is_denied", dns::before_all_names_are_known_none_is_denied),
+    ("without_a_dns_address_nobody_listens", dns::without_a_dns_address_nobody_listens),
     ("killed_at_random_nothing_leaks", chaos::killed_at_random_nothing_leaks),
 ];
 

@@ -104,6 +104,12 @@ impl Node {
         self.agent = Some(self.spawn().spawn().unwrap());
     }
 
+    /// Starts the agent with more arguments.
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        assert!(self.agent.is_none());
+        self.agent = Some(self.spawn().args(arguments).spawn().unwrap());
+    }
+
     /// The agent's process, not yet started.
     pub fn spawn(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();

@@ -44,7 +44,7 @@ use tokio::{
 
 pub use cache::CacheSize;
 pub use counts::{BUCKETS, Durations, ForwardCounts, UpstreamStatus, code_name};
-pub use resolv_conf::ResolvConfError;
+pub use resolv_conf::{ResolvConfError, search_domains};
 
 use crate::{
     question::{Asked, Origin, Question, Reply, Resolver},

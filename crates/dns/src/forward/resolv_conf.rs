@@ -43,29 +43,46 @@ pub enum ResolvConfError {
 /// # Errors
 /// When there is no such file, or no server in it.
 pub(super) fn read(path: &Path) -> Result<Vec<ServerAddress>, ResolvConfError> {
-    let servers = |path: &Path| {
-        fs::read_to_string(path)
-            .map(|text| parse(&text))
-            .map_err(|error| ResolvConfError::Unreadable { path: path.to_owned(), error })
-    };
-    let named = servers(path)?;
+    let (servers, _) = servers_and_text(path)?;
+    if servers.is_empty() { Err(ResolvConfError::NoServers { path: path.to_owned() }) } else { Ok(servers) }
+}
+
+/// The domains in which a node looks for names that are not fully qualified, as far as they are domains: kubelet gives them to
+/// Pods, after the cluster's own.
+pub fn search_domains(path: &Path) -> Vec<String> {
+    let Ok((_, text)) = servers_and_text(path) else { return Vec::new() };
+    let lines = lines(&text).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then_some(words)
+    });
+    // Of several the last counts.
+    let words = lines.last().into_iter().flatten();
+    words.filter(|word| *word != ".").map(|word| word.trim_end_matches('.').to_lowercase()).collect()
+}
+
+/// What is in `path`, or, where that names only systemd-resolved, in the file of what is behind it, as kubelet does.
+fn servers_and_text(path: &Path) -> Result<(Vec<ServerAddress>, String), ResolvConfError> {
+    let unreadable = |error| ResolvConfError::Unreadable { path: path.to_owned(), error };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let named = parse(&text);
     if !named.is_empty()
         && named.iter().all(|server| RESOLVED.contains(&server.address.ip()))
-        && let Ok(behind) = servers(Path::new(BEHIND_RESOLVED))
+        && let Ok(text) = fs::read_to_string(BEHIND_RESOLVED)
+        && let behind = parse(&text)
         && !behind.is_empty()
     {
-        return Ok(behind);
+        return Ok((behind, text));
     }
-    if named.is_empty() {
-        return Err(ResolvConfError::NoServers { path: path.to_owned() });
-    }
-    Ok(named)
+    Ok((named, text))
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| line.split(['#', ';']).next().unwrap_or_default())
 }
 
 fn parse(text: &str) -> Vec<ServerAddress> {
-    let lines = || text.lines().map(|line| line.split(['#', ';']).next().unwrap_or_default());
     let words = |line: &'static str| {
-        lines().filter_map(move |text| {
+        lines(text).filter_map(move |text| {
             let mut words = text.split_whitespace();
             (words.next() == Some(line)).then_some(words)
         })
@@ -111,5 +128,28 @@ mod tests {
     fn a_file_without_servers_says_what_to_do() {
         let error = read(Path::new("/nonexistent/resolv.conf")).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/resolv.conf") && error.contains("dns.upstreams"), "{error}");
+    }
+
+    #[test]
+    fn the_last_line_of_search_domains_counts() {
+        let file = tempfile(b"nameserver 192.0.2.1\nsearch a.example\nsearch B.example c.example. .\n");
+        assert_eq!(search_domains(&file.0), ["b.example", "c.example"]);
+        assert!(search_domains(Path::new("/nonexistent/resolv.conf")).is_empty());
+    }
+
+    /// A file that is removed with it.
+    struct File(PathBuf);
+
+    fn tempfile(text: &[u8]) -> File {
+        let name = format!("weft-search-{}-{:x}", std::process::id(), super::super::upstream::random());
+        let file = File(std::env::temp_dir().join(name));
+        fs::write(&file.0, text).unwrap();
+        file
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }

@@ -4,7 +4,7 @@ mod convert;
 mod object;
 
 pub(crate) use convert::{service, slice};
-pub(crate) use object::{ServiceObject, SliceObject};
+pub(crate) use object::{NamespaceObject, ServiceObject, SliceObject};
 
 /// The label of an EndpointSlice that names its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";

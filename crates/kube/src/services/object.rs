@@ -1,5 +1,7 @@
-//! The two kinds as they are decoded: only what the network uses. A cluster has very many of them, with much else in
+//! The kinds as they are decoded: only what the network uses. A cluster has very many of them, with much else in
 //! them, and what is not decoded costs neither time nor memory.
+
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -20,6 +22,12 @@ pub(crate) struct SliceObject {
     pub(super) address_type: String,
     pub(super) ports: Option<Vec<SlicePort>>,
     pub(super) endpoints: Option<Vec<Endpoint>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamespaceObject {
+    metadata: Metadata,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -144,7 +152,7 @@ pub(super) struct Name {
     pub(super) name: String,
 }
 
-// === impl ServiceObject, SliceObject ===
+// === impl ServiceObject, SliceObject, NamespaceObject ===
 
 impl ServiceObject {
     /// This network carries its traffic.
@@ -160,6 +168,13 @@ impl SliceObject {
     }
 }
 
+impl NamespaceObject {
+    /// Its name.
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.metadata.name.as_str().into()
+    }
+}
+
 impl Metadata {
     /// As [`super::OURS`] selects.
     fn is_ours(&self) -> bool {
@@ -170,6 +185,12 @@ impl Metadata {
 // === impl Versioned ===
 
 impl Versioned for ServiceObject {
+    fn version(&self) -> Option<String> {
+        self.metadata.resource_version.clone()
+    }
+}
+
+impl Versioned for NamespaceObject {
     fn version(&self) -> Option<String> {
         self.metadata.resource_version.clone()
     }

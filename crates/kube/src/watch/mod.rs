@@ -13,12 +13,13 @@ use kube::{Resource, core::Request};
 use tokio::sync::{mpsc, watch};
 use weft_model::{
     BalancedService, Lease, Node, NodeName, Pod, PodKey,
+    dns::NamespaceEvent,
     services::{Event, ServiceKey},
 };
 
 use crate::{Client, Mirror, balanced, convert, lease, services};
 use follow::{Follower, Selectors};
-use sink::{Into, Mirrored, Sorted};
+use sink::{Into, Mirrored, Passed, Sorted};
 
 pub(crate) use follow::Versioned;
 pub use follow::WatchHealth;
@@ -98,6 +99,23 @@ pub async fn watch_slices(client: Client, events: ServiceEvents, health: watch::
     let wanted = Selectors { labels: Some(labels), ..Selectors::default() };
     let sink = Sorted::new(events, into, services::SliceObject::is_ours);
     Follower::new("EndpointSlices", client, url, wanted, sink, health).run().await;
+}
+
+/// Passes on which Namespaces there are. Does not return; drop it to end.
+pub async fn watch_namespaces(
+    client: Client,
+    events: Events<NamespaceEvent>,
+    health: watch::Sender<WatchHealth>,
+) {
+    let into = Into {
+        begin: || NamespaceEvent::Begin,
+        set: |object: services::NamespaceObject| NamespaceEvent::Namespace(object.name()),
+        remove: |object: services::NamespaceObject| NamespaceEvent::Gone(object.name()),
+        end: || NamespaceEvent::End,
+    };
+    let url = Request::new("/api/v1/namespaces");
+    let all = Selectors::default();
+    Follower::new("Namespaces", client, url, all, Passed::new(events, into), health).run().await;
 }
 
 /// Keeps `mirror` equal to the Leases of `kube-system` that have the label. Does not return; drop it to end.

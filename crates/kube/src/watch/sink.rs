@@ -28,6 +28,12 @@ pub(super) struct Mirrored<O, K, V> {
     list: Option<BTreeMap<K, V>>,
 }
 
+/// Passes everything on.
+pub(super) struct Passed<O, E> {
+    events: Events<E>,
+    into: Into<O, E>,
+}
+
 /// Passes everything on to who hears of all, and what is ours to who hears of that.
 pub(super) struct Sorted<O> {
     events: ServiceEvents,
@@ -77,6 +83,32 @@ where
     async fn end(&mut self) {
         let list = self.list.take().unwrap_or_default();
         self.mirror.send_if_modified(|mirror| mirror.replace(list));
+    }
+}
+
+// === impl Passed ===
+
+impl<O, E> Passed<O, E> {
+    pub(super) fn new(events: Events<E>, into: Into<O, E>) -> Self {
+        Self { events, into }
+    }
+}
+
+impl<O: Send, E: Send> Sink<O> for Passed<O, E> {
+    async fn begin(&mut self) {
+        pass(&self.events, (self.into.begin)()).await;
+    }
+
+    async fn set(&mut self, object: O) {
+        pass(&self.events, (self.into.set)(object)).await;
+    }
+
+    async fn remove(&mut self, object: O) {
+        pass(&self.events, (self.into.remove)(object)).await;
+    }
+
+    async fn end(&mut self) {
+        pass(&self.events, (self.into.end)()).await;
     }
 }
 

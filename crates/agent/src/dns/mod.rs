@@ -1,0 +1,182 @@
+//! Cluster DNS on this node: the zone is kept in line with the API, and served at the address of the cluster's DNS Service and
+//! at the node's path addresses, where other nodes' Pods ask while their own agent is away.
+//!
+//! Nothing listens before the zone is whole: until then another node's agent answers, which knows more.
+
+mod clients;
+mod feed;
+mod listen;
+mod metrics;
+mod settings;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use weft_dns::forward::{ForwardCounts, Forwarder, UpstreamStatus};
+use weft_kube::{Client, Mirror, WatchHealth, watch_namespaces, watch_settings};
+use weft_model::{
+    Node, NodeName, Pod, PodKey,
+    dns::{self, Zone},
+};
+
+use crate::{
+    Options,
+    admin::{DnsServerStatus, DnsStatus},
+    cluster::Heard,
+    drain::Drain,
+};
+use clients::PodSearches;
+use feed::Programming;
+
+/// So many Namespaces are on their way to the zone; then the watch waits.
+const ON_THE_WAY: usize = 64;
+
+/// This node's DNS. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dns(Arc<Shared>);
+
+struct Shared {
+    place: Place,
+    zone: Arc<RwLock<Zone>>,
+    forwarder: Arc<Forwarder>,
+    clients: Arc<PodSearches>,
+    programming: Programming,
+    standing: Mutex<Standing>,
+}
+
+/// Where DNS is, as the agent was told.
+struct Place {
+    node: NodeName,
+    options: Options,
+    domain: dns::Name,
+}
+
+/// How DNS stands.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    /// Where it listens.
+    addresses: Vec<std::net::SocketAddr>,
+    /// Why it does not.
+    error: Option<String>,
+    /// Why the settings are not in force.
+    settings_error: Option<String>,
+}
+
+/// What DNS follows.
+pub(crate) struct Sources {
+    pub(crate) heard: Heard,
+    pub(crate) nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    pub(crate) pods: watch::Receiver<Mirror<PodKey, Pod>>,
+}
+
+// === impl Dns ===
+
+impl Dns {
+    /// DNS as the agent is told to serve it, if it is.
+    ///
+    /// # Errors
+    /// When the cluster's domain is none.
+    pub(crate) fn new(options: &Options, node: &NodeName) -> anyhow::Result<Option<Self>> {
+        if options.cluster_dns.is_empty() {
+            return Ok(None);
+        }
+        let named = || format!("--cluster-domain {:?}", options.cluster_domain);
+        let domain: dns::Name = options.cluster_domain.parse().with_context(named)?;
+        let own = options.cluster_domain.parse().map_err(anyhow::Error::msg).with_context(named)?;
+        let settings = weft_dns::settings::Settings::default();
+        let place = Place { node: node.clone(), options: options.clone(), domain };
+        let zone = Zone::new(place.zone_settings(&settings, &[]));
+        Ok(Some(Self(Arc::new(Shared {
+            zone: Arc::new(RwLock::new(zone)),
+            forwarder: Arc::new(Forwarder::new(&settings, &options.resolv_conf, vec![own])),
+            clients: Arc::default(),
+            programming: Programming::default(),
+            standing: Mutex::default(),
+            place,
+        }))))
+    }
+
+    /// Follows the API and answers, until the drain begins.
+    pub(crate) async fn run(self, client: Client, sources: Sources, mut drain: Drain) -> anyhow::Result<()> {
+        let (namespaces, namespaces_heard) = mpsc::channel(ON_THE_WAY);
+        let (config_map, configured) = watch::channel(Mirror::default());
+        // What they find wrong the other watches find too, and say.
+        let health = || watch::channel(WatchHealth::default()).0;
+        let (wanted, settings) = watch::channel(weft_dns::settings::Settings::default());
+        let (whole, synced) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_namespaces(client.clone(), namespaces, health()));
+        tasks.spawn(watch_settings(client, config_map, health()));
+        tasks.spawn(settings::follow(self.clone(), configured, wanted));
+        tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
+        tasks.spawn(clients::follow(self.clone(), sources.pods));
+        let ended = tokio::select! {
+            () = drain.begun() => Ok(()),
+            // It holds the sockets: they close when the drain begins, and questions go to other nodes.
+            () = listen::serve(self, settings, sources.nodes, synced) => Err(anyhow::anyhow!("the cluster's DNS ended by itself")),
+        };
+        tasks.shutdown().await;
+        ended
+    }
+
+    /// How it stands.
+    pub(crate) fn status(&self) -> DnsStatus {
+        self.status_with(&self.0.forwarder.counts())
+    }
+
+    fn status_with(&self, forward: &ForwardCounts) -> DnsStatus {
+        let standing = self.standing().clone();
+        let (synced, size) = {
+            let zone = self.0.zone.read().unwrap_or_else(PoisonError::into_inner);
+            (zone.is_synced(), zone.size())
+        };
+        let upstream = |upstream: &UpstreamStatus| DnsServerStatus {
+            server: upstream.server.clone(),
+            domain: upstream.domain.clone(),
+            down: upstream.down.clone(),
+            round_trip_us: upstream.trip.and_then(|trip| u64::try_from(trip.as_micros()).ok()),
+        };
+        DnsStatus {
+            addresses: standing.addresses,
+            error: standing.error,
+            synced,
+            namespaces: size.namespaces as u64,
+            services: size.services as u64,
+            endpoints: size.endpoints as u64,
+            settings_error: standing.settings_error,
+            no_upstreams: forward.no_upstreams.clone(),
+            upstreams: forward.upstreams.iter().map(upstream).collect(),
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// What the zone is like. Addresses of Pods are in the ranges that nodes have, where the agent is not told of others.
+    fn zone_settings(&self, settings: &weft_dns::settings::Settings, nodes: &[IpNet]) -> dns::Settings {
+        let pods = if self.options.pod_cidrs.is_empty() { nodes } else { &self.options.pod_cidrs };
+        dns::Settings {
+            domain: self.domain.clone(),
+            pod_records: settings.pod_records,
+            name_servers: self.options.cluster_dns.clone(),
+            ranges: self.options.service_cidrs.iter().chain(pods).copied().collect(),
+        }
+    }
+
+    fn resolv_conf(&self) -> &PathBuf {
+        &self.options.resolv_conf
+    }
+}

@@ -1,0 +1,184 @@
+//! Cluster DNS from the API server to the answer.
+
+use std::{fs, net::IpAddr};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use weft_dns::stub::{LookedUp, StubResolver};
+
+use crate::node::Node;
+
+const DNS: &str = "10.96.0.10";
+/// The node's own, which other nodes ask.
+const PATH_ADDRESS: &str = "10.244.1.0";
+
+/// A node whose agent answers DNS; its resolv.conf names a server that nobody is.
+fn node() -> Node {
+    let node = Node::new(&["10.244.1.0/24"]);
+    fs::write(node.path("resolv.conf"), "nameserver 127.0.0.2\nsearch node.example\n").unwrap();
+    node.outside().apply(&[
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }),
+        service("web", json!({ "clusterIP": "10.96.7.7" })),
+        service("db", json!({ "clusterIP": "None" })),
+        slice(&[("db-0", "10.244.2.3"), ("db-1", "10.244.2.4")]),
+    ]);
+    node
+}
+
+fn start(node: &mut Node) {
+    let file = node.path("resolv.conf");
+    node.start_with(&["--cluster-dns", DNS, "--resolv-conf", file.to_str().unwrap()]);
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut all = json!({ "ports": [{ "name": "http", "port": 80 }] });
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "shop" }, "spec": all })
+}
+
+/// The slice of the headless Service, as the cluster's controller labels it.
+fn slice(endpoints: &[(&str, &str)]) -> Value {
+    let endpoints = endpoints.iter().map(|(hostname, address)| {
+        json!({ "addresses": [address], "hostname": hostname, "conditions": { "ready": true } })
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "db-1", "namespace": "shop",
+            "labels": { "kubernetes.io/service-name": "db", "service.kubernetes.io/headless": "" },
+        },
+        "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+/// What a process of the node is told.
+fn ask(node: &Node, server: &str, name: &str) -> LookedUp {
+    let servers: Vec<IpAddr> = vec![server.parse().unwrap()];
+    let stub = StubResolver { servers, searches: Vec::new(), ndots: 1 };
+    let look_up = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(stub.look_up(name, "A"))
+    };
+    node.machine.netns.0.run(look_up).unwrap()
+}
+
+fn addresses(answer: &LookedUp) -> Vec<&str> {
+    let mut all: Vec<&str> = answer.answers.iter().map(|one| one.value.as_str()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Waits until the name has these addresses.
+#[track_caller]
+fn waits_for(node: &Node, name: &str, wanted: &[&str]) {
+    node.wait_for(&format!("{name} {wanted:?}"), || {
+        (addresses(&ask(node, DNS, name)) == wanted).then_some(())
+    });
+}
+
+/// Waits until DNS is answered.
+#[track_caller]
+fn listens(node: &Node) {
+    node.wait_for("DNS to be answered", || {
+        node.status()?.dns.filter(|dns| dns.synced && !dns.addresses.is_empty())
+    });
+}
+
+pub fn names_follow_the_api() {
+    let mut node = node();
+    start(&mut node);
+    node.ready();
+    listens(&node);
+    waits_for(&node, "web.shop.svc.cluster.local.", &["10.96.7.7"]);
+    waits_for(&node, "db.shop.svc.cluster.local.", &["10.244.2.3", "10.244.2.4"]);
+    waits_for(&node, "db-1.db.shop.svc.cluster.local.", &["10.244.2.4"]);
+    assert_eq!(addresses(&ask(&node, PATH_ADDRESS, "web.shop.svc.cluster.local.")), ["10.96.7.7"]);
+    assert_eq!(ask(&node, DNS, "web.elsewhere.svc.cluster.local.").code, "NXDOMAIN");
+    // One endpoint goes, a Service goes, another comes.
+    node.outside()
+        .apply(&[slice(&[("db-0", "10.244.2.3")]), service("api", json!({ "clusterIP": "10.96.7.8" }))]);
+    waits_for(&node, "db.shop.svc.cluster.local.", &["10.244.2.3"]);
+    waits_for(&node, "api.shop.svc.cluster.local.", &["10.96.7.8"]);
+    node.kubectl(&["delete", "service", "-n", "shop", "web"], "");
+    node.wait_for("web to be gone", || {
+        (ask(&node, DNS, "web.shop.svc.cluster.local.").code == "NXDOMAIN").then_some(())
+    });
+    let dns = node.status().unwrap().dns.unwrap();
+    assert!(dns.addresses.iter().any(|address| address.to_string() == format!("{DNS}:53")), "{dns:?}");
+    assert_eq!(dns.upstreams[0].server, "127.0.0.2:53");
+    let metrics = node.get("/metrics");
+    for line in [
+        "weft_dns_synced 1",
+        "weft_dns_listening 1",
+        "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 0",
+        "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 0",
+        "coredns_kubernetes_dns_programming_duration_seconds_count{service_kind=\"cluster_ip\"}",
+        "coredns_kubernetes_dns_programming_duration_seconds_bucket{le=\"+Inf\",service_kind=\"headless_with_selector\"}",
+        "weft_dns_upstream_down{proxy_name=\"forward\",to=\"127.0.0.2:53\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in {metrics}");
+    }
+    // An agent that is killed leaves no address that nobody could listen on.
+    node.signal(Signal::SIGKILL);
+    start(&mut node);
+    waits_for(&node, "db.shop.svc.cluster.local.", &["10.244.2.3"]);
+    node.signal(Signal::SIGTERM);
+}
+
+pub fn settings_of_dns_take_effect_or_are_told() {
+    let mut node = node();
+    start(&mut node);
+    listens(&node);
+    let set = |text: &str| {
+        node.outside().apply(&[json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "weft", "namespace": "kube-system" },
+            "data": { "dns": text },
+        })]);
+    };
+    set("ttl: 30\nhosts: {printer.example: [192.0.2.7]}");
+    waits_for(&node, "printer.example.", &["192.0.2.7"]);
+    node.wait_for("the TTL", || {
+        ask(&node, DNS, "web.shop.svc.cluster.local.").answers.first().filter(|one| one.ttl == 30).map(drop)
+    });
+    set("ttl: 7\nhost: {printer.example: [192.0.2.8]}");
+    let why = node.wait_for("the mistake to be told", || node.status()?.dns?.settings_error);
+    assert!(why.contains("ConfigMap kube-system/weft, key dns") && why.contains("line 2"), "{why}");
+    assert_eq!(addresses(&ask(&node, DNS, "printer.example.")), ["192.0.2.7"]);
+    assert!(node.get("/metrics").contains("weft_dns_settings_refused 1"));
+    // Rewritten to a name of the cluster.
+    set("rewrites: [{name: shop.example, to: web.shop.svc.cluster.local}]");
+    node.wait_for("the alias", || {
+        addresses(&ask(&node, DNS, "shop.example.")).contains(&"10.96.7.7").then_some(())
+    });
+    assert_eq!(node.status().unwrap().dns.unwrap().settings_error, None);
+    node.kubectl(&["delete", "configmap", "-n", "kube-system", "weft"], "");
+    node.wait_for("the defaults", || (ask(&node, DNS, "shop.example.").code == "SERVFAIL").then_some(()));
+}
+
+pub fn before_all_names_are_known_none_is_denied() {
+    let mut node = node();
+    node.api.faults().set_answer(Some(503));
+    start(&mut node);
+    node.wait_for("the agent to try", || node.status()?.api.filter(|api| api.failures > 3));
+    let dns = node.status().unwrap().dns.unwrap();
+    assert!(!dns.synced && dns.addresses.is_empty(), "{dns:?}");
+    let answer = ask(&node, PATH_ADDRESS, "web.shop.svc.cluster.local.");
+    assert!(answer.code != "NXDOMAIN" && answer.code != "NOERROR", "{answer:?}");
+    node.api.faults().set_answer(None);
+    listens(&node);
+    waits_for(&node, "web.shop.svc.cluster.local.", &["10.96.7.7"]);
+    // And while the API server is away again, what is known is answered.
+    node.api.faults().set_answer(Some(503));
+    node.api.faults().close_watches();
+    node.wait_for("the watches to fail", || node.status()?.api.filter(|api| api.error.is_some()));
+    waits_for(&node, "db.shop.svc.cluster.local.", &["10.244.2.3", "10.244.2.4"]);
+}
+
+pub fn without_a_dns_address_nobody_listens() {
+    let mut node = node();
+    node.start();
+    node.ready();
+    assert_eq!(node.status().unwrap().dns, None);
+    assert!(!node.get("/metrics").contains("coredns_"));
+}
