@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -206,6 +207,14 @@ impl Server {
                     visited.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
                 Ok(Response::Visited { outcomes })
             }
+            Request::Dns { name, kind, from } => {
+                let dns = self
+                    .dns
+                    .as_ref()
+                    .ok_or("this agent answers no DNS: it was started without --cluster-dns")?;
+                let client = from.as_ref().map(|pod| self.api.address_of(pod)).transpose()?;
+                Ok(Response::Dns { explanation: dns.explain(&name, &kind, client).await? })
+            }
             Request::ResolvConf { of } => {
                 let place = admin::find_place(&of, &self.status().await?)?;
                 let read = tokio::task::spawn_blocking(move || admin::resolv_conf(&place)).await;
@@ -233,6 +242,13 @@ impl Server {
 }
 
 impl Api {
+    /// The first address of a Pod of this node.
+    fn address_of(&self, pod: &PodKey) -> Result<IpAddr, String> {
+        let pods = self.pods.borrow();
+        let found = pods.objects().get(pod).ok_or_else(|| format!("Pod {pod} is not on this node"))?;
+        found.ips.first().copied().ok_or_else(|| format!("Pod {pod} has no address yet"))
+    }
+
     fn status(&self) -> ApiStatus {
         let health = self.health.each_ref().map(|health| health.borrow().clone());
         ApiStatus {

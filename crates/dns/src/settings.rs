@@ -5,7 +5,7 @@
 //! negativeTtl: 5              # of "there is no such name" in the cluster
 //! podRecords: true            # a-b-c-d.<namespace>.pod.<zone>
 //! searchWalk: true            # a Pod's search list is walked for it, at its first question
-//! limits: {forwardedPerClient: 256, connectionsPerClient: 64}     # at a time, of one client
+//! limits: {queriesPerClient: 20000, forwardedPerClient: 256, connectionsPerClient: 64}     # a second; at a time
 //! upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353']     # without it: those of the node's resolv.conf
 //! stubDomains:
 //!   corp.example: [10.1.0.53, 10.1.0.54:5353]
@@ -66,13 +66,15 @@ pub struct Settings {
     pub cache: CacheSettings,
 }
 
-/// How much one client may have of what all share, at a time.
+/// How much one client may have of what all share.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClientLimits {
-    /// Questions that others are being asked for.
+    /// Questions a second over UDP.
+    pub queries_per_client: u32,
+    /// Questions that others are being asked for, at a time.
     pub forwarded_per_client: usize,
-    /// TCP connections.
+    /// TCP connections, at a time.
     pub connections_per_client: usize,
 }
 
@@ -198,7 +200,8 @@ impl Settings {
         if !(Duration::from_millis(100)..=Duration::from_secs(30)).contains(&self.timeout) {
             return Err(format!("timeout: {:?} is not between 100ms and 30s", self.timeout));
         }
-        if self.limits.forwarded_per_client == 0 || self.limits.connections_per_client == 0 {
+        let ClientLimits { queries_per_client, forwarded_per_client, connections_per_client } = self.limits;
+        if queries_per_client == 0 || forwarded_per_client == 0 || connections_per_client == 0 {
             return Err("limits: 0 would answer nobody: name a number above it".to_owned());
         }
         Ok(())
@@ -219,7 +222,7 @@ impl Default for CacheSettings {
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { forwarded_per_client: 256, connections_per_client: 64 }
+        Self { queries_per_client: 20_000, forwarded_per_client: 256, connections_per_client: 64 }
     }
 }
 
@@ -436,7 +439,7 @@ cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: 
         assert!(matches!(settings.rewrites[0], Rewrite::Name { .. }));
         assert!(matches!(settings.rewrites[1], Rewrite::Suffix { .. }));
         assert_eq!(settings.timeout, Duration::from_millis(1500));
-        assert_eq!(settings.limits, ClientLimits { forwarded_per_client: 100, connections_per_client: 64 });
+        assert_eq!(settings.limits, ClientLimits { forwarded_per_client: 100, ..ClientLimits::default() });
         assert_eq!(settings.cache.max_negative_ttl, Duration::from_secs(30));
     }
 

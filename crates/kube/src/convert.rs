@@ -84,7 +84,7 @@ fn pod_dns(spec: &core::PodSpec) -> PodDns {
         ndots: options
             .filter(|option| option.name.as_deref() == Some("ndots"))
             .filter_map(|option| option.value.as_deref()?.parse().ok())
-            .last(),
+            .next_back(),
     }
 }
 

@@ -13,7 +13,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_dns::stub::{LookedUp, StubResolver};
+use weft_dns::{
+    server::Explanation,
+    stub::{LookedUp, StubResolver},
+};
 use weft_model::{NodeName, PodKey};
 
 pub use client::{Client, ClientError};
@@ -58,6 +61,16 @@ pub enum Request {
         from: Place,
         /// Where to.
         to: Vec<Visit>,
+    },
+    /// What this node's DNS answers, and why: [`Response::Dns`].
+    Dns {
+        /// The name; without a final dot the Pod's search list is walked for it.
+        name: String,
+        /// The type (`A`, `AAAA`, `SRV`, …).
+        #[serde(rename = "type")]
+        kind: String,
+        /// Who asks: a Pod of the node; without one, somebody who asks for just this name.
+        from: Option<PodKey>,
     },
     /// What processes in a place are told to ask: [`Response::ResolvConf`].
     ResolvConf {
@@ -123,6 +136,11 @@ pub enum Response {
     Visited {
         /// One a connection.
         outcomes: Vec<Vec<Visited>>,
+    },
+    /// To [`Request::Dns`].
+    Dns {
+        /// Question by question.
+        explanation: Explanation,
     },
     /// To [`Request::ResolvConf`].
     ResolvConf {

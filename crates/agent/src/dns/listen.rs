@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio::{sync::watch, time::sleep};
 use weft_dns::{
     server::{self, Server},
-    settings::Settings,
+    settings::{ClientLimits, Settings},
 };
 use weft_kube::Mirror;
 use weft_model::{Node, NodeName, PodRange};
@@ -21,14 +21,14 @@ const PORT: u16 = 53;
 /// Between two attempts to listen where somebody else does.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What a server was started for.
+/// What a server is started for; all else it learns while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     addresses: Vec<SocketAddr>,
-    settings: Settings,
+    limits: ClientLimits,
 }
 
-/// Answers once `synced`, by the settings and at the addresses as they are. Does not return; drop it to end.
+/// Answers once `synced`, by the settings and at the addresses as they are. Returns when there is nothing more to follow.
 pub(super) async fn serve(
     dns: Dns,
     mut settings: watch::Receiver<Settings>,
@@ -36,68 +36,61 @@ pub(super) async fn serve(
     mut synced: watch::Receiver<bool>,
 ) {
     if synced.wait_for(|synced| *synced).await.is_err() {
-        return std::future::pending().await;
+        return;
     }
-    let mut running: Option<(Server, Wanted)> = None;
+    let mut running: Option<Wanted> = None;
     loop {
-        let wanted = {
+        let (set, wanted) = {
             let (settings, nodes) = (settings.borrow_and_update().clone(), nodes.borrow_and_update());
             describe_zone(&dns, &settings, &nodes);
-            Wanted { addresses: addresses(&dns, &nodes), settings }
+            let wanted = Wanted { addresses: addresses(&dns, &nodes), limits: settings.limits.clone() };
+            (settings, wanted)
         };
-        let mut failed = false;
-        if running.as_ref().is_none_or(|(_, now)| *now != wanted) {
-            match start(&dns, &wanted) {
-                // The one before ends after the new one listens: its sockets close last.
-                Ok(server) => running = Some((server, wanted)),
-                Err(error) => {
-                    failed = true;
-                    let mut standing = dns.standing();
-                    if standing.error.as_ref() != Some(&error) {
-                        tracing::error!("{error}");
-                    }
-                    standing.error = Some(error);
-                }
+        if running.as_ref() == Some(&wanted) {
+            if let Some(server) = &*dns.0.server.load() {
+                server.replace_settings(server::Settings::from(&set));
             }
+        } else {
+            running = start(&dns, &set, &wanted.addresses).then_some(wanted);
         }
         tokio::select! {
-            changed = settings.changed() => if changed.is_err() { return std::future::pending().await },
-            changed = nodes.changed() => if changed.is_err() { return std::future::pending().await },
-            () = sleep(AGAIN), if failed => {}
+            changed = settings.changed() => if changed.is_err() { return },
+            changed = nodes.changed() => if changed.is_err() { return },
+            () = sleep(AGAIN), if running.is_none() => {}
         }
     }
 }
 
-fn start(dns: &Dns, wanted: &Wanted) -> Result<Server, String> {
-    let settings = server::Settings {
-        ttl: wanted.settings.ttl.0,
-        negative_ttl: wanted.settings.negative_ttl.0,
-        walk: wanted.settings.search_walk,
-        limits: server::Limits {
-            asked_of_client: wanted.settings.limits.forwarded_per_client,
-            connections_of_client: wanted.settings.limits.connections_per_client,
-            ..server::Limits::default()
-        },
-        ..server::Settings::default()
-    };
+/// Starts a server in the place of the one before, whose sockets close after those of the new one are open.
+fn start(dns: &Dns, settings: &Settings, addresses: &[SocketAddr]) -> bool {
     let shared = &dns.0;
-    let server = Server::start(
-        &wanted.addresses,
+    let started = Server::start(
+        addresses,
         Arc::clone(&shared.zone),
         Arc::clone(&shared.forwarder) as _,
         Arc::clone(&shared.clients) as _,
-        settings,
-    )
-    .map_err(|error| {
-        format!(
-            "{:#}: Pods of this node ask other nodes; is another DNS server on it, or another agent?",
-            anyhow::Error::from(error)
-        )
-    })?;
-    tracing::info!(addresses = ?server.addresses(), "DNS is answered");
+        server::Settings::from(settings),
+    );
     let mut standing = dns.standing();
-    (standing.addresses, standing.error) = (server.addresses().to_vec(), None);
-    Ok(server)
+    match started {
+        Ok(server) => {
+            tracing::info!(addresses = ?server.addresses(), "DNS is answered");
+            (standing.addresses, standing.error) = (server.addresses().to_vec(), None);
+            shared.server.store(Some(Arc::new(server)));
+            true
+        }
+        Err(error) => {
+            let error = format!(
+                "{:#}: Pods of this node ask other nodes; is another DNS server on it, or another agent?",
+                anyhow::Error::from(error)
+            );
+            if standing.error.as_ref() != Some(&error) {
+                tracing::error!("{error}");
+            }
+            standing.error = Some(error);
+            false
+        }
+    }
 }
 
 /// The DNS Service's addresses, and this node's own that other nodes ask.

@@ -9,7 +9,10 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Registry,
 };
-use weft_dns::forward::{self, ForwardCounts, UpstreamStatus};
+use weft_dns::{
+    forward::{self, ForwardCounts, UpstreamStatus, rcode_name},
+    server::stats::{DURATIONS, FAMILIES, KINDS, PROTOCOLS, SIZES, Stats, duration_bounds},
+};
 
 use super::{
     Dns,
@@ -23,6 +26,8 @@ struct Snapshot {
     status: DnsStatus,
     forward: ForwardCounts,
     programming: [Latencies; 2],
+    /// Of what is answered, as long as it is.
+    served: Option<Stats>,
 }
 
 /// Where metrics are written to.
@@ -36,8 +41,9 @@ impl Dns {
     pub(crate) fn metrics(&self) -> Registry {
         let forward = self.0.forwarder.counts();
         let (status, programming) = (self.status_with(&forward), self.0.programming.read());
+        let served = self.0.server.load().as_ref().map(|server| server.stats());
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Snapshot { status, forward, programming }));
+        registry.register_collector(Box::new(Snapshot { status, forward, programming, served }));
         registry
     }
 }
@@ -45,6 +51,9 @@ impl Dns {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut to = To(encoder);
+        if let Some(served) = &self.served {
+            of_server(served, &mut to)?;
+        }
         self.of_cache(&mut to)?;
         self.of_upstreams(&mut to)?;
         self.of_programming(&mut to)?;
@@ -159,7 +168,62 @@ impl Snapshot {
     }
 }
 
-/// The labels of CoreDNS's one server block, and of its one zone in it.
+fn of_server(stats: &Stats, to: &mut To) -> fmt::Result {
+    let mut requests = Vec::new();
+    for (protocol, families) in PROTOCOLS.iter().zip(&stats.requests) {
+        for (family, kinds) in FAMILIES.iter().zip(families) {
+            for (kind, count) in KINDS.iter().zip(kinds).filter(|(_, count)| **count > 0) {
+                let more = [("proto", *protocol), ("family", *family), ("type", *kind)];
+                requests.push((of_block(&more), *count));
+            }
+        }
+    }
+    to.counters("coredns_dns_requests", "Questions", requests)?;
+    let codes = stats.responses.iter().enumerate().filter(|(_, count)| **count > 0);
+    let responses =
+        codes.map(|(code, count)| (of_block(&[("rcode", &rcode_name(code)), ("plugin", "weft")]), *count));
+    to.counters("coredns_dns_responses", "Answers", responses.collect())?;
+    let micros = |sum: u64| sum as f64 / 1e6;
+    let all = stats.durations.iter().map(|one| micros(one.sum)).sum();
+    let mut counts = [0; DURATIONS + 1];
+    for one in &stats.durations {
+        counts.iter_mut().zip(one.counts).for_each(|(sum, count)| *sum += count);
+    }
+    let whole = (of_block(&[]), all, buckets(&duration_bounds(), &counts));
+    to.histograms("coredns_dns_request_duration_seconds", "From question to answer", std::iter::once(whole))?;
+    let by_type = KINDS.iter().zip(&stats.durations).map(|(kind, one)| {
+        let labels = vec![("type", (*kind).to_owned())];
+        (labels, micros(one.sum), buckets(&duration_bounds(), &one.counts))
+    });
+    to.histograms("weft_dns_request_duration_seconds", "From question to answer, by type", by_type)?;
+    let bounds = SIZES.map(f64::from);
+    for (name, help, sizes) in [
+        ("coredns_dns_request_size_bytes", "Sizes of questions", &stats.request_sizes),
+        ("coredns_dns_response_size_bytes", "Sizes of answers", &stats.response_sizes),
+    ] {
+        let all = PROTOCOLS.iter().zip(sizes).map(|(protocol, one)| {
+            (of_block(&[("proto", protocol)]), one.sum as f64, buckets(&bounds, &one.counts))
+        });
+        to.histograms(name, help, all)?;
+    }
+    let counters = [
+        ("weft_dns_ignored", "Messages that were no questions", stats.ignored),
+        ("weft_dns_refused", "Questions of clients that waited for too many others already", stats.refused),
+        ("weft_dns_shed", "Questions dropped of clients that asked more than their share", stats.shed),
+        ("weft_dns_unsent", "Answers that the kernel did not take", stats.unsent),
+    ];
+    counters
+        .into_iter()
+        .try_for_each(|(name, help, value)| to.counters(name, help, vec![(Vec::new(), value)]))
+}
+
+/// The labels of CoreDNS's one server block and its one zone, in what it counts of questions.
+fn of_block(more: &[(&'static str, &str)]) -> Labels {
+    let labels = [("server", "dns://:53"), ("zone", "."), ("view", "")];
+    labels.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+/// The same in what it counts of its cache.
 fn of_cache(kind: Option<&str>) -> Labels {
     let labels = [("server", "dns://:53"), ("zones", "."), ("view", "")];
     let kind = kind.map(|kind| ("type", kind));

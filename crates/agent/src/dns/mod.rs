@@ -10,17 +10,22 @@ mod metrics;
 mod settings;
 
 use std::{
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use anyhow::Context as _;
+use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use weft_dns::forward::{ForwardCounts, Forwarder, UpstreamStatus};
+use weft_dns::{
+    forward::{ForwardCounts, Forwarder, UpstreamStatus},
+    server::{Explanation, Server},
+};
 use weft_kube::{Client, Mirror, WatchHealth, watch_namespaces, watch_settings};
 use weft_model::{
     Node, NodeName, Pod, PodKey,
@@ -50,6 +55,8 @@ struct Shared {
     clients: Arc<PodSearches>,
     programming: Programming,
     standing: Mutex<Standing>,
+    /// What answers, while it does.
+    server: ArcSwapOption<Server>,
 }
 
 /// Where DNS is, as the agent was told.
@@ -63,7 +70,7 @@ struct Place {
 #[derive(Clone, Debug, Default)]
 struct Standing {
     /// Where it listens.
-    addresses: Vec<std::net::SocketAddr>,
+    addresses: Vec<SocketAddr>,
     /// Why it does not.
     error: Option<String>,
     /// Why the settings are not in force.
@@ -100,6 +107,7 @@ impl Dns {
             clients: Arc::default(),
             programming: Programming::default(),
             standing: Mutex::default(),
+            server: ArcSwapOption::empty(),
             place,
         }))))
     }
@@ -118,13 +126,37 @@ impl Dns {
         tasks.spawn(settings::follow(self.clone(), configured, wanted));
         tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
         tasks.spawn(clients::follow(self.clone(), sources.pods));
+        tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, synced));
         let ended = tokio::select! {
             () = drain.begun() => Ok(()),
-            // It holds the sockets: they close when the drain begins, and questions go to other nodes.
-            () = listen::serve(self, settings, sources.nodes, synced) => Err(anyhow::anyhow!("the cluster's DNS ended by itself")),
+            Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a part of the cluster's DNS ended by itself")),
         };
         tasks.shutdown().await;
+        // From here on other nodes are asked.
+        self.0.server.store(None);
         ended
+    }
+
+    /// What a client would be answered, and why: the one at `client` as its search list says, or one that asks for just this
+    /// name.
+    ///
+    /// # Errors
+    /// When nothing is answered yet, or that is no name or no type.
+    pub(crate) async fn explain(
+        &self,
+        name: &str,
+        kind: &str,
+        client: Option<IpAddr>,
+    ) -> Result<Explanation, String> {
+        let server = self.0.server.load_full().ok_or_else(|| {
+            let why = self.standing().error.clone();
+            why.unwrap_or_else(|| "this node answers no DNS yet: not all names are known".to_owned())
+        })?;
+        let kind = kind
+            .to_uppercase()
+            .parse()
+            .map_err(|_| format!("{kind:?} is no type of records: write A, AAAA, SRV, PTR, TXT"))?;
+        server.explain(name, kind, client).await.map_err(|error| format!("{name:?}: {error}"))
     }
 
     /// How it stands.

@@ -4,7 +4,11 @@ use std::{fs, net::IpAddr};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use weft_dns::stub::{LookedUp, StubResolver};
+use weft_agent::admin::{Request, Response};
+use weft_dns::{
+    server::Source,
+    stub::{LookedUp, StubResolver},
+};
 
 use crate::node::Node;
 
@@ -111,6 +115,10 @@ pub fn names_follow_the_api() {
     for line in [
         "weft_dns_synced 1",
         "weft_dns_listening 1",
+        "coredns_dns_requests_total{server=\"dns://:53\",zone=\".\",view=\"\",proto=\"udp\",family=\"1\",type=\"A\"}",
+        "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"weft\"}",
+        "coredns_dns_request_duration_seconds_bucket{le=\"0.00025\",server=\"dns://:53\",zone=\".\",view=\"\"}",
+        "weft_dns_request_duration_seconds_count{type=\"A\"}",
         "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 0",
         "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 0",
         "coredns_kubernetes_dns_programming_duration_seconds_count{service_kind=\"cluster_ip\"}",
@@ -119,6 +127,10 @@ pub fn names_follow_the_api() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
+    let mut admin = node.client();
+    let request = Request::Dns { name: "web.shop.svc.cluster.local.".into(), kind: "a".into(), from: None };
+    let Response::Dns { explanation } = admin.ask(&request).unwrap() else { panic!("another answer") };
+    assert_eq!(explanation.questions[0].why[0].source, Source::Missing);
     // An agent that is killed leaves no address that nobody could listen on.
     node.signal(Signal::SIGKILL);
     start(&mut node);

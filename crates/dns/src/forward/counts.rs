@@ -178,6 +178,11 @@ impl UpstreamCounts {
     }
 }
 
+/// A response code by its number, as dig writes it.
+pub fn rcode_name(code: usize) -> String {
+    code_name(u8::try_from(code).map_or(ResponseCode::ServFail, ResponseCode::from_low))
+}
+
 /// As dig writes it.
 pub fn code_name(code: ResponseCode) -> String {
     let name = match code {

@@ -43,7 +43,7 @@ use tokio::{
 };
 
 pub use cache::CacheSize;
-pub use counts::{BUCKETS, Durations, ForwardCounts, UpstreamStatus, code_name};
+pub use counts::{BUCKETS, Durations, ForwardCounts, UpstreamStatus, code_name, rcode_name};
 pub use resolv_conf::{ResolvConfError, search_domains};
 
 use crate::{

@@ -213,9 +213,10 @@ fn why(core: &Core, name: &Name, chain: &Chain) -> Vec<Reason> {
         names.next();
     }
     for name in names {
-        let source = source(&zone, name).unwrap_or_else(|| match &chain.end {
-            End::Reply(reply) => Source::from(&reply.origin),
-            End::Zone | End::Loop => Source::NotSynced,
+        let source = source(&zone, name).unwrap_or_else(|| match (&chain.through, &chain.end) {
+            (Some(origin), _) => Source::from(origin),
+            (None, End::Reply(reply)) => Source::from(&reply.origin),
+            (None, End::Zone | End::Loop) => Source::NotSynced,
         });
         reasons.push(Reason { name: name.to_string(), source });
     }

@@ -31,6 +31,18 @@ pub async fn ask(core: &Core, name: &Name, kind: u16) -> Reply {
     }
 }
 
+/// The name that others call the one asked for, when that is all they said of it.
+pub fn alias(reply: &Reply, kind: u16) -> Option<Name> {
+    match reply.answers.as_slice() {
+        [Record { data: RData::CNAME(target), .. }]
+            if kind != kind::CNAME && reply.code == ResponseCode::NoError =>
+        {
+            Name::from_labels(target.iter()).ok()
+        }
+        _ => None,
+    }
+}
+
 /// Writes what others said.
 pub fn write(reply: &Reply, writer: &mut Writer<'_>) {
     writer.set_code(u16::from(reply.code));

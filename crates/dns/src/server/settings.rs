@@ -41,7 +41,12 @@ pub struct Limits {
 impl From<&crate::settings::Settings> for Settings {
     /// What the cluster's administrator has set.
     fn from(set: &crate::settings::Settings) -> Self {
-        let limits = Limits { queries_of_client: set.queries_per_client, ..Limits::default() };
+        let limits = Limits {
+            queries_of_client: set.limits.queries_per_client,
+            asked_of_client: set.limits.forwarded_per_client,
+            connections_of_client: set.limits.connections_per_client,
+            ..Limits::default()
+        };
         let (ttl, negative_ttl) = (set.ttl.0, set.negative_ttl.0);
         Self { ttl, negative_ttl, walk: set.search_walk, limits, ..Self::default() }
     }

@@ -18,7 +18,7 @@ use super::{
     query::{Query, code, flag},
     writer::{Section, Writer},
 };
-use crate::question::Reply;
+use crate::question::{Origin, Reply};
 
 /// What a question leads to.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Chain {
     pub end: End,
     /// The first alias is the end of a search.
     pub is_walk: bool,
+    /// Who said the alias that leads from a name outside of the cluster into it.
+    pub through: Option<Origin>,
 }
 
 /// What is at the end of the aliases, or at the name itself.
@@ -107,22 +109,34 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
 /// Follows the zone's aliases, and asks others at their end.
 async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
     let mut aliases: Vec<Name> = Vec::new();
+    let mut through = None;
     loop {
         let last = aliases.last().unwrap_or(name);
         let target = match core.zone().look_up(last).found {
             Found::Alias(_, target) => Some(target.clone()),
             Found::Elsewhere => None,
-            _ => return Chain { aliases, end: End::Zone, is_walk: false },
+            _ => return Chain { aliases, end: End::Zone, is_walk: false, through },
         };
         match target {
             None => {
                 let reply = outside::ask(core, last, kind).await;
-                return Chain { aliases, end: End::Reply(reply), is_walk: false };
+                match outside::alias(&reply, kind) {
+                    // Configured, or what others call it: the cluster's names are the zone's to answer.
+                    Some(target) if through.is_none() && is_ours(core, &target) => {
+                        aliases.push(target);
+                        through = Some(reply.origin);
+                    }
+                    _ => return Chain { aliases, end: End::Reply(reply), is_walk: false, through },
+                }
             }
             Some(target) if aliases.len() < MOST_ALIASES => aliases.push(target),
-            Some(_) => return Chain { aliases, end: End::Loop, is_walk: false },
+            Some(_) => return Chain { aliases, end: End::Loop, is_walk: false, through },
         }
     }
+}
+
+fn is_ours(core: &Core, name: &Name) -> bool {
+    !matches!(core.zone().look_up(name).found, Found::Elsewhere)
 }
 
 fn is_missing(core: &Core, name: &Name) -> bool {

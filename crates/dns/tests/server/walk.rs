@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use hickory_proto::{op::ResponseCode, rr::RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{RData, Record, RecordType, rdata::CNAME},
+};
 use weft_dns::server::{Search, Settings};
 use weft_model::dns::Zone;
 
@@ -248,4 +251,29 @@ fn other_types_than_addresses_are_walked_for_too() {
         place.pod("127.0.0.2", "default", &[]).ask(FIRST, "TXT"),
         ["api.example.com. 300 TXT hello".to_owned(), format!("{FIRST} 5 CNAME {OUTSIDE}"),]
     );
+}
+
+#[test]
+fn an_alias_into_the_cluster_is_followed_by_the_zone() {
+    let place = Place::new(|zone| {
+        zone.hear_namespace(&namespace("default"));
+        hear_service(zone, service("web"));
+    });
+    let alias = |name: &str, target: &str| {
+        let data = RData::CNAME(CNAME(target.parse().unwrap()));
+        let records = vec![Record::from_rdata(name.parse().unwrap(), 300, data)];
+        place.outside.reply(name, RecordType::A, reply(ResponseCode::NoError, records));
+    };
+    alias("shop.example.", "web.default.svc.cluster.local.");
+    alias("gone.example.", "gone.default.svc.cluster.local.");
+    assert_eq!(
+        place.ask("shop.example.", "A"),
+        [
+            "shop.example. 5 CNAME web.default.svc.cluster.local.",
+            "web.default.svc.cluster.local. 5 A 10.96.0.1"
+        ]
+    );
+    let gone = place.client().exchange(&question("gone.example.", "A"));
+    assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(gone.answers.len(), 1);
 }
