@@ -2,6 +2,7 @@
 
 mod binaries;
 mod cni;
+mod dns;
 mod lab;
 mod pod;
 mod report;
@@ -16,16 +17,32 @@ use report::Row;
 /// A benchmark: its name and what it measures.
 type Bench = (&'static str, fn() -> anyhow::Result<Vec<Row>>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("pod", pod::run),
     ("cni", cni::run),
     ("lab", lab::run),
     ("services", services::run),
     ("scale", services::scale::run),
+    ("dns", dns::run),
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    // Parts that run as processes of their own.
+    let part = match arguments.peek().map(String::as_str) {
+        Some(dns::serve::FLAG) => Some(dns::serve::run()),
+        Some(dns::scale::FLAG) => Some(dns::scale::measure()),
+        _ => None,
+    };
+    if let Some(done) = part {
+        return done.map_or_else(
+            |error| {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let Some(folder) = arguments.next().map(PathBuf::from) else {
         eprintln!("usage: weft-bench FOLDER [NAME…]");
         return ExitCode::from(2);

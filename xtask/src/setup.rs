@@ -14,19 +14,23 @@ const LINKER: &str = "0.13.0";
 const TOOLCHAIN: &str = "bpf";
 
 /// A program that tests and benches run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 16] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
+    ("dnsperf", "dnsperf"),
     ("drill", "ldnsutils"),
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
     ("iptables-restore", "iptables"),
     ("kdig", "knot-dnsutils"),
+    ("kresd", "knot-resolver"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("containerd", "containerd"),
     ("runc", "runc"),
+    ("taskset", "util-linux"),
+    ("unbound", "unbound"),
 ];
 
 /// Files of further packages, for what is no program on the path.

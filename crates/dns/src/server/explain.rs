@@ -206,23 +206,23 @@ fn text(record: &Record) -> String {
 fn why(core: &Core, name: &Name, chain: &Chain) -> Vec<Reason> {
     let zone = core.zone();
     let mut reasons = Vec::new();
-    let mut names = std::iter::once(name).chain(&chain.aliases);
-    if chain.is_walk {
-        let result = chain.aliases.first().unwrap_or(name).to_string();
-        reasons.push(Reason { name: name.to_string(), source: Source::SearchStep { result } });
-        names.next();
+    let mut from = name;
+    let mut reason = |name: &Name, source| reasons.push(Reason { name: name.to_string(), source });
+    for (number, link) in chain.links.iter().enumerate() {
+        let source = match &link.said {
+            Some(reply) => Source::from(&reply.origin),
+            None if chain.is_walk && number == 0 => Source::SearchStep { result: link.to.to_string() },
+            None => source(&zone, from).unwrap_or(Source::Missing),
+        };
+        reason(from, source);
+        from = &link.to;
     }
-    for name in names {
-        let source = source(&zone, name).unwrap_or_else(|| match (&chain.through, &chain.end) {
-            (Some(origin), _) => Source::from(origin),
-            (None, End::Reply(reply)) => Source::from(&reply.origin),
-            (None, End::Zone | End::Loop) => Source::NotSynced,
-        });
-        reasons.push(Reason { name: name.to_string(), source });
-    }
-    if matches!(chain.end, End::Loop) {
-        reasons.push(Reason { name: chain.aliases.last().unwrap_or(name).to_string(), source: Source::Loop });
-    }
+    let source = match &chain.end {
+        End::Reply(reply) => Source::from(&reply.origin),
+        End::Loop => Source::Loop,
+        End::Zone => source(&zone, from).unwrap_or(Source::Missing),
+    };
+    reason(from, source);
     reasons
 }
 

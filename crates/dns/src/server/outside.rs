@@ -31,29 +31,32 @@ pub async fn ask(core: &Core, name: &Name, kind: u16) -> Reply {
     }
 }
 
-/// The name that others call the one asked for, when that is all they said of it.
-pub fn alias(reply: &Reply, kind: u16) -> Option<Name> {
-    match reply.answers.as_slice() {
-        [Record { data: RData::CNAME(target), .. }]
-            if kind != kind::CNAME && reply.code == ResponseCode::NoError =>
-        {
-            Name::from_labels(target.iter()).ok()
-        }
-        _ => None,
-    }
-}
-
 /// Writes what others said.
 pub fn write(reply: &Reply, writer: &mut Writer<'_>) {
     writer.set_code(u16::from(reply.code));
-    for record in &reply.answers {
-        if write_record(Section::Answer, record, writer).is_err() {
-            writer.set_flag(flag::TRUNCATED);
-            return;
-        }
+    if write_answers(reply, writer).is_err() {
+        writer.set_flag(flag::TRUNCATED);
+        return;
     }
     for record in &reply.authorities {
         let _fits = write_record(Section::Authority, record, writer);
+    }
+}
+
+/// Writes the answer section of what others said.
+///
+/// # Errors
+/// Not all of it fits.
+pub fn write_answers(reply: &Reply, writer: &mut Writer<'_>) -> Result<(), Full> {
+    reply.answers.iter().try_for_each(|record| write_record(Section::Answer, record, writer))
+}
+
+/// The name that an answer leads to and says nothing of.
+pub fn leads_to(reply: &Reply, kind: u16) -> Option<Name> {
+    let last = reply.answers.last().filter(|_| reply.code == ResponseCode::NoError && kind != kind::CNAME)?;
+    match &last.data {
+        RData::CNAME(target) => Name::from_labels(target.iter()).ok(),
+        _ => None,
     }
 }
 

@@ -15,32 +15,39 @@ use super::{
     clients::Search,
     core::Core,
     outside,
-    query::{Query, code, flag},
+    query::{Query, code, flag, kind},
     writer::{Section, Writer},
 };
-use crate::question::{Origin, Reply};
+use crate::question::Reply;
 
 /// What a question leads to.
 #[derive(Debug)]
 pub struct Chain {
-    /// Aliases one after the other; the first is the question's.
-    pub aliases: Vec<Name>,
+    /// From one name to the next; the first is the question's.
+    pub links: Vec<Link>,
     /// What is at their end.
     pub end: End,
-    /// The first alias is the end of a search.
+    /// The first link is a search, answered.
     pub is_walk: bool,
-    /// Who said the alias that leads from a name outside of the cluster into it.
-    pub through: Option<Origin>,
 }
 
-/// What is at the end of the aliases, or at the name itself.
+/// One name is another.
+#[derive(Debug)]
+pub struct Link {
+    /// The other.
+    pub to: Name,
+    /// The zone says so, or a search, or else others.
+    pub said: Option<Reply>,
+}
+
+/// What is at the end of the links, or at the name itself.
 #[derive(Debug)]
 pub enum End {
     /// The zone says.
     Zone,
     /// Others said.
     Reply(Reply),
-    /// The aliases lead nowhere.
+    /// The links lead nowhere.
     Loop,
 }
 
@@ -52,8 +59,8 @@ enum Step {
     Failed,
 }
 
-/// Aliases that are followed: more are taken for a loop.
-const MOST_ALIASES: usize = 8;
+/// Links that are followed: more are taken for a loop.
+const MOST_LINKS: usize = 8;
 /// Enough to see whether there is an answer.
 const PROBE: usize = 512;
 
@@ -65,7 +72,7 @@ pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
 /// Finds the answer: what the zone or others have for the name, else what the client's search would find.
 pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
     let own = follow(core, &query.name, query.kind).await;
-    let is_missing = own.aliases.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
+    let is_missing = own.links.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
     if !core.settings.load().walk || !is_missing {
         return own;
     }
@@ -97,7 +104,7 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
             // glibc goes on after such a step, musl does not.
             Step::Empty if domain.is_some() => return None,
             Step::Failed | Step::Found | Step::Empty => {
-                chain.aliases.insert(0, name);
+                chain.links.insert(0, Link { to: name, said: None });
                 chain.is_walk = true;
                 return Some(chain);
             }
@@ -106,35 +113,36 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
     None
 }
 
-/// Follows the zone's aliases, and asks others at their end.
+/// Follows aliases of the zone and into it, and asks others for names that are not of the zone.
 async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
-    let mut aliases: Vec<Name> = Vec::new();
-    let mut through = None;
+    let mut links: Vec<Link> = Vec::new();
+    let done = |links, end| Chain { links, end, is_walk: false };
     loop {
-        let last = aliases.last().unwrap_or(name);
+        let last = links.last().map_or(name, |link| &link.to);
         let target = match core.zone().look_up(last).found {
+            Found::Alias(_, _) if kind == kind::CNAME => return done(links, End::Zone),
             Found::Alias(_, target) => Some(target.clone()),
             Found::Elsewhere => None,
-            _ => return Chain { aliases, end: End::Zone, is_walk: false, through },
+            _ => return done(links, End::Zone),
         };
-        match target {
+        let link = match target {
+            Some(to) => Link { to, said: None },
             None => {
                 let reply = outside::ask(core, last, kind).await;
-                match outside::alias(&reply, kind) {
-                    // Configured, or what others call it: the cluster's names are the zone's to answer.
-                    Some(target) if through.is_none() && is_ours(core, &target) => {
-                        aliases.push(target);
-                        through = Some(reply.origin);
-                    }
-                    _ => return Chain { aliases, end: End::Reply(reply), is_walk: false, through },
+                match outside::leads_to(&reply, kind).filter(|to| is_ours(core, to)) {
+                    Some(to) => Link { to, said: Some(reply) },
+                    None => return done(links, End::Reply(reply)),
                 }
             }
-            Some(target) if aliases.len() < MOST_ALIASES => aliases.push(target),
-            Some(_) => return Chain { aliases, end: End::Loop, is_walk: false, through },
+        };
+        if links.len() == MOST_LINKS {
+            return done(links, End::Loop);
         }
+        links.push(link);
     }
 }
 
+/// It is for the zone to say what the name is.
 fn is_ours(core: &Core, name: &Name) -> bool {
     !matches!(core.zone().look_up(name).found, Found::Elsewhere)
 }
@@ -152,7 +160,8 @@ impl Chain {
             writer.set_code(code::SERVER_FAILURE);
             return;
         }
-        if !self.aliases.is_empty() {
+        let is_ours = self.links.first().is_some_and(|link| link.said.is_none());
+        if is_ours {
             writer.set_flag(flag::AUTHORITATIVE);
         }
         let own = core.settings.load().ttl;
@@ -161,12 +170,16 @@ impl Chain {
             End::Zone | End::Loop => own,
         };
         let mut owner = &query.name;
-        for target in &self.aliases {
-            if writer.alias(owner, ttl, target).is_err() {
+        for link in &self.links {
+            let written = match &link.said {
+                Some(reply) => outside::write_answers(reply, writer),
+                None => writer.alias(owner, ttl, &link.to),
+            };
+            if written.is_err() {
                 writer.set_flag(flag::TRUNCATED);
                 return;
             }
-            owner = target;
+            owner = &link.to;
         }
         match &self.end {
             End::Reply(reply) => outside::write(reply, writer),
@@ -197,7 +210,7 @@ impl Chain {
                 Step::Found
             }
             End::Reply(_) | End::Loop => Step::Empty,
-            End::Zone => self.step_in_zone(core, self.aliases.last().unwrap_or(name), kind),
+            End::Zone => self.step_in_zone(core, self.links.last().map_or(name, |link| &link.to), kind),
         }
     }
 

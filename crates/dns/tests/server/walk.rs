@@ -269,7 +269,7 @@ fn an_alias_into_the_cluster_is_followed_by_the_zone() {
     assert_eq!(
         place.ask("shop.example.", "A"),
         [
-            "shop.example. 5 CNAME web.default.svc.cluster.local.",
+            "shop.example. 300 CNAME web.default.svc.cluster.local.",
             "web.default.svc.cluster.local. 5 A 10.96.0.1"
         ]
     );
