@@ -104,8 +104,8 @@ fn half_load(weft: &Candidate, peers: [&Candidate; 2]) -> anyhow::Result<Vec<Row
 
 /// An outside name through a Pod's search, by glibc's rules.
 fn search(weft: &Candidate, peers: [&Candidate; 2]) -> anyhow::Result<Vec<Row>> {
-    let known = in_turn([weft, peers[0], peers[1]], |candidate| Walks::known(candidate))?;
-    let new = in_turn([weft, peers[0], peers[1]], |candidate| Walks::new_names(candidate))?;
+    let known = in_turn([weft, peers[0], peers[1]], Walks::known)?;
+    let new = in_turn([weft, peers[0], peers[1]], Walks::new_names)?;
     let times = |of: &[Walks]| of.iter().map(|one| one.micros).collect::<Vec<f64>>();
     let asked: Vec<f64> = new[0].iter().map(|one| one.asked).collect();
     let mut rows = Vec::new();

@@ -43,7 +43,7 @@ impl Walks {
         Walks::measure(of, |number| format!("host-{}.example.com", first + number))
     }
 
-    fn measure(of: &Candidate, name: impl Fn(u64) -> String + Sync) -> anyhow::Result<Walks> {
+    fn measure(of: &Candidate, name: impl Fn(u64) -> String + Send) -> anyhow::Result<Walks> {
         let before = of.upstream.asked();
         let times = of.client.0.run(|| searches(name))??;
         let asked = of.upstream.asked() - before;
