@@ -77,6 +77,7 @@ fn start(dns: &Dns, settings: &Settings, addresses: &[SocketAddr]) -> bool {
             tracing::info!(addresses = ?server.addresses(), "DNS is answered");
             (standing.addresses, standing.error) = (server.addresses().to_vec(), None);
             shared.server.store(Some(Arc::new(server)));
+            shared.forwarder.now_listening();
             true
         }
         Err(error) => {

@@ -11,7 +11,7 @@ use super::{Failure, cache::Stored};
 use crate::question::Question;
 
 /// So many questions are on their way at once; more are refused.
-const ROOM: usize = 4096;
+const ROOM: usize = 2048;
 
 /// What came of it.
 pub(super) type Outcome = Result<Arc<Stored>, Failure>;

@@ -17,8 +17,6 @@ use crate::{forward::cache::Stored, question::Question};
 
 /// A longer chain of aliases is a mistake or an attack.
 const LONGEST_CHAIN: usize = 16;
-/// More records than this are left out: nobody has so many addresses.
-const MOST_RECORDS: usize = 512;
 
 /// What came of asking one upstream.
 #[derive(Debug)]
@@ -61,7 +59,7 @@ pub(in crate::forward) fn believe(
         return Said::Refusal(code);
     }
     let records = message.answers.into_iter().filter(|record| record.dns_class == DNSClass::IN);
-    let mut records: Vec<Record> = records.take(MOST_RECORDS).collect();
+    let mut records: Vec<Record> = records.collect();
     let mut answers: Vec<Record> = Vec::new();
     let mut name = question.name.clone();
     // Each step takes its records out, so that a circle ends.

@@ -18,7 +18,10 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{Name, RecordType},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 pub(super) use exchange::ExchangeError;
 
@@ -34,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long such a question waits.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A server that does not lead back here is looked at again after this.
-const LOOK_FOR_LOOP: Duration = Duration::from_secs(30);
+const LOOK_FOR_LOOP: Duration = Duration::from_secs(600);
 /// What was measured counts half as much after so long: a server that was slow is tried again.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Servers whose round trips differ by less than this are equally good.
@@ -48,6 +51,8 @@ pub(super) struct Upstream {
     looping: AtomicBool,
     /// Its marker came back since it was last sent.
     marker_seen: AtomicBool,
+    /// Wakes the search for loops.
+    again: Arc<Notify>,
     pub(super) counts: UpstreamCounts,
 }
 
@@ -70,6 +75,7 @@ impl Upstream {
             without_edns: AtomicBool::new(false),
             looping: AtomicBool::new(false),
             marker_seen: AtomicBool::new(false),
+            again: Arc::default(),
             counts: UpstreamCounts::default(),
         }
     }
@@ -95,6 +101,8 @@ impl Upstream {
                 self.is_up(took);
                 self.counts.answered(Answered { code: message.metadata.response_code, took });
             }
+            // Nothing was learned of it.
+            Err(ExchangeError::Crowded) => self.counts.failed(),
             Err(error) => {
                 self.counts.failed();
                 if self.failed(error) {
@@ -235,10 +243,17 @@ impl Upstream {
                     upstream.looping.store(false, Ordering::Relaxed);
                 }
                 let settled = answer.is_ok() && !upstream.is_looping();
+                let pause = if settled { LOOK_FOR_LOOP } else { LONGEST_PAUSE };
+                let again = Arc::clone(&upstream.again);
                 drop(upstream);
-                sleep(if settled { LOOK_FOR_LOOP } else { LONGEST_PAUSE }).await;
+                let _ = timeout(pause, again.notified()).await;
             }
         });
+    }
+
+    /// It is to be looked at again whether it leads back here.
+    pub(super) fn look_again(&self) {
+        self.again.notify_one();
     }
 
     /// Its marker came back.
@@ -255,6 +270,13 @@ impl Upstream {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Who looks for loops sees that it is gone.
+        self.again.notify_one();
     }
 }
 
