@@ -1,6 +1,11 @@
 //! Cluster DNS: every Service and Pod by name, from every Pod, as the usual clients ask.
 
+mod clients;
+mod dig;
 mod names;
+mod outages;
+mod search;
+mod specification;
 
 use std::{fs, path::PathBuf};
 
@@ -10,10 +15,12 @@ fn lines(text: &str) -> Vec<&str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
 }
 
-/// What the DNS server of the host outside was asked: protocol, client, name and type.
+/// What the DNS server of the host outside was asked of its domains: protocol, client, name and type. Of other names are the
+/// questions by which servers are found to be there.
 fn asked_outside(lab: &Lab) -> Vec<String> {
     let path: PathBuf = lab.folder().join("outside/asked");
-    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    let all = fs::read_to_string(path).unwrap();
+    all.lines().filter(|line| line.contains("example")).map(str::to_owned).collect()
 }
 
 /// The host outside was asked this, in this order.

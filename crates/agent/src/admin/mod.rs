@@ -13,11 +13,12 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_dns::{
-    server::Explanation,
-    stub::{LookedUp, StubResolver},
-};
 use weft_model::{NodeName, PodKey};
+
+pub use weft_dns::{
+    server::{Explained, Explanation},
+    stub::{Answer, LookedUp, StubResolver},
+};
 
 pub use client::{Client, ClientError};
 pub use dns::{DnsServerStatus, DnsStatus};

@@ -30,6 +30,11 @@ const AT_ONCE: usize = 64;
 /// Of an answer more is not read.
 const LONGEST: u64 = 4096;
 
+/// The port of DNS servers, which answer nothing but DNS, and what each of them answers without looking anything up: that it
+/// knows no such operation (RFC 1035, section 4.1.1: STATUS, and the root as question).
+const DNS: u16 = 53;
+const DNS_STATUS: &[u8] = &[0x77, 0x66, 0x10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+
 /// A Service to visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visit {
@@ -140,10 +145,11 @@ async fn udp(to: SocketAddr) -> io::Result<Visited> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(to).await?;
+    let question: &[u8] = if to.port() == DNS { DNS_STATUS } else { b"weft" };
     let mut buffer = [0; 1024];
     let asked = async {
         loop {
-            socket.send(b"weft").await?;
+            socket.send(question).await?;
             if let Ok(received) = timeout(AGAIN, socket.recv(&mut buffer)).await {
                 return received;
             }

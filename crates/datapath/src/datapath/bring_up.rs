@@ -144,13 +144,22 @@ impl Datapath {
             .filter(|route| route.protocol == route::PROTOCOL)
             .collect();
         for address in &self.settings.dns_addresses {
-            if present.iter().any(|route| route.destination == *address && route.index == overlay.index) {
+            // The node's own processes do not ask from the address that they ask: the answer would be to a port of the Service.
+            let source = (self.settings.pod_ranges.iter())
+                .filter_map(|range| PodRange::new(*range).ok())
+                .map(|range| range.path_address())
+                .find(|own| own.is_ipv4() == address.is_ipv4());
+            let there = |route: &RouteSpec| {
+                route.destination == *address && route.index == overlay.index && route.source == source
+            };
+            if present.iter().any(there) {
                 continue;
             }
             let bits = if address.is_ipv4() { 32 } else { 128 };
             let taken_in = RouteSpec {
                 protocol: route::PROTOCOL,
                 local: true,
+                source,
                 ..RouteSpec::new(*address, bits, overlay.index)
             };
             self.netlink.set_route(&taken_in)?;

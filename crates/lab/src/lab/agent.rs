@@ -59,6 +59,9 @@ impl Agent {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
+        let dns = if options.dns { ranges.cluster_dns() } else { Vec::new() };
+        let dns = dns.into_iter().map(|address| ("--cluster-dns", address.to_string()));
+        arguments.extend(dns.flat_map(|(flag, value)| [flag.to_owned(), value]));
         let ranges = ranges
             .pods
             .iter()

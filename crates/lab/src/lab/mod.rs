@@ -55,6 +55,8 @@ pub struct Options {
     pub ip_family: IpFamily,
     /// How Pods reach other nodes: `auto`, `overlay` or `native`.
     pub routing: String,
+    /// The nodes' agents answer DNS; otherwise it is left to Pods with the label `k8s-app: kube-dns`.
+    pub dns: bool,
     /// MTU of the fabric, in bytes.
     pub mtu: u32,
     /// How long everything may take to become ready.

@@ -67,6 +67,7 @@ pub(super) fn kind_name(kind: u16) -> String {
         5 => "CNAME".into(),
         6 => "SOA".into(),
         12 => "PTR".into(),
+        13 => "HINFO".into(),
         15 => "MX".into(),
         16 => "TXT".into(),
         28 => "AAAA".into(),

@@ -259,6 +259,11 @@ impl LabDir {
         Ok(names)
     }
 
+    /// What a Pod that runs is told to ask: its resolv.conf.
+    pub fn pod_resolv_conf(&self, namespace: &str, name: &str) -> Result<String> {
+        self.names(&self.pod(&self.pod_record(namespace, name)?.uid)).resolv_conf()
+    }
+
     pub(crate) fn write_pod_record(&self, namespace: &str, name: &str, record: &PodRecord) -> Result<()> {
         write_json(&self.pod_record_path(namespace, name), record)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use weft_agent::admin::{Client, Status};
-use weft_lab::OutsideRecord;
+use weft_lab::{LabDir, OutsideRecord};
 
 use super::lab::LabArgs;
 
@@ -44,16 +44,22 @@ impl AgentArgs {
         }
     }
 
-    /// The host outside the cluster, if the agents are a lab's.
-    pub fn outside(&self) -> Result<Option<OutsideRecord>> {
+    /// The lab whose agents are meant, if it is one.
+    pub fn lab(&self) -> Result<Option<LabDir>> {
         if !self.sockets.is_empty() {
             return Ok(None);
         }
         match self.lab.choose() {
-            Ok(lab) => Ok(Some(lab.record()?.outside)),
+            Ok(lab) => Ok(Some(lab)),
             // This node's own agent was asked.
-            Err(_) => Ok(None),
+            Err(_) if self.lab.name.is_none() => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// The host outside the cluster, if the agents are a lab's.
+    pub fn outside(&self) -> Result<Option<OutsideRecord>> {
+        self.lab()?.map(|lab| Ok(lab.record()?.outside)).transpose()
     }
 
     /// Asks every agent for its status, all at once. One that does not answer is an error: nothing can be said of its node.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agents;
+mod dns;
 mod doctor;
 mod lab;
 mod service;
@@ -38,6 +39,8 @@ enum Command {
     Status(status::StatusCommand),
     #[command(subcommand)]
     Service(service::Service),
+    #[command(subcommand)]
+    Dns(dns::Dns),
     Doctor(doctor::Doctor),
     Agent(Box<agent::Agent>),
     Version(version::Version),
@@ -67,6 +70,7 @@ impl Cli {
             Command::Verify(command) => command.run(),
             Command::Status(command) => command.run(),
             Command::Service(command) => command.run(),
+            Command::Dns(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Agent(command) => command.run(),
             Command::Version(command) => command.run(),

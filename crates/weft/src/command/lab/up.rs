@@ -37,6 +37,9 @@ pub struct Up {
     /// How Pods reach other nodes
     #[arg(long, value_enum, default_value_t)]
     routing: Routing,
+    /// Who answers DNS
+    #[arg(long, value_enum, default_value_t)]
+    dns: Dns,
     /// MTU of the network between the nodes, in bytes
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
@@ -65,6 +68,15 @@ enum Routing {
     Overlay,
     /// Routes always
     Native,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Dns {
+    /// The agent of each node
+    #[default]
+    Weft,
+    /// Pods with the label k8s-app=kube-dns, as CoreDNS has it
+    Pods,
 }
 
 impl Up {
@@ -105,6 +117,7 @@ impl Up {
                 Routing::Native => "native",
             }
             .into(),
+            dns: self.dns == Dns::Weft,
             mtu: self.mtu,
             timeout: Duration::from_secs(self.timeout),
             executable: std::env::current_exe().context("find this program's own file")?,

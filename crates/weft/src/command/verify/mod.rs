@@ -4,29 +4,37 @@
 //! depend on what the Pods' own programs listen on. It needs an agent on both sides: all of a lab's, or those named.
 
 mod matrix;
+mod names;
 mod pairs;
 mod ranges;
 mod services;
 
-use std::{process::ExitCode, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::agents::AgentArgs;
+use weft_lab::LabDir;
+
+use super::agents::{Agent, AgentArgs};
 use crate::output::{Format, OutputArgs, print_json, print_table};
+use names::NamesReport;
 use pairs::{Endpoint, Failure, Proof};
 use services::ServicesReport;
 
 /// Pairs up to which every one is tried; beyond, a sample that covers every pair of nodes.
 const MOST_PAIRS: usize = 4000;
 
-/// Prove the network model: every pair reachable, no NAT, full MTU, every Service from everywhere, addresses unique
+/// Prove the network model: every pair reachable, no NAT, full MTU, every Service from everywhere and by its name, addresses
+/// unique
 #[derive(Args, Debug)]
 pub struct Verify {
     #[command(flatten)]
     agents: AgentArgs,
+    /// How to reach the API server, whose Services' names are looked up in every Pod; not needed for a lab's
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -48,6 +56,8 @@ pub struct Report {
     failed: Vec<Failure>,
     /// What was proved of Services.
     services: ServicesReport,
+    /// What was proved of names; none where the API server is not known.
+    names: Option<NamesReport>,
     /// What is wrong with addresses and ranges.
     ranges: Vec<String>,
     /// Seconds that it took.
@@ -70,14 +80,19 @@ impl Verify {
         let ranges = ranges::check(&agents);
         let outside = self.agents.outside()?;
         let services = services::prove(&agents, &endpoints, outside.as_ref())?;
+        let names = self.names(&agents, &endpoints)?;
         let failed: Vec<Failure> = proofs.iter().flat_map(|proof| proof.failures(&endpoints)).collect();
         let report = Report {
-            holds: failed.is_empty() && ranges.is_empty() && services.holds(),
+            holds: failed.is_empty()
+                && ranges.is_empty()
+                && services.holds()
+                && names.as_ref().is_none_or(NamesReport::holds),
             nodes: agents.iter().map(|agent| agent.status.node.to_string()).collect(),
             sampled,
             pairs: proofs.len(),
             failed,
             services,
+            names,
             ranges,
             seconds: start.elapsed().as_secs_f64(),
             endpoints,
@@ -87,6 +102,13 @@ impl Verify {
             Format::Table => print(&report, &proofs),
         }
         Ok(if report.holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn names(&self, agents: &[Agent], endpoints: &[Endpoint]) -> Result<Option<NamesReport>> {
+        let lab = self.agents.lab()?;
+        let kubeconfig = lab.as_ref().map(LabDir::kubeconfig).or_else(|| self.kubeconfig.clone());
+        let Some(kubeconfig) = kubeconfig else { return Ok(None) };
+        names::prove(agents, endpoints, &kubeconfig, lab.as_ref()).map(Some)
     }
 }
 
@@ -101,6 +123,7 @@ fn print(report: &Report, proofs: &[Proof]) {
         verdict(report.failed.is_empty())
     );
     print_services(&report.services, verdict);
+    print_names(report.names.as_ref(), verdict);
     println!("{:<58} {}", "addresses unique, ranges disjoint", verdict(report.ranges.is_empty()));
     for wrong in &report.ranges {
         println!("  {wrong}");
@@ -119,9 +142,33 @@ fn print(report: &Report, proofs: &[Proof]) {
     }
     let outcome = if report.holds { "the network model holds" } else { "the network model does NOT hold" };
     println!(
-        "\n{outcome}: {} pairs and {} visits to Services in {:.1} s",
-        report.pairs, report.services.visits, report.seconds
+        "\n{outcome}: {} pairs, {} visits to Services and {} look-ups in {:.1} s",
+        report.pairs,
+        report.services.visits,
+        report.names.as_ref().map_or(0, |names| names.look_ups),
+        report.seconds
     );
+}
+
+fn print_names(report: Option<&NamesReport>, verdict: impl Fn(bool) -> &'static str) {
+    let Some(report) = report else {
+        println!("names of Services: not looked at, since no API server is named (--kubeconfig)");
+        return;
+    };
+    if report.pods > 0 {
+        let what = if report.sampled { "a sample" } else { "all" };
+        let claim = format!("Services found by name in {} Pods ({what} of {})", report.pods, report.names);
+        println!("{claim:<58} {}", verdict(report.holds()));
+    }
+    for failure in report.failed.iter().take(20) {
+        println!("  {}: {} {}: {}", failure.from, failure.name, failure.kind, failure.problem);
+    }
+    if report.failed.len() > 20 {
+        println!("  … and {} more look-ups: -o json lists them all", report.failed.len() - 20);
+    }
+    for pod in &report.left_out {
+        println!("  not looked at: {pod}");
+    }
 }
 
 /// Services up to which each gets a row; beyond, only those that fail.

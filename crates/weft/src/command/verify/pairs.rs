@@ -183,7 +183,7 @@ fn client(agents: &[Agent], endpoint: &Endpoint) -> Result<Client> {
 }
 
 /// Runs a task for every item, a few at once, and keeps their order.
-fn side_by_side<I: Send, T: Send>(items: Vec<I>, task: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub fn side_by_side<I: Send, T: Send>(items: Vec<I>, task: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
     const AT_ONCE: usize = 8;
     let queue = std::sync::Mutex::new(items.into_iter().enumerate());
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());

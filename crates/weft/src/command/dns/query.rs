@@ -1,0 +1,119 @@
+//! `weft dns query`
+
+use std::{net::IpAddr, process::ExitCode};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+use weft_agent::admin::{Client, Explained, Explanation, PodStatus, Request, Response};
+
+use crate::{
+    command::{
+        Usage,
+        agents::{Agent, AgentArgs},
+    },
+    output::{Format, OutputArgs, print_json},
+};
+
+/// Show what a name leads to, and why: which Service, which step of a search, memory, or a server outside
+#[derive(Args, Debug)]
+pub struct Query {
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// The name; without a final dot it is looked for as the Pod of --from does, by its search list
+    #[arg(id = "NAME")]
+    question: String,
+    /// The type of record
+    #[arg(default_value = "A", value_name = "TYPE")]
+    kind: String,
+    /// POD, or NAMESPACE/POD: as this Pod is answered, by its own node
+    #[arg(long, value_name = "POD")]
+    from: Option<String>,
+    /// Namespace of a POD
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// As this node answers [default: the first one, or the Pod's]
+    #[arg(long, value_name = "NODE", conflicts_with = "from")]
+    node: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// An answer, and who gives it to whom.
+#[derive(Debug, Serialize)]
+struct Report {
+    node: String,
+    /// `namespace/name` of the Pod that asks.
+    from: Option<String>,
+    address: Option<IpAddr>,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
+impl Query {
+    pub fn run(self) -> Result<ExitCode> {
+        let agents = self.agents.ask()?;
+        let (agent, pod) = self.choose(&agents)?;
+        let from = pod.and_then(|pod| pod.pod.clone());
+        let request =
+            Request::Dns { name: self.question.clone(), kind: self.kind.clone(), from: from.clone() };
+        let explanation = match Client::connect(&agent.socket)?.ask(&request)? {
+            Response::Dns { explanation } => explanation,
+            other => bail!("ask for {}: the agent answered {other:?}", self.question),
+        };
+        let found = explanation.questions.iter().any(|question| !question.answers.is_empty());
+        let from = from.as_ref().map(ToString::to_string);
+        let address = pod.and_then(|pod| pod.addresses.first().copied());
+        let report = Report { node: agent.status.node.to_string(), from, address, explanation };
+        match self.output.output {
+            Format::Json => print_json(&report)?,
+            Format::Table => self.print(&report),
+        }
+        Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Who is asked, and for which Pod.
+    fn choose<'a>(&self, agents: &'a [Agent]) -> Result<(&'a Agent, Option<&'a PodStatus>)> {
+        if let Some(from) = &self.from {
+            let whole = if from.contains('/') { from.clone() } else { format!("{}/{from}", self.namespace) };
+            let is_it = |pod: &&PodStatus| pod.pod.as_ref().is_some_and(|key| key.to_string() == whole);
+            let mut found =
+                agents.iter().filter_map(|agent| Some((agent, Some(agent.status.pods.iter().find(is_it)?))));
+            return found.next().ok_or_else(|| {
+                Usage(format!(
+                    "no Pod {whole} is attached to the network on the nodes that were asked; Pods on a host's network are \
+                     asked for with --node"
+                ))
+                .into()
+            });
+        }
+        let is_it =
+            |agent: &&Agent| self.node.as_ref().is_none_or(|node| agent.status.node.to_string() == *node);
+        agents.iter().find(is_it).map(|agent| (agent, None)).ok_or_else(|| {
+            let names: Vec<String> = agents.iter().map(|agent| agent.status.node.to_string()).collect();
+            Usage(format!("no agent of such a node was asked; there are: {}", names.join(", "))).into()
+        })
+    }
+
+    fn print(&self, report: &Report) {
+        let whom = match (&report.from, report.address) {
+            (Some(pod), Some(address)) => format!("Pod {pod} ({address})"),
+            _ => "a client that is no Pod of it".to_owned(),
+        };
+        println!("{} {}, as {} answers {whom}", self.question, self.kind, report.node);
+        for question in &report.explanation.questions {
+            println!();
+            print_question(question);
+        }
+    }
+}
+
+fn print_question(question: &Explained) {
+    println!("{} {}: {}", question.name, question.kind, question.code);
+    for record in question.answers.iter().chain(&question.additionals) {
+        println!("    {record}");
+    }
+    for reason in &question.why {
+        println!("  {}: {}", reason.name, reason.source);
+    }
+}

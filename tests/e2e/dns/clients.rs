@@ -1,0 +1,224 @@
+//! The usual clients ask in their own ways and are told the same.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use weft_tests::{Lab, Place, wait_for};
+
+use super::dig::{answers, dig};
+
+const MANIFEST: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: c, image: nginx}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: nginx, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each}
+spec: {clusterIP: None, ipFamilyPolicy: PreferDualStack, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: www.example.org}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: shop}
+spec: {clusterIP: 10.96.7.7, ports: [{port: 80}]}
+";
+
+/// A client: how it is called, and what of its output are addresses.
+type Client = fn(&Place, &str, &str) -> BTreeSet<IpAddr>;
+
+const CLIENTS: [(&str, Client); 5] = [
+    ("dig", with_dig),
+    ("kdig", with_kdig),
+    ("drill", with_drill),
+    ("nslookup", with_nslookup),
+    ("getent", with_getent),
+];
+
+#[test]
+fn dig_kdig_drill_nslookup_and_getent_agree() {
+    let lab = Lab::with_nodes(2).option("--ip-family", "dual").running(MANIFEST).up();
+    let client = lab.pod("client");
+    for name in [
+        "web.default.svc.cluster.local.",
+        "each.default.svc.cluster.local.",
+        "elsewhere.default.svc.cluster.local.",
+        "api.shop.svc.cluster.local.",
+        "www.example.com.",
+        "absent.default.svc.cluster.local.",
+        "absent.example.com.",
+    ] {
+        for kind in ["A", "AAAA"] {
+            let expected = expected(&lab, name, kind);
+            for (program, ask) in CLIENTS {
+                wait_for(&format!("{program} to be told {expected:?} of {name} {kind}"), || {
+                    let told = ask(&client, name, kind);
+                    if told == expected { Ok(()) } else { Err(told) }
+                });
+            }
+        }
+    }
+}
+
+/// As the API and the host outside have it.
+fn expected(lab: &Lab, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    let of_kind = |ip: &IpAddr| ip.is_ipv4() == (kind == "A");
+    let addresses = |list: &serde_json::Value| -> Vec<IpAddr> {
+        list.as_array().into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+    };
+    let all: Vec<IpAddr> = match name.split('.').next().unwrap() {
+        "web" => addresses(&lab.get(&["service", "web"])["spec"]["clusterIPs"]),
+        "api" => vec!["10.96.7.7".parse().unwrap()],
+        "each" => {
+            let pods = lab.get(&["pods", "-l", "app=web"]);
+            let pods = pods["items"].as_array().unwrap();
+            let ips = pods.iter().flat_map(|pod| pod["status"]["podIPs"].as_array().unwrap());
+            ips.map(|ip| ip["ip"].as_str().unwrap().parse().unwrap()).collect()
+        }
+        "elsewhere" | "www" => lab.outside().addresses().to_vec(),
+        _ => Vec::new(),
+    };
+    all.into_iter().filter(of_kind).collect()
+}
+
+fn addresses(text: &str) -> BTreeSet<IpAddr> {
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+fn with_dig(from: &Place, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    addresses(&from.runs(&["dig", "+short", name, kind]).succeeds())
+}
+
+fn with_kdig(from: &Place, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    addresses(&from.runs(&["kdig", "+short", name, kind]).succeeds())
+}
+
+fn with_drill(from: &Place, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    let output = from.runs(&["drill", name, kind]).succeeds();
+    let answers = output.split(";; ANSWER SECTION:").nth(1).unwrap_or_default();
+    addresses(answers.split(";;").next().unwrap_or_default())
+}
+
+/// Its exit code says whether there is any address, of whatever family; the server's own is named first.
+fn with_nslookup(from: &Place, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    let output = from.runs(&["busybox", "nslookup", &format!("-type={kind}"), name]);
+    let answers = output.stdout.split_once("\n\n").map(|(_, answers)| answers.to_owned()).unwrap_or_default();
+    addresses(&answers)
+}
+
+/// It exits with 2 where there is none.
+fn with_getent(from: &Place, name: &str, kind: &str) -> BTreeSet<IpAddr> {
+    let database = if kind == "A" { "ahostsv4" } else { "ahostsv6" };
+    let output = from.runs(&["getent", database, name]);
+    // Where there are only IPv4 addresses it shows them as mapped ones.
+    let real = |ip: &IpAddr| ip.to_canonical() == *ip;
+    addresses(&output.stdout).into_iter().filter(real).collect()
+}
+
+#[test]
+fn short_names_are_found_by_the_pods_search_list() {
+    let lab = Lab::with_nodes(1).running(MANIFEST).up();
+    let client = lab.pod("client");
+    let web = lab.cluster_ip("web").to_string();
+    for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local"] {
+        found(&client, name, &web);
+    }
+    for name in ["api.shop", "api.shop.svc"] {
+        found(&client, name, "10.96.7.7");
+    }
+    found(&client, "www.example.net", &lab.outside().address().to_string());
+    assert_eq!(client.runs(&["getent", "ahostsv4", "api"]).code, Some(2), "it is in another namespace");
+    // By address.
+    let seen = client.runs(&["getent", "hosts", &web]).succeeds();
+    assert!(seen.contains("web.default.svc.cluster.local"), "{seen}");
+}
+
+#[track_caller]
+fn found(from: &Place, name: &str, address: &str) {
+    wait_for(&format!("getent to find {name}"), || {
+        let output = from.runs(&["getent", "ahostsv4", name]);
+        if output.stdout.starts_with(address) { Ok(()) } else { Err(output) }
+    });
+}
+
+#[test]
+fn too_large_an_answer_is_truncated_and_whole_over_tcp() {
+    let lab = Lab::with_nodes(1).running(MANIFEST).up();
+    let client = lab.pod("client");
+    let endpoints: Vec<String> =
+        (0..200).map(|n| format!("- {{addresses: [10.3.{}.{}]}}", n / 100, n % 100 + 1)).collect();
+    lab.apply(&format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: many}}
+spec: {{clusterIP: None, ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: many-1, labels: {{kubernetes.io/service-name: many}}}}
+addressType: IPv4
+ports: [{{port: 80}}]
+endpoints:
+{}
+",
+        endpoints.join("\n")
+    ));
+    let name = "many.default.svc.cluster.local.";
+    wait_for("all the endpoints", || match dig(&client, &["+tcp", name, "A"]) {
+        Some(answer) if answer.answers.len() == 200 => Ok(()),
+        other => Err(other.map(|answer| answer.answers.len())),
+    });
+    let small = dig(&client, &["+ignore", "+noedns", name, "A"]).unwrap();
+    assert!(small.flags.contains("tc"), "{small:?}");
+    // What is said to fit, fits.
+    let larger = dig(&client, &["+ignore", "+bufsize=4096", name, "A"]).unwrap();
+    assert!(larger.flags.contains("tc") || larger.answers.len() == 200, "{larger:?}");
+    // Left to itself, a client asks again over TCP.
+    assert_eq!(dig(&client, &[name, "A"]).unwrap().answers.len(), 200);
+    let all = with_getent(&client, name, "A");
+    assert_eq!(all.len(), 200);
+}
+
+#[test]
+fn odd_questions_are_answered_as_they_should_be() {
+    let lab = Lab::with_nodes(1).running(MANIFEST).up();
+    let client = lab.pod("client");
+    let name = "web.default.svc.cluster.local.";
+    answers(&client, name, "A", &[&lab.cluster_ip("web").to_string()]);
+    // The question's own case comes back.
+    let odd = "WeB.deFault.SVC.cluster.LOCAL.";
+    let answer = answers(&client, odd, "A", &[&lab.cluster_ip("web").to_string()]);
+    assert_eq!(answer.answers[0].name, odd);
+    let refused = client.runs(&["dig", "cluster.local.", "AXFR"]);
+    assert!(refused.stdout.contains("Transfer failed"), "{refused:?}");
+    let any = dig(&client, &["+notcp", name, "ANY"]).unwrap();
+    assert!(any.status == "NOERROR" && any.answers.len() <= 1, "{any:?}");
+    let opcode = dig(&client, &["+opcode=status", name]).unwrap();
+    assert_eq!(opcode.status, "NOTIMP");
+    let class = dig(&client, &["-c", "CH", "version.bind.", "TXT"]).unwrap();
+    assert_ne!(class.status, "NOERROR", "{class:?}");
+}
