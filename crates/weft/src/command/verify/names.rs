@@ -267,28 +267,30 @@ fn plan(askers: &mut [Asker<'_>], names: &[Name]) -> bool {
 
 /// The shortest form of a name for which no step of the walk before it meets another Service.
 fn as_typed(stub: &StubResolver, name: &Name, all: &[Name]) -> String {
-    let inside = format!("{}.{}.svc.", name.service, name.namespace);
+    let whole = format!("{}.{}.svc.{}.", name.service, name.namespace, domain(stub));
     let forms = [
         name.service.clone(),
         format!("{}.{}", name.service, name.namespace),
-        inside.trim_end_matches('.').into(),
+        format!("{}.{}.svc", name.service, name.namespace),
     ];
-    let is_another = |step: &str| {
+    let is_another = |step: &String| {
         let mut labels = step.split('.');
-        let found = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default(), labels.next());
-        found.2 == Some("svc")
-            && all.iter().any(|one| (one.service.as_str(), one.namespace.as_str()) == (found.0, found.1))
+        let (service, namespace) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());
+        labels.next() == Some("svc")
+            && all.iter().any(|one| one.service == service && one.namespace == namespace)
     };
     let leads_there = |form: &&String| {
         let steps = stub.steps(form);
-        let at = steps.iter().position(|step| step.starts_with(&inside));
-        at.is_some_and(|at| !steps.iter().take(at).any(|step| is_another(step)))
+        let at = steps.iter().position(|step| *step == whole);
+        at.is_some_and(|at| !steps.iter().take(at).any(is_another))
     };
-    forms.iter().find(leads_there).cloned().unwrap_or_else(|| {
-        let domain =
-            stub.searches.iter().find_map(|domain| domain.split_once("svc.").map(|(_, domain)| domain));
-        format!("{inside}{}.", domain.unwrap_or("cluster.local").trim_end_matches('.'))
-    })
+    forms.iter().find(leads_there).cloned().unwrap_or(whole)
+}
+
+/// The cluster's domain, as far as a search list tells.
+fn domain(stub: &StubResolver) -> &str {
+    let told = stub.searches.iter().find_map(|domain| domain.strip_prefix("svc."));
+    told.unwrap_or("cluster.local").trim_end_matches('.')
 }
 
 fn look_up(agents: &[Agent], asker: &Asker<'_>) -> Result<Vec<Failure>> {
