@@ -1,6 +1,7 @@
 //! Cluster DNS: every Service and Pod by name, from every Pod, as the usual clients ask.
 
 mod clients;
+mod commands;
 mod dig;
 mod names;
 mod outages;

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
-use weft_agent::admin::{PeerStatus, Status};
+use weft_agent::admin::{DnsStatus, PeerStatus, Status};
 
 use super::agents::{Agent, AgentArgs};
 use crate::output::{Format, OutputArgs, print_json};
@@ -56,6 +56,7 @@ fn problems(status: &Status) -> Vec<String> {
     for refused in services.refused.iter().chain(&services.conflicts) {
         problems.push(format!("{node}: {refused}"));
     }
+    problems.extend(status.dns.iter().flat_map(|dns| dns_problems(node.as_str(), dns)));
     for peer in &status.peers {
         if peer.reachable == Some(false) {
             problems.push(format!("{node} does not reach {} over the {} path", peer.name, peer.path));
@@ -65,6 +66,38 @@ fn problems(status: &Status) -> Vec<String> {
         }
     }
     problems
+}
+
+fn dns_problems(node: &str, dns: &DnsStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(error) = &dns.error {
+        problems.push(format!("{node} does not answer DNS: {error}"));
+    }
+    if let Some(error) = &dns.settings_error {
+        problems.push(format!("{node} answers DNS as it was set before: {error}"));
+    }
+    if let Some(error) = &dns.no_upstreams {
+        problems.push(format!("{node} asks nobody for names outside of the cluster: {error}"));
+    }
+    for server in &dns.upstreams {
+        if let Some(why) = &server.down {
+            problems.push(format!("{node} does not ask {} for {}: {why}", server.server, server.domain));
+        }
+    }
+    problems
+}
+
+/// `10.96.0.10, for 12 Services; others by 192.0.2.53:53`.
+fn dns_line(dns: &DnsStatus) -> String {
+    let mut addresses: Vec<String> = dns.addresses.iter().map(|one| one.ip().to_string()).collect();
+    addresses.sort();
+    addresses.dedup();
+    let listening = if addresses.is_empty() { "NOT answered yet".to_owned() } else { addresses.join(", ") };
+    let mut others: Vec<&str> = dns.upstreams.iter().map(|one| one.server.as_str()).collect();
+    others.sort_unstable();
+    others.dedup();
+    let others = if others.is_empty() { "nobody".to_owned() } else { others.join(", ") };
+    format!("DNS {listening}; outside by {others}")
 }
 
 /// Nodes as boxes, Pods inside, the paths to the others below.
@@ -97,7 +130,9 @@ fn node(status: &Status) -> (String, Vec<String>) {
         services.endpoints,
         if services.synced { "" } else { ", NOT all in the kernel yet" }
     );
-    let mut lines = vec![format!("Pods {ranges}{mtu}"), served, String::new()];
+    let mut lines = vec![format!("Pods {ranges}{mtu}"), served];
+    lines.extend(status.dns.as_ref().map(dns_line));
+    lines.push(String::new());
     let name = |pod: &weft_agent::admin::PodStatus| {
         pod.pod.as_ref().map_or_else(|| pod.container_id.clone(), ToString::to_string)
     };

@@ -166,8 +166,11 @@ fn print_names(report: Option<&NamesReport>, verdict: impl Fn(bool) -> &'static 
     if report.failed.len() > 20 {
         println!("  … and {} more look-ups: -o json lists them all", report.failed.len() - 20);
     }
-    for pod in &report.left_out {
+    for pod in report.left_out.iter().take(5) {
         println!("  not looked at: {pod}");
+    }
+    if report.left_out.len() > 5 {
+        println!("  … and {} more Pods: -o json lists them all", report.left_out.len() - 5);
     }
 }
 
