@@ -18,6 +18,10 @@ pub struct Config {
     pub tunnel_v4: Address,
     /// This node's IPv6 address, likewise.
     pub tunnel_v6: Address,
+    /// The node's plain IPv4 address, which labels flows that enter here; all zero if it has none.
+    pub label_v4: Address,
+    /// The same, IPv6.
+    pub label_v6: Address,
     /// Cookie of the node's network namespace: a socket in it belongs to the node, any other to a Pod.
     pub netns_cookie: u64,
     /// UDP port of the overlay, network byte order.
@@ -35,7 +39,7 @@ impl Config {
     pub const DIRECT_RETURN: u16 = 1;
 }
 
-const _: () = assert!(size_of::<Config>() == 72);
+const _: () = assert!(size_of::<Config>() == 104);
 
 // SAFETY: integers without padding.
 unsafe impl Plain for Config {}

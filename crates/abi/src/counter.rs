@@ -57,6 +57,8 @@ counters! {
     TunnelKey = "tunnel-key" drop,
     /// Out of a tunnel came a source that is not at the tunnel's other end.
     TunnelSource = "tunnel-source" drop,
+    /// From another node with a label in the client's place that this node does not know, or does not know any more.
+    UnknownLabel = "unknown-label" drop,
     /// A connection to a Service was given its backend at the socket.
     SocketService = "socket-service" pass,
     /// A connection to a Service was given its backend packet by packet.

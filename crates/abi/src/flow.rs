@@ -65,8 +65,10 @@ pub struct Flow {
     pub way: u8,
     /// [`Flow::OPENED`] and the like.
     pub seen: u8,
-    /// [`Flow::CLAMP`].
+    /// [`Flow::CLAMP`] and the like.
     pub flags: u16,
+    /// Of [`Flow::LABELLED`], where the flow entered: when an answer last came by, as in [`Flow::last_ns`].
+    pub answered_ns: u64,
 }
 
 /// What the fragments of one packet share.
@@ -96,7 +98,7 @@ pub struct Fragment {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 80);
+const _: () = assert!(size_of::<Flow>() == 88);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<Fragment>() == 4);
 
@@ -172,6 +174,20 @@ impl Flow {
 
     /// What the other end may send comes through the overlay, which the MSS must fit.
     pub const CLAMP: u16 = 1;
+    /// Between the node that the flow entered by and the node of its backend, a label stands for the client: the first node's plain
+    /// address with a port that no other flow to this backend has. With it packets travel natively, and no fabric sees an address
+    /// that is not the cluster's. Until the other node is known to know the label, and for fragments, the client stands in the
+    /// packet, and the label in the tunnel's [`crate::ENTRY_VNI`].
+    pub const LABELLED: u16 = 2;
+    /// The backend sees another source port than the client's.
+    pub const OTHER_PORT: u16 = 4;
+
+    /// The client, given the key of the packets that go towards the backend.
+    #[inline(always)]
+    pub const fn client(&self, key: &FlowKey) -> Address {
+        // Where it entered by another node, the key may have a label instead.
+        if self.way == Flow::BACKEND_ENTERED { self.source } else { key.source }
+    }
 
     /// Whether these packets go towards the backend.
     #[inline(always)]

@@ -37,14 +37,18 @@ pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
 
 /// VXLAN network identifier of flows from outside, between the node that they entered by and the node of their backend: their
-/// sources are nobody's in the cluster, and what a backend answers goes back through the node that the flow came by.
+/// sources are nobody's in the cluster, and what a backend answers goes back through the node that the flow came by. The bits from
+/// [`LABEL_SHIFT`] on are the flow's label, or zero, see [`Flow::LABELLED`].
 pub const ENTRY_VNI: u32 = 2;
+
+/// Bits of an [`ENTRY_VNI`] below the flow's label, which is a port as it stands in a packet.
+pub const LABEL_SHIFT: u32 = 8;
 
 /// VXLAN network identifier of flows from outside whose answers take no detour: from the node that they entered by to the node of
 /// their backend, still addressed to the Service.

@@ -17,7 +17,7 @@ pub enum Path {
 
 /// What is known of a prefix.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The other node's address on the underlay: tunnel end or next hop.
     pub next_hop: Address,
@@ -26,16 +26,26 @@ pub struct Route {
     pub tunnel: Address,
     /// A [`Path`] as a number, or [`Route::SERVICES`].
     pub path: u32,
-    /// No meaning yet; zero.
-    pub reserved: u32,
+    /// Of a node's own address, and of the plain address itself: that node's plain IPv4 address, which labels its flows
+    /// ([`crate::Flow::LABELLED`]); otherwise zero.
+    pub label_v4_be: u32,
+    /// The same, IPv6.
+    pub label_v6: Address,
 }
 
 impl Route {
+    /// The address that labels the node's flows in this family, if this is a node's own address.
+    #[inline(always)]
+    pub const fn label(&self, ipv4: bool) -> Option<Address> {
+        let label = if ipv4 { Address::from_v4_be(self.label_v4_be) } else { self.label_v6 };
+        if label.words_be[3] == 0 { None } else { Some(label) }
+    }
+
     /// In the place of a path: nowhere. It is a range of Service addresses; what no frontend answers for is dropped.
     pub const SERVICES: u32 = 3;
 }
 
-const _: () = assert!(size_of::<Route>() == 40);
+const _: () = assert!(size_of::<Route>() == 56);
 
-// SAFETY: ten integers.
+// SAFETY: integers without padding.
 unsafe impl Plain for Route {}

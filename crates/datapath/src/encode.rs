@@ -15,9 +15,21 @@ pub(crate) fn prefix(range: IpNet) -> (Address, u32) {
     }
 }
 
-/// The way to another node, and where its tunnels begin.
+/// The way to another node's Pods, and where its tunnels begin.
 pub(crate) fn route(next_hop: IpAddr, tunnel: IpAddr, path: Path) -> Route {
-    Route { next_hop: next_hop.into(), tunnel: tunnel.into(), path: path as u32, reserved: 0 }
+    Route { next_hop: next_hop.into(), tunnel: tunnel.into(), path: path as u32, ..Route::default() }
+}
+
+/// The same to the node's own address; the plain addresses label its flows.
+pub(crate) fn route_to_node(next_hop: IpAddr, tunnel: IpAddr, path: Path, plain: &[IpAddr]) -> Route {
+    let mut route = route(next_hop, tunnel, path);
+    for address in plain {
+        match address {
+            IpAddr::V4(v4) => route.label_v4_be = u32::from_ne_bytes(v4.octets()),
+            IpAddr::V6(_) => route.label_v6 = Address::from(*address),
+        }
+    }
+    route
 }
 
 /// The IP protocol number.
@@ -69,8 +81,7 @@ pub(crate) fn source_range(service_port: u32, range: IpNet) -> (SourceRange, u32
 
 /// A range of Service addresses.
 pub(crate) fn service_range() -> Route {
-    let nowhere = Address::default();
-    Route { next_hop: nowhere, tunnel: nowhere, path: Route::SERVICES, reserved: 0 }
+    Route { path: Route::SERVICES, ..Route::default() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Both directions of the overlay device.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, OVERLAY_VNI};
+use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, LABEL_SHIFT, OVERLAY_VNI};
 
 use crate::steps::{
     Verdict,
@@ -23,7 +23,8 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip { source, destination } => {
             // Anybody who reaches this node can send it a tunnel packet, a Pod too.
-            let sender = match tunnel.vni {
+            let kind = tunnel.vni & ((1 << LABEL_SHIFT) - 1);
+            let sender = match kind {
                 OVERLAY_VNI => &source,
                 // Sources are from outside: it is the node that must be known.
                 ENTRY_VNI | DIRECT_VNI => &tunnel.end,
@@ -32,7 +33,7 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
             if route(sender).is_none_or(|route| route.tunnel != tunnel.end) {
                 return Verdict::drop(Counter::TunnelSource);
             }
-            let hook = match tunnel.vni {
+            let hook = match kind {
                 OVERLAY_VNI => match local_pod(&destination) {
                     Some(pod) => return to_local_pod(ctx, pod, Counter::FromOverlay),
                     None => hook::OVERLAY_INGRESS,
@@ -43,7 +44,7 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
             if stays_on_link(&destination) {
                 return Verdict::NEXT;
             }
-            service::begin(ctx, hook, Some(&tunnel.end))
+            service::begin(ctx, hook, Some(&tunnel))
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
         Packet::Arp { .. } | Packet::Other => Verdict::drop(Counter::Protocol),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use weft_abi::{Config, GATEWAY_MAC, programs};
+use weft_abi::{Address, Config, GATEWAY_MAC, programs};
 use weft_model::PodRange;
 use weft_netns::netlink::{Link, RouteSpec, VxlanSpec, or_exists, or_gone};
 
@@ -36,6 +36,8 @@ impl Datapath {
             uplink_mtu: self.uplink.mtu,
             tunnel_v4: self.own_tunnel_end(true),
             tunnel_v6: self.own_tunnel_end(false),
+            label_v4: self.own_plain_address(true).map(Address::from).unwrap_or_default(),
+            label_v6: self.own_plain_address(false).map(Address::from).unwrap_or_default(),
             netns_cookie: self.own_namespace,
             vxlan_port_be: self.settings.vxlan_port.to_be(),
             flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },

@@ -289,6 +289,7 @@ impl Datapath {
             peer.node_addresses.iter().copied().find(|address| address.is_ipv4() == range.addr().is_ipv4())
         };
         let Some(tunnel_end) = self.tunnel_end(peer) else { return };
+        let mut labels = Vec::new();
         for range in &peer.pod_ranges {
             let source = self.own_address(range.addr());
             // IPv6 Pods over IPv4 nodes, and the reverse, need the tunnel.
@@ -302,17 +303,23 @@ impl Datapath {
                 Path::Overlay => RouteTo { index: self.overlay, gateway: None, source },
             };
             kernel.insert(*range, route);
-            if let (Ok(layout), Some(gateway)) = (PodRange::new(*range), same_family(range)) {
+            let Ok(layout) = PodRange::new(*range) else { continue };
+            let plain = layout.plain_address();
+            labels.push(plain);
+            // Told from Pods' addresses, so that a label that is not known is not taken for a Pod.
+            let labelling = encode::route_to_node(next_hop, tunnel_end, path, &[plain]);
+            entries.insert(encode::prefix(IpNet::from(plain)), labelling);
+            if let Some(gateway) = same_family(range) {
                 // Always over the plain path: whether it carries Pod addresses is what the probe asks.
-                let plain = layout.plain_address();
-                let source = self.own_plain_address(plain);
+                let source = self.own_plain_address(plain.is_ipv4());
                 let route = RouteTo { index: self.uplink.index, gateway: Some(gateway), source };
                 kernel.insert(IpNet::from(plain), route);
             }
         }
         for address in &peer.node_addresses {
             let next_hop = if path == Path::Native { *address } else { tunnel_end };
-            entries.insert(encode::prefix(IpNet::from(*address)), encode::route(next_hop, tunnel_end, path));
+            let route = encode::route_to_node(next_hop, tunnel_end, path, &labels);
+            entries.insert(encode::prefix(IpNet::from(*address)), route);
         }
     }
 
@@ -336,9 +343,9 @@ impl Datapath {
         self.settings.node_addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
     }
 
-    fn own_plain_address(&self, like: IpAddr) -> Option<IpAddr> {
+    fn own_plain_address(&self, ipv4: bool) -> Option<IpAddr> {
         (self.settings.pod_ranges.iter())
-            .filter(|range| range.addr().is_ipv4() == like.is_ipv4())
+            .filter(|range| range.addr().is_ipv4() == ipv4)
             .find_map(|range| PodRange::new(*range).ok())
             .map(|range| range.plain_address())
     }

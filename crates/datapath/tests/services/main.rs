@@ -8,6 +8,7 @@ mod support;
 mod again;
 mod cluster;
 mod inside;
+mod labels;
 mod lasting;
 mod node_socket;
 mod outside;

@@ -59,3 +59,10 @@ pub fn clients(node: &Node) -> usize {
     assert_eq!(ended, 0, "nobody has flows that ended and others that did not");
     open::<Address, u64>(node, maps::FLOWS_BEGUN).keys().count()
 }
+
+/// The node knows of no flow any more.
+pub fn forget_flows(node: &Node) {
+    let mut flows = open::<FlowKey, Flow>(node, maps::FLOWS);
+    let keys: Vec<_> = flows.keys().map(Result::unwrap).collect();
+    keys.iter().for_each(|key| flows.remove(key).unwrap());
+}

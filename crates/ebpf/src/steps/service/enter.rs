@@ -9,7 +9,7 @@ use weft_abi::{Address, Counter, Flow, Step};
 use super::{
     TCP, Verdict, Work,
     flow::lookup,
-    is_here, jump, part,
+    is_here, jump, label, part,
     request::other_port,
     table::{self, SYN},
 };
@@ -32,9 +32,14 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.key.source_port_be == 0 && work.key.destination_port_be == 0 {
         return Verdict::drop(Counter::Protocol);
     }
+    // Labelled by a node whose labels are not known.
+    if work.label_be != 0 && work.entry.source == work.key.source {
+        return Verdict::drop(Counter::TunnelSource);
+    }
     if !table::may_begin(&work.key.source) {
         return Verdict::drop(Counter::FlowsFull);
     }
+    free_label(work);
     for attempt in 0..TRIES {
         entries(work, attempt > 0);
         let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
@@ -46,7 +51,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
             continue;
         }
         if exists && FLOWS.insert(&work.other, &work.reply, u64::from(BPF_ANY)).is_err()
-            || FLOWS.insert(&work.key, &work.flow, u64::from(BPF_ANY)).is_err()
+            || FLOWS.insert(&work.entry, &work.flow, u64::from(BPF_ANY)).is_err()
         {
             return Verdict::drop(Counter::FlowsFull);
         }
@@ -61,12 +66,28 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn may_replace(work: &Work) -> bool {
     let Some(reply) = lookup(&work.other) else { return true };
-    reply.way == Flow::CLIENT_ENTRY && reply.tunnel == work.tunnel || table::takes_over(work, reply)
+    let same = reply.way == Flow::CLIENT_ENTRY
+        && reply.tunnel == work.tunnel
+        && reply.destination == work.reply.destination
+        && reply.destination_port_be == work.reply.destination_port_be;
+    same || table::takes_over(work, reply)
+}
+
+/// The answers of the flow that had this label before are not this one's.
+#[inline(always)]
+fn free_label(work: &mut Work) {
+    if work.label_be != 0
+        && let Some(old) = lookup(&work.entry)
+        && !label::is_of(old, &work.key)
+    {
+        table::forget(&work.entry, old);
+    }
 }
 
 #[inline(always)]
 fn entries(work: &mut Work, change_port: bool) {
     let key = &work.key;
+    let labelled = if work.label_be != 0 { Flow::LABELLED } else { 0 };
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
     work.flow = Flow {
         last_ns: work.now_ns,
@@ -81,23 +102,25 @@ fn entries(work: &mut Work, change_port: bool) {
         pair_entry: 0,
         way: Flow::BACKEND_ENTERED,
         seen,
-        flags: 0,
+        flags: labelled | if change_port { Flow::OTHER_PORT } else { 0 },
+        answered_ns: 0,
     };
     work.other = key.pair(&work.flow);
     work.reply = Flow {
         last_ns: work.now_ns,
         source: key.destination,
-        destination: key.source,
+        destination: work.entry.source,
         tunnel: work.tunnel,
         source_port_be: key.destination_port_be,
-        destination_port_be: key.source_port_be,
+        destination_port_be: work.entry.source_port_be,
         backend: Flow::NO_BACKEND,
         generation: 0,
         ifindex: 0,
-        pair_entry: key.entry,
+        pair_entry: work.entry.entry,
         way: Flow::CLIENT_ENTRY,
         seen: if seen != 0 { Flow::ANSWERED } else { 0 },
-        flags: 0,
+        flags: labelled,
+        answered_ns: 0,
     };
 }
 

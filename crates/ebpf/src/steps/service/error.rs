@@ -9,7 +9,7 @@ use weft_abi::{Address, Counter, FlowKey};
 use super::{
     SCTP, TCP, UDP, Verdict, Work,
     flow::{lookup, without_flow},
-    hook, send, translate,
+    hook, label, send, translate,
 };
 use crate::{
     maps::CONFIG,
@@ -37,6 +37,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         };
     };
     work.flow = flow;
+    let (client, port_be) = (work.other.source, work.other.source_port_be);
+    label::choose_path(work, &client, port_be, true);
     if translated(ctx, work, header, ports).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
@@ -57,8 +59,8 @@ fn find(work: &mut Work) -> Option<weft_abi::Flow> {
     if work.hook != hook::ENTRY {
         return None;
     }
-    work.other.entry = FlowKey::entry_of(&work.tunnel);
-    lookup(&work.other).map(|flow| *flow)
+    let key = label::entered(work, &work.other)?;
+    lookup(&key).filter(|flow| label::is_of(flow, &work.other)).map(|flow| *flow)
 }
 
 /// The offset of the ports of the packet inside, whose other direction becomes [`Work::other`].

@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use weft_abi::{Counter, Flow, FlowKey, Route, Step};
 
 use super::{
-    TCP, UDP, Verdict, Work, hook, jump,
+    TCP, UDP, Verdict, Work, hook, jump, label,
     send::{self, too_large},
     table::{self, RST},
     translate,
@@ -34,7 +34,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if flow.is_forward() {
         let over = !is_usable(work, flow);
         if table::opens(work) && (over || flow.is_closing()) || over && work.key.protocol != TCP {
-            table::forget(&work.key, flow);
+            table::forget(&work.entry, flow);
             // A client that uses its port again begins anew where it enters, and at its backend's node as well.
             return jump(ctx, if work.hook == hook::ENTRY { Step::Enter } else { Step::Request });
         }
@@ -45,7 +45,10 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         }
     }
     table::note(work, flow);
+    label::note_answer(work, flow);
     work.flow = *flow;
+    let (client, port_be) = (work.key.source, work.key.source_port_be);
+    label::choose_path(work, &client, port_be, false);
     transport::remember_fragment(work);
     let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
     if let Some(mtu) = too_large(ctx, config, work) {
@@ -61,6 +64,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 /// The packet's flow. What came through an entry tunnel is an answer to what entered here, or entered at the tunnel's other end.
 #[inline(always)]
 fn find(work: &mut Work) -> Option<&'static mut Flow> {
+    work.entry = work.key;
     let found = lookup(&work.key);
     if work.hook != hook::ENTRY {
         return found;
@@ -71,8 +75,8 @@ fn find(work: &mut Work) -> Option<&'static mut Flow> {
     {
         return Some(flow);
     }
-    work.key.entry = FlowKey::entry_of(&work.tunnel);
-    lookup(&work.key)
+    work.entry = label::entered(work, &work.key)?;
+    lookup(&work.entry).filter(|flow| label::is_of(flow, &work.key))
 }
 
 /// A flow by its key.
@@ -94,6 +98,9 @@ fn is_usable(work: &Work, flow: &Flow) -> bool {
 #[inline(always)]
 pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
     let destination = &work.key.destination;
+    if label::is_unknown(work) {
+        return Verdict::drop(Counter::UnknownLabel);
+    }
     match work.hook {
         hook::POD_EGRESS => {
             if let Some(pod) = local_pod(destination) {

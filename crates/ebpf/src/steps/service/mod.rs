@@ -6,6 +6,7 @@
 pub mod enter;
 pub mod error;
 pub mod flow;
+pub mod label;
 mod mss;
 pub mod neighbour;
 pub mod refuse;
@@ -18,9 +19,12 @@ mod translate;
 mod transport;
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
-use weft_abi::{Address, Config, Counter, Flow, FlowKey, FragmentKey, Step};
+use weft_abi::{Address, Config, Counter, Flow, FlowKey, FragmentKey, LABEL_SHIFT, Step};
 
-use super::{Verdict, deliver::local_pod};
+use super::{
+    Verdict,
+    deliver::{Tunnel, local_pod},
+};
 use crate::maps::{STEPS, WORK};
 
 pub const TCP: u8 = 6;
@@ -74,6 +78,8 @@ pub struct Work {
     pub reply: Flow,
     /// The packet's addresses and ports as they arrived.
     pub key: FlowKey,
+    /// The key that the flow has in the table: of what entered by another node not the packet's own.
+    pub entry: FlowKey,
     /// Key of the other direction, or of the packet inside an ICMP error.
     pub other: FlowKey,
     pub fragment: FragmentKey,
@@ -93,7 +99,8 @@ pub struct Work {
     pub mtu: u32,
     /// Not zero: no socket of the node answers.
     pub no_socket: u32,
-    pub reserved: u32,
+    /// Label of the flow, if the packet came, or is to be sent, through a tunnel that has it; a port, network byte order.
+    pub label_be: u32,
     /// What is quoted of a packet.
     pub words: [u64; refuse::QUOTE_WORDS],
 }
@@ -107,11 +114,13 @@ pub fn work() -> Option<&'static mut Work> {
 
 /// From a hook to the first step.
 #[inline(always)]
-pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Address>) -> Verdict {
+pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Tunnel>) -> Verdict {
     let Some(work) = work() else { return Verdict::drop(Counter::MissingStep) };
     work.hook = hook;
+    work.label_be = 0;
     if let Some(tunnel) = tunnel {
-        work.tunnel = *tunnel;
+        work.tunnel = tunnel.end;
+        work.label_be = tunnel.vni >> LABEL_SHIFT;
     }
     // SAFETY: a helper without pointers.
     work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };

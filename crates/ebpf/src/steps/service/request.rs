@@ -14,7 +14,7 @@ use weft_abi::{
 use super::{
     TCP, Verdict, Work,
     flow::lookup,
-    hook, is_here, is_own, jump, mark_pod, part,
+    hook, is_here, is_own, jump, label, mark_pod, part,
     table::{self, RST, SYN},
 };
 use crate::{
@@ -29,7 +29,9 @@ use crate::{
 /// Tries to find a backend, or a source port, by which the flow differs from the client's others.
 const TRIES: u32 = 8;
 /// The first of these tries that change the source port.
-const PORT_TRIES: u32 = 4;
+const PORT_TRIES: u32 = 6;
+/// From one try to the next in the table of backends: neighbours there are often the same backend.
+const STRIDE: u32 = 0x9e37_79b9;
 /// First of the ports that replace others: behind those that hosts give their own sockets.
 const FIRST_PORT: u32 = 61_000;
 const PORTS: u32 = 65_536 - FIRST_PORT;
@@ -122,21 +124,23 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     };
     let with_affinity = service_port.affinity_seconds != 0;
     let hash = spread(&work.key, with_affinity);
+    let mut labelled = false;
     for attempt in 0..TRIES {
         // The other node chose one of this node's, which may have changed since.
-        let another = attempt < PORT_TRIES && !with_affinity || work.hook == hook::DIRECT;
+        let another = attempt < PORT_TRIES && !with_affinity && !labelled || work.hook == hook::DIRECT;
         let other = if another { attempt } else { 0 };
-        let how = if inside { Spread::Random } else { Spread::Hash(hash.wrapping_add(other)) };
+        let how =
+            if inside { Spread::Random } else { Spread::Hash(hash.wrapping_add(other.wrapping_mul(STRIDE))) };
         let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
             return Err(without_backend(ctx, frontend, service_port, inside));
         };
         if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
             continue;
         }
-        let change_port = attempt >= PORT_TRIES || with_affinity && attempt > 0;
+        let change_port = attempt >= PORT_TRIES || (with_affinity || labelled) && attempt > 0;
         // A node's address is a frontend on that node alone: the backend's could not translate.
         let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
-        entries(config, work, &choice, change_port, direct);
+        labelled = entries(config, work, &choice, change_port, direct);
         match insert(work) {
             Inserted::Yes => {}
             Inserted::Taken => continue,
@@ -178,22 +182,34 @@ fn may_come(work: &Work, frontend: &Frontend) -> bool {
     SOURCE_RANGES.get(Key::new(SourceRange::SERVICE_PORT_BITS + 128, source)).is_some()
 }
 
-/// Both directions of the flow to a backend.
+/// Both directions of the flow to a backend. Says whether it is labelled.
 #[inline(always)]
-fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool, direct: bool) {
+fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool, direct: bool) -> bool {
     let backend: &Backend = choice.backend;
     let key = &work.key;
     let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
     let here = is_here(config, &backend.address);
-    let (source, borrowed) = source(config, work, backend, here);
+    let (mut source, borrowed) = source(config, work, backend, here);
     // The node's own address has sockets of its own behind it; a Service's has none.
-    let source_port_be =
+    let mut source_port_be =
         if change_port || borrowed && source != key.destination { other_port() } else { key.source_port_be };
     let way = match work.hook {
         _ if inside => Flow::BACKEND_INSIDE,
         hook::UPLINK_INGRESS if direct && !here && !borrowed => Flow::BACKEND_DIRECT,
         _ => Flow::BACKEND_OUTSIDE,
     };
+    let label = if way == Flow::BACKEND_OUTSIDE && !here && !borrowed {
+        label::address(config, work, &backend.address)
+    } else {
+        None
+    };
+    let mut labelled = 0;
+    if let Some(label) = label {
+        (source, labelled) = (label, Flow::LABELLED);
+        if change_port {
+            source_port_be = label::other_port();
+        }
+    }
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
     work.flow = Flow {
         last_ns: work.now_ns,
@@ -208,7 +224,8 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
         pair_entry: 0,
         way,
         seen,
-        flags: 0,
+        flags: labelled,
+        answered_ns: 0,
     };
     if way == Flow::BACKEND_DIRECT {
         // The backend's node translates.
@@ -235,8 +252,10 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
         pair_entry: 0,
         way,
         seen: if seen != 0 { Flow::ANSWERED } else { 0 },
-        flags,
+        flags: flags | labelled,
+        answered_ns: 0,
     };
+    labelled != 0
 }
 
 /// The source that the backend sees: the client, unless its answers would not come by here. Then it is an address whose answers
@@ -291,7 +310,10 @@ fn insert(work: &Work) -> Inserted {
             // What is left of this very flow is replaced.
             let own = lookup(&work.other).is_some_and(|reply| {
                 work.other.pair(reply) == work.key
-                    || work.reply.way == Flow::CLIENT_LINK && table::takes_over(work, reply)
+                    // A label that another flow has stays that flow's.
+                    || work.reply.flags & Flow::LABELLED == 0
+                        && work.reply.way == Flow::CLIENT_LINK
+                        && table::takes_over(work, reply)
             });
             if !own {
                 return Inserted::Taken;

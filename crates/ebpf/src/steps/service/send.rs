@@ -6,11 +6,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weft_abi::{
-    Address, Backend, Config, Counter, DIRECT_VNI, ENTRY_VNI, Flow, GATEWAY_MAC, NODE_MAC, OVERLAY_VNI, Path,
-    Pod, Route,
+    Address, Backend, Config, Counter, DIRECT_VNI, ENTRY_VNI, Flow, GATEWAY_MAC, LABEL_SHIFT, NODE_MAC,
+    OVERLAY_VNI, Path, Pod, Route,
 };
 
-use super::{ETHERNET, Verdict, Work, hook, is_own, mark_pod, mss};
+use super::{ETHERNET, Verdict, Work, hook, is_own, mark_pod, mss, part};
 use crate::{
     maps::BACKENDS,
     steps::{
@@ -41,7 +41,7 @@ pub fn on(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
         Flow::CLIENT_LINK if work.hook == hook::UPLINK_EGRESS => Verdict::NEXT,
         Flow::CLIENT_LINK => by_link(flow.ifindex),
         Flow::CLIENT_NODE => to_node(ctx, config, work.hook),
-        Flow::CLIENT_ENTRY => to_entry(ctx, config, work, &flow.tunnel, ENTRY_VNI),
+        Flow::CLIENT_ENTRY => to_client_of_entry(ctx, config, work),
         _ => to_client(ctx, config, work),
     }
 }
@@ -120,7 +120,10 @@ fn to_backend_outside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
         return Verdict::NEXT;
     }
     match route(destination) {
-        Some(route) => to_entry(ctx, config, work, &route.tunnel, ENTRY_VNI),
+        Some(route) if work.flow.flags & Flow::LABELLED != 0 && work.label_be == 0 => {
+            to_entry_natively(ctx, config, work, route)
+        }
+        Some(route) => to_entry(ctx, config, work, &route.tunnel, ENTRY_VNI | work.label_be << LABEL_SHIFT),
         None => by_link(config.uplink_ifindex),
     }
 }
@@ -215,6 +218,29 @@ fn to_entry(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni
     mss::clamp(ctx, config, work);
     count::packet(Counter::ToEntry);
     through_tunnel(ctx, config, tunnel, vni)
+}
+
+/// The same with the flow's label in the client's place.
+#[inline(always)]
+fn to_entry_natively(ctx: &TcContext, config: &Config, work: &Work, route: &Route) -> Verdict {
+    mss::clamp(ctx, config, work);
+    count::packet(Counter::ToNative);
+    to_neighbour(config, &route.next_hop)
+}
+
+/// Back to the node that the flow entered by. Fragments are recognised by their addresses and number alone, and all of a packet's
+/// take one way.
+#[inline(always)]
+fn to_client_of_entry(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
+    let flow = &work.flow;
+    if flow.flags & Flow::LABELLED != 0
+        && work.part == part::WHOLE
+        && let Some(route) = route(&flow.destination)
+        && route.path == Path::Native as u32
+    {
+        return to_entry_natively(ctx, config, work, route);
+    }
+    to_entry(ctx, config, work, &flow.tunnel, ENTRY_VNI)
 }
 
 /// Into the tunnel, with the hardware addresses that both of its ends expect.

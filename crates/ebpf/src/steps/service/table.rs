@@ -58,10 +58,10 @@ pub fn note(work: &Work, flow: &mut Flow) {
 /// Removes both directions of the packet's flow.
 #[inline(always)]
 pub fn forget(key: &FlowKey, flow: &Flow) {
-    let pair = key.pair(flow);
+    let (pair, client) = (key.pair(flow), flow.client(key));
     let _ = FLOWS.remove(&pair);
     if FLOWS.remove(key).is_ok()
-        && let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&key.source)
+        && let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&client)
     {
         count::subtract(begun);
     }
