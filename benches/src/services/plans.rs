@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use weft_datapath::Path;
 use weft_model::{
     Protocol,
     services::{
@@ -166,7 +167,7 @@ pub struct Routed {
 
 impl Routed {
     /// A Pod with this address, on the node that the client's packets enter by or on the next.
-    pub fn new(address: IpAddr, is_local: bool) -> anyhow::Result<Routed> {
+    pub fn new(address: IpAddr, is_local: bool, path: Path) -> anyhow::Result<Routed> {
         let fabric = Fabric::new()?;
         let outside = Scratch::new()?;
         fabric.plug(&outside, 253)?;
@@ -184,8 +185,22 @@ impl Routed {
             node.program("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")?;
         }
         if !is_local {
-            entry.program(&format!("ip route add {address}/32 via 192.168.1.3"))?;
-            other.program("ip route add 192.168.1.253/32 via 192.168.1.2")?;
+            let [to_other, to_entry] = match path {
+                Path::Native => ["192.168.1.3", "192.168.1.2"],
+                Path::Overlay => {
+                    for (node, own, peer) in [(&entry, 2, 3), (&other, 3, 2)] {
+                        node.program(&format!(
+                            "ip link add vxlan0 type vxlan id 7 dstport 8472 local 192.168.1.{own} remote 192.168.1.{peer}"
+                        ))?;
+                        node.program(&format!("ip addr add 10.255.0.{own}/24 dev vxlan0"))?;
+                        node.program("ip link set vxlan0 up")?;
+                        node.program("sysctl -qw net.ipv4.conf.vxlan0.rp_filter=0")?;
+                    }
+                    ["10.255.0.3", "10.255.0.2"]
+                }
+            };
+            entry.program(&format!("ip route add {address}/32 via {to_other}"))?;
+            other.program(&format!("ip route add 192.168.1.253/32 via {to_entry}"))?;
         }
         outside.program(
             "sysctl -qw net.ipv4.conf.eth0.accept_redirects=0 net.ipv4.conf.all.accept_redirects=0",
