@@ -11,19 +11,26 @@ use std::{
 pub const SIZE: usize = 64;
 /// The longest question: what is longer is cut off, and then malformed.
 pub const QUESTION: usize = 2048;
+/// What an address may take.
+const ADDRESS: u32 = size_of::<libc::sockaddr_storage>() as u32;
 /// The longest answer.
 pub const ANSWER: usize = super::writer::LARGEST_UDP;
 
 /// Room for the questions and answers of one thread.
 pub struct Batch {
-    questions: Vec<[u8; QUESTION]>,
-    answers: Vec<[u8; ANSWER]>,
-    peers: Vec<libc::sockaddr_storage>,
-    /// What the kernel fills; the pointers are set anew before each call.
-    received: Vec<libc::mmsghdr>,
-    to_send: Vec<libc::mmsghdr>,
+    questions: Box<[[u8; QUESTION]]>,
+    answers: Box<[[u8; ANSWER]]>,
+    peers: Box<[libc::sockaddr_storage]>,
+    /// What the kernel fills; points into the above, and nothing of that moves.
+    received: Box<[libc::mmsghdr]>,
     /// For each of them.
-    vectors: Vec<libc::iovec>,
+    _filled: Box<[libc::iovec]>,
+    /// How many the kernel filled last.
+    count: usize,
+    /// What the kernel sends, set anew for each call.
+    to_send: Box<[libc::mmsghdr]>,
+    /// For each of them.
+    vectors: Box<[libc::iovec]>,
     /// Which question's peer gets which answer, and how long it is.
     answered: Vec<(usize, usize)>,
     /// The types asked.
@@ -45,20 +52,30 @@ pub struct Datagram<'b> {
 impl Batch {
     pub fn new() -> Self {
         // SAFETY: all of them are plain numbers and pointers, for which zero is a value.
-        let (peer, header, vector) = unsafe {
-            (
-                std::mem::zeroed::<libc::sockaddr_storage>(),
-                std::mem::zeroed::<libc::mmsghdr>(),
-                std::mem::zeroed(),
-            )
-        };
+        let (peer, header, vector): (libc::sockaddr_storage, libc::mmsghdr, libc::iovec) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
+        let mut questions = vec![[0; QUESTION]; SIZE].into_boxed_slice();
+        let mut peers = vec![peer; SIZE].into_boxed_slice();
+        let mut filled = vec![vector; SIZE].into_boxed_slice();
+        let mut received = vec![header; SIZE].into_boxed_slice();
+        let slots = received.iter_mut().zip(&mut filled).zip(&mut questions).zip(&mut peers);
+        for (((header, vector), question), peer) in slots {
+            vector.iov_base = question.as_mut_ptr().cast();
+            vector.iov_len = question.len();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
+            header.msg_hdr.msg_namelen = ADDRESS;
+        }
         Self {
-            questions: vec![[0; QUESTION]; SIZE],
-            answers: vec![[0; ANSWER]; SIZE],
-            peers: vec![peer; SIZE],
-            received: vec![header; SIZE],
-            to_send: vec![header; SIZE],
-            vectors: vec![vector; SIZE],
+            questions,
+            answers: vec![[0; ANSWER]; SIZE].into(),
+            peers,
+            received,
+            _filled: filled,
+            count: 0,
+            to_send: vec![header; SIZE].into(),
+            vectors: vec![vector; SIZE].into(),
             answered: Vec::with_capacity(SIZE),
             kinds: [0; SIZE],
         }
@@ -69,18 +86,12 @@ impl Batch {
     /// # Errors
     /// What the kernel says; [`io::ErrorKind::WouldBlock`] when there is nothing.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        let slots =
-            self.received.iter_mut().zip(&mut self.vectors).zip(&mut self.questions).zip(&mut self.peers);
-        for (((header, vector), question), peer) in slots {
-            vector.iov_base = question.as_mut_ptr().cast();
-            vector.iov_len = question.len();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
-            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as u32;
-        }
+        // The kernel has written how long the addresses were.
+        self.received.iter_mut().take(self.count).for_each(|one| one.msg_hdr.msg_namelen = ADDRESS);
+        self.count = 0;
         self.answered.clear();
-        // SAFETY: every header points to one vector, and that to a buffer as long as it says; they live until the call ends.
+        // SAFETY: every header points to one vector, and that to a buffer as long as it says; all of them are this value's, on
+        // the heap, and written by nobody else during the call.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -90,7 +101,8 @@ impl Batch {
                 ptr::null_mut(),
             )
         };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+        self.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.count)
     }
 
     /// One of those received last, if its peer can be answered.

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::StartError;
 
 /// What a burst of queries may take of the kernel's memory, in octets, for each socket.
-const RECEIVE_BUFFER: usize = 4 << 20;
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 /// How often a free port for both protocols is looked for.
 const ATTEMPTS: usize = 16;
 /// Connections that wait to be taken.
@@ -44,8 +44,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = new(address, Type::DGRAM, Protocol::UDP)?;
-    // Less where the machine allows less.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    if enlarge(&socket).is_err() {
+        // Without the capability: as much as the machine allows everybody.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER as usize)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
@@ -62,6 +64,22 @@ fn new(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket
         socket.set_only_v6(true)?;
     }
     Ok(socket)
+}
+
+fn enlarge(socket: &Socket) -> io::Result<()> {
+    let size = RECEIVE_BUFFER;
+    let length = size_of_val(&size) as libc::socklen_t;
+    // SAFETY: the value is as long as said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const size).cast(),
+            length,
+        )
+    };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Something that threads can wait for beside sockets.

@@ -1,6 +1,7 @@
 //! What the zone has, as records: the Kubernetes DNS specification 1.1.0, a test a statement.
 
 use hickory_proto::{op::ResponseCode, rr::RecordType};
+use weft_dns::server::Settings;
 use weft_model::{
     Protocol,
     dns::Zone,
@@ -387,6 +388,15 @@ fn the_zone_itself_has_an_soa_and_a_name_server() {
     assert_eq!(place.ask("ns.dns.cluster.local.", "A"), ["ns.dns.cluster.local. 5 A 10.96.0.10"]);
     assert_eq!(place.ask("ns.dns.cluster.local.", "AAAA"), ["ns.dns.cluster.local. 5 AAAA fd00:10:96::a"]);
     assert_eq!(place.ask("cluster.local.", "SOA").len(), 1);
+}
+
+#[test]
+fn ttls_are_as_set() {
+    let place = Place::with(Settings { ttl: 60, negative_ttl: 30, ..Settings::default() }, with_web);
+    assert_eq!(place.ask(WEB, "A"), ["web.default.svc.cluster.local. 60 A 10.96.0.1"]);
+    let answer = place.client().exchange(&question("none.default.svc.cluster.local.", "A"));
+    let soa = text(&answer.authorities[0]);
+    assert!(soa.starts_with("cluster.local. 30 SOA") && soa.ends_with(" 30"), "{soa}");
 }
 
 #[test]

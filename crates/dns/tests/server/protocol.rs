@@ -71,6 +71,27 @@ fn what_others_are_asked_for_is_what_they_say() {
 }
 
 #[test]
+fn names_with_underscores_and_names_of_one_label_are_names() {
+    let place = Place::new(|_| {});
+    place.outside.says("_dmarc.example.com.", RecordType::TXT, &["v=DMARC1"]);
+    place.outside.says("printer.", RecordType::A, &["192.0.2.1"]);
+    assert_eq!(place.ask("_dmarc.example.com.", "TXT"), ["_dmarc.example.com. 300 TXT v=DMARC1"]);
+    assert_eq!(place.ask("printer.", "A"), ["printer. 300 A 192.0.2.1"]);
+    assert_eq!(place.ask(".", "NS"), ["Non-Existent Domain"]);
+    assert_eq!(place.outside.asked().pop().unwrap(), ". NS");
+}
+
+#[test]
+fn ipv6_clients_are_answered() {
+    let place = Place::new(with_web);
+    let server = place.another(&["[::1]:0".parse().unwrap()]);
+    let client = Client::new("::1", server.addresses()[0]);
+    assert_eq!(client.ask(WEB, "A").len(), 1);
+    assert_eq!(client.connect().exchange(&question(WEB, "A")).answers.len(), 1);
+    assert_eq!(server.stats().requests[0][1][0], 1);
+}
+
+#[test]
 fn a_and_aaaa_asked_from_one_socket_at_once_both_get_answers() {
     let place = Place::new(with_web);
     for name in [WEB, "slow.example.com."] {
