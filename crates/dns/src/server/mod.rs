@@ -36,13 +36,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Arc, RwLock},
-    thread::JoinHandle,
 };
 
 use arc_swap::ArcSwap;
 use hickory_proto::rr::RecordType;
 use thiserror::Error;
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
 use weft_model::dns::{NameError, Zone};
 
 pub use self::{
@@ -57,7 +56,7 @@ use crate::question::Resolver;
 /// What types records are of, by their names: `"A".parse()`.
 pub use hickory_proto::rr::RecordType as Kind;
 
-/// A server that runs until it is dropped.
+/// A server that runs until it is dropped; whoever asked before then is answered still.
 pub struct Server {
     core: Arc<Core>,
     /// Of TCP, then of each thread.
@@ -65,8 +64,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     /// Written to when the threads are to end.
     stop: Arc<OwnedFd>,
-    threads: Vec<JoinHandle<()>>,
-    listeners: Vec<AbortHandle>,
+    /// Dropped when TCP is to end.
+    _stop_tcp: watch::Sender<()>,
 }
 
 /// Why no server could be started.
@@ -115,21 +114,20 @@ impl Server {
             waiting,
             connections,
         });
+        let (stop_tcp, stopped) = watch::channel(());
         let mut server = Self {
             core: Arc::clone(&core),
             counters: (0..=threads).map(|_| Arc::default()).collect(),
             addresses: Vec::new(),
             stop: Arc::new(socket::event().map_err(StartError::Thread)?),
-            threads: Vec::new(),
-            listeners: Vec::new(),
+            _stop_tcp: stop_tcp,
         };
         let mut datagrams = vec![Vec::new(); threads];
         for address in listen {
             let (listener, sockets) = socket::open(*address, threads)?;
             server.addresses.push(listener.local_addr().map_err(StartError::Thread)?);
             datagrams.iter_mut().zip(sockets).for_each(|(all, one)| all.push(Arc::new(one)));
-            let task = tokio::spawn(tcp::serve(Arc::clone(&core), listener, server.counters(0)));
-            server.listeners.push(task.abort_handle());
+            tokio::spawn(tcp::serve(Arc::clone(&core), listener, server.counters(0), stopped.clone()));
         }
         for (number, sockets) in datagrams.into_iter().enumerate() {
             let worker = udp::Worker::new(
@@ -138,9 +136,8 @@ impl Server {
                 Arc::clone(&server.stop),
                 server.counters(number + 1),
             );
-            let thread =
-                std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || worker.run());
-            server.threads.push(thread.map_err(StartError::Thread)?);
+            let thread = std::thread::Builder::new().name(format!("dns-{number}"));
+            thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
         }
         Ok(server)
     }
@@ -180,16 +177,10 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Does not wait: threads and connections end when those who asked before have their answers.
     fn drop(&mut self) {
-        self.listeners.iter().for_each(AbortHandle::abort);
         if let Err(error) = socket::signal(&self.stop) {
             tracing::error!(%error, "cannot tell the DNS threads to end");
-            return;
-        }
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a DNS thread has panicked");
-            }
         }
     }
 }

@@ -10,8 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
-    sync::mpsc,
-    task::JoinSet,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
@@ -25,22 +24,30 @@ const LONGEST: usize = 65_535;
 /// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
 const TCP: usize = 1;
 
-/// Takes connections until the task is ended, and them with it.
-pub async fn serve(core: Arc<Core>, listener: std::net::TcpListener, counters: Arc<Counters>) {
+/// Takes connections until told to stop; those that are there then have their answers and are closed.
+pub async fn serve(
+    core: Arc<Core>,
+    listener: std::net::TcpListener,
+    counters: Arc<Counters>,
+    mut stop: watch::Receiver<()>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot listen for DNS over TCP"),
     };
-    let mut tasks = JoinSet::new();
     loop {
-        while tasks.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // The server, which would say so, is gone.
+            _ = stop.changed() => return,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 let Some(place) = core.connections.take(peer.ip()) else { continue };
-                let (core, counters) = (Arc::clone(&core), Arc::clone(&counters));
-                tasks.spawn(async move {
+                let (core, counters, stop) = (Arc::clone(&core), Arc::clone(&counters), stop.clone());
+                tokio::spawn(async move {
                     let _place = place;
-                    if let Err(error) = converse(&core, stream, peer, &counters).await {
+                    if let Err(error) = converse(&core, stream, peer, &counters, stop).await {
                         tracing::debug!(%error, %peer, "DNS over TCP");
                     }
                 });
@@ -60,6 +67,7 @@ async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
     counters: &Arc<Counters>,
+    mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut from, to) = stream.into_split();
@@ -70,7 +78,12 @@ async fn converse(
     let reading = async move {
         let mut buffer = vec![0; LONGEST];
         let mut turn = 0;
-        while let Some(message) = read(&mut from, limits.idle).await? {
+        loop {
+            let message = tokio::select! {
+                message = read(&mut from, limits.idle) => message?,
+                _ = stop.changed() => None,
+            };
+            let Some(message) = message else { break };
             turn += 1;
             let Ok(place) = answers.clone().reserve_owned().await else { break };
             let (taken, settings) = (Instant::now(), core.settings.load_full());

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
@@ -32,6 +32,10 @@ pub struct Worker {
     turn: usize,
 }
 
+/// How long a server that ends waits for others' answers.
+const LINGER: Duration = Duration::from_secs(5);
+/// How often it looks whether they are there, in milliseconds.
+const LOOK_AGAIN: i32 = 20;
 /// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
 const UDP: usize = 0;
 
@@ -48,28 +52,41 @@ impl Worker {
         Self { core, sockets, stop, runtime, fair, counters, start, turn: 0 }
     }
 
-    /// Answers until told to stop.
+    /// Answers until told to stop, and then as long as somebody waits for an answer: the address may be another server's by
+    /// then, but what the kernel still gives to these sockets nobody else hears.
     pub fn run(mut self) {
         let runtime = self.runtime.clone();
         let _within = runtime.enter();
         let mut batch = Batch::new();
         let wanted = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut waiting: Vec<libc::pollfd> = self.sockets.iter().map(|one| wanted(one.as_raw_fd())).collect();
-        waiting.push(wanted(self.stop.as_raw_fd()));
+        let mut waiting: Vec<libc::pollfd> = vec![wanted(self.stop.as_raw_fd())];
+        waiting.extend(self.sockets.iter().map(|one| wanted(one.as_raw_fd())));
+        let mut deadline: Option<Instant> = None;
         loop {
-            if let Err(error) = wait(&mut waiting) {
+            if let Err(error) = wait(&mut waiting, deadline.is_some()) {
                 tracing::error!(%error, "cannot wait for DNS queries");
                 return;
             }
-            if waiting.last().is_some_and(|stop| stop.revents != 0) {
+            if let Some(stop) = waiting.first_mut().filter(|stop| stop.revents != 0) {
+                // The kernel passes over it from now on.
+                stop.fd = -1;
+                deadline = Some(Instant::now() + LINGER);
+            }
+            for (socket, _) in
+                self.sockets.clone().iter().zip(waiting.iter().skip(1)).filter(|(_, one)| one.revents != 0)
+            {
+                self.drain(socket, &mut batch);
+            }
+            if deadline.is_some_and(|deadline| self.is_done() || Instant::now() >= deadline) {
+                self.sockets.clone().iter().for_each(|socket| self.drain(socket, &mut batch));
                 return;
             }
-            for (place, _) in waiting.iter().enumerate().filter(|(_, one)| one.revents != 0) {
-                if let Some(socket) = self.sockets.get(place).cloned() {
-                    self.drain(&socket, &mut batch);
-                }
-            }
         }
+    }
+
+    /// Nobody waits for an answer from one of these sockets.
+    fn is_done(&self) -> bool {
+        self.sockets.iter().all(|socket| Arc::strong_count(socket) == 1)
     }
 
     /// Answers what is there, but not for ever: others wait too.
@@ -181,10 +198,11 @@ fn send(socket: &UdpSocket, peer: SocketAddr, answer: &[u8]) {
     }
 }
 
-fn wait(waiting: &mut [libc::pollfd]) -> io::Result<()> {
+fn wait(waiting: &mut [libc::pollfd], is_ending: bool) -> io::Result<()> {
+    let most = if is_ending { LOOK_AGAIN } else { -1 };
     loop {
         // SAFETY: there are as many as said.
-        let ready = unsafe { libc::poll(waiting.as_mut_ptr(), waiting.len() as libc::nfds_t, -1) };
+        let ready = unsafe { libc::poll(waiting.as_mut_ptr(), waiting.len() as libc::nfds_t, most) };
         if ready >= 0 {
             return Ok(());
         }

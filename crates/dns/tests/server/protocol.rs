@@ -407,6 +407,20 @@ fn a_server_that_ends_leaves_its_address_to_the_next() {
 }
 
 #[test]
+fn who_asked_before_the_server_ended_is_answered() {
+    let mut place = Place::new(with_web);
+    let (client, mut connection) = (place.client(), place.client().connect());
+    client.send(&question("slow.example.com.", "A").to_vec().unwrap());
+    connection.send(&question("slow.example.com.", "A"));
+    place.until(|| place.outside.count() == 2);
+    place.server.take();
+    place.outside.release(2);
+    assert_eq!(client.receive().metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(connection.receive().metadata.response_code, ResponseCode::NXDomain);
+    connection.ends();
+}
+
+#[test]
 fn an_address_that_the_machine_does_not_have_yet_can_be_listened_on() {
     let place = Place::new(with_web);
     let taken = "192.0.2.53:0".parse().unwrap();
