@@ -4,6 +4,7 @@
 mod bench;
 mod command;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -31,6 +32,14 @@ enum Task {
         /// Which benchmarks; all of them if none is named.
         names: Vec<String>,
     },
+    /// Search, guided by coverage, for octets that break a promise.
+    Fuzz {
+        /// What is fuzzed: a file of fuzz/corpus.
+        target: String,
+        /// For how long, in seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Check the format, the lints and the rules of the repository, and run every test.
     Test,
     /// Check the rules of the repository: allowed imports, file names, licences.
@@ -42,6 +51,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Demo => demo::run(),
         Task::Bench { names } => bench::run(&names),
+        Task::Fuzz { target, seconds } => fuzz::run(&target, seconds),
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
     };

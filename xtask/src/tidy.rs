@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::command::{output, root};
 
 /// What each of our packages may import of ours. A package that is not listed here may not exist.
-const OURS: [(&str, &[&str]); 17] = [
+const OURS: [(&str, &[&str]); 18] = [
     ("weft-abi", &[]),
     ("weft-model", &[]),
     ("weft-netns", &[]),
@@ -24,6 +24,7 @@ const OURS: [(&str, &[&str]); 17] = [
     ("weft-agent", &["weft-announce", "weft-cni", "weft-datapath", "weft-dns", "weft-kube", "weft-model"]),
     ("weft", &["weft-agent", "weft-kube", "weft-lab", "weft-model"]),
     ("weft-bench", ANY),
+    ("weft-fuzz", ANY),
     ("weft-tests", ANY),
     ("xtask", &[]),
 ];

@@ -9,6 +9,8 @@
 //! What the zone has is answered from memory; everything else goes to the [forwarder](forward).
 
 pub mod forward;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod question;
 pub mod server;
 pub mod settings;

@@ -85,10 +85,19 @@ fn run_agent() -> ExitCode {
 }
 
 fn run_tests() -> ExitCode {
+    let has = |flag: &str| std::env::args().any(|argument| argument == flag);
+    // As test runners ask for it; none of these is ignored.
+    if has("--list") {
+        let listed = TESTS.iter().filter(|_| !has("--ignored"));
+        listed.for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let wanted =
-        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let fits = |name: &str, filter: &String| {
+        if has("--exact") { name == filter } else { name.contains(filter.as_str()) }
+    };
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| fits(name, filter));
     let mut failed = Vec::new();
     for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
         let passed = panic::catch_unwind(test).is_ok();

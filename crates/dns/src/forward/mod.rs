@@ -12,6 +12,8 @@
 mod cache;
 mod counts;
 mod flight;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod local;
 mod race;
 mod resolv_conf;

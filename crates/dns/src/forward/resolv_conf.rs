@@ -50,8 +50,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<ServerAddress>, ResolvConfError> {
 /// The domains in which a node looks for names that are not fully qualified, as far as they are domains: kubelet gives them to
 /// Pods, after the cluster's own.
 pub fn search_domains(path: &Path) -> Vec<String> {
-    let Ok((_, text)) = servers_and_text(path) else { return Vec::new() };
-    let lines = lines(&text).filter_map(|line| {
+    servers_and_text(path).map(|(_, text)| searched(&text)).unwrap_or_default()
+}
+
+fn searched(text: &str) -> Vec<String> {
+    let lines = lines(text).filter_map(|line| {
         let mut words = line.split_whitespace();
         matches!(words.next(), Some("search" | "domain")).then_some(words)
     });
@@ -109,6 +112,13 @@ fn address(word: &str) -> Option<SocketAddr> {
         return Some(SocketAddrV6::new(ip.parse().ok()?, 53, 0, scope).into());
     }
     word.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 53))
+}
+
+/// Reads anything.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(text: &str) {
+    let (servers, domains) = (parse(text), searched(text));
+    assert!(servers.len() + domains.len() <= text.len(), "there is no more than was written");
 }
 
 #[cfg(test)]

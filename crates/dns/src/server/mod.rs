@@ -20,6 +20,8 @@ mod clients;
 mod core;
 mod explain;
 mod fair;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod outside;
 mod query;
 mod rate;

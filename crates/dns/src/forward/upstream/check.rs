@@ -32,7 +32,7 @@ pub(in crate::forward) enum Said {
 }
 
 /// Whether a message answers a query: its number, its question, and that it is an answer at all (RFC 5452, section 9).
-pub(super) fn answers(message: &Message, id: u16, question: &Question) -> bool {
+pub(in crate::forward) fn answers(message: &Message, id: u16, question: &Question) -> bool {
     let asked = || match message.queries.as_slice() {
         [one] => {
             one.query_type == question.kind && one.query_class == DNSClass::IN && one.name == question.name
