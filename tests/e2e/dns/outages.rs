@@ -86,6 +86,16 @@ impl Drop for LookUps {
 
 #[test]
 fn the_agent_is_killed_and_started_again_and_no_look_up_fails() {
+    restarts(Signal::SIGKILL);
+}
+
+/// An upgrade: the old agent is asked to end, the new one begins.
+#[test]
+fn the_agent_is_upgraded_and_no_look_up_fails() {
+    restarts(Signal::SIGTERM);
+}
+
+fn restarts(by: Signal) {
     let lab = Lab::with_nodes(2).running(MANIFEST).up();
     let client = lab.pod("client");
     answers(&client, "web.default.svc.cluster.local.", "A", &["10.96.9.9"]);
@@ -93,7 +103,7 @@ fn the_agent_is_killed_and_started_again_and_no_look_up_fails() {
     let outside = LookUps::begin(&client, "api.example.com");
     for _ in 0..3 {
         let agent = lab.agent("node-1");
-        kill(agent, Signal::SIGKILL).unwrap();
+        kill(agent, by).unwrap();
         wait_until("another agent", || lab.agent("node-1") != agent);
         look_ups.go_on();
         outside.go_on();
