@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use weft_tests::{Lab, Place, wait_for};
+use weft_tests::{Lab, Place, wait_for, weft};
 
 use super::dig::{answers, dig};
 
@@ -221,4 +221,61 @@ fn odd_questions_are_answered_as_they_should_be() {
     assert_eq!(opcode.status, "NOTIMP");
     let class = dig(&client, &["-c", "CH", "version.bind.", "TXT"]).unwrap();
     assert_ne!(class.status, "NOERROR", "{class:?}");
+}
+
+#[test]
+fn an_ipv6_cluster_is_served_as_well() {
+    let lab = Lab::with_nodes(2)
+        .option("--ip-family", "ipv6")
+        .running(MANIFEST.split("---\napiVersion: v1\nkind: Namespace").next().unwrap())
+        .up();
+    let client = lab.pod("client");
+    let web = lab.cluster_ip("web").to_string();
+    for name in ["web", "web.default.svc.cluster.local."] {
+        wait_for(&format!("getent to find {name}"), || {
+            let output = client.runs(&["getent", "ahostsv6", name]);
+            if output.stdout.starts_with(&web) { Ok(()) } else { Err(output) }
+        });
+    }
+    let outside = lab.outside().address().to_string();
+    let found = client.runs(&["getent", "ahostsv6", "www.example.com"]).succeeds();
+    assert!(found.starts_with(&outside), "{found}");
+    let back = client.runs(&["getent", "hosts", &web]).succeeds();
+    assert!(back.contains("web.default.svc.cluster.local"), "{back}");
+}
+
+/// glibc asks for A and AAAA at once from one socket. An answer that is lost would be asked for again, after five seconds; so
+/// would one that went through a translation that the other had begun.
+#[test]
+fn both_questions_of_a_look_up_are_answered_and_nothing_is_translated() {
+    let lab = Lab::with_nodes(1).running(MANIFEST).up();
+    let (client, node) = (lab.pod("client"), lab.node("node-1"));
+    let name = "web.default.svc.cluster.local.";
+    answers(&client, name, "A", &[&lab.cluster_ip("web").to_string()]);
+    let (asked, translated) = (questions(&node), packets(&lab, "packet-service"));
+    let script = format!("for i in $(seq 50); do getent ahosts {name} > /dev/null || exit 1; done");
+    client.runs(&["sh", "-c", &script]).succeeds();
+    wait_for("every question to be counted once", || {
+        let more = questions(&node) - asked;
+        if more == 100 { Ok(()) } else { Err(more) }
+    });
+    assert_eq!(packets(&lab, "packet-service"), translated, "packets that were given a backend on their way");
+    let known = node.runs(&["cat", "/proc/net/nf_conntrack"]);
+    let flows: Vec<&str> = known.stdout.lines().filter(|line| line.contains("dport=53 ")).collect();
+    let of_client = |line: &&&str| line.contains(&format!("src={} ", client.address()));
+    assert_eq!(flows.iter().find(of_client), None, "{flows:#?}");
+}
+
+fn questions(node: &Place) -> u64 {
+    let metrics = node.runs(&["curl", "-sf", "http://127.0.0.1:9464/metrics"]).succeeds();
+    let counts = metrics.lines().filter(|line| line.starts_with("coredns_dns_requests_total"));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+fn packets(lab: &Lab, counter: &str) -> u64 {
+    let status = weft(&["status", "-o", "json", "--name", lab.name()]).succeeds();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let counters = status["nodes"][0]["counters"].as_array().unwrap();
+    let found = counters.iter().find(|one| one["name"] == counter);
+    found.unwrap_or_else(|| panic!("no counter {counter}: {counters:?}"))["packets"].as_u64().unwrap()
 }

@@ -24,6 +24,14 @@ spec:
   containers: [{name: c, image: nginx}]
 ---
 apiVersion: v1
+kind: Pod
+metadata: {name: many}
+spec:
+  dnsConfig:
+    searches: [s1.example, s2.example, s3.example, s4.example, s5.example, _s6.example, example.com]
+  containers: [{name: c, image: nginx}]
+---
+apiVersion: v1
 kind: Namespace
 metadata: {name: com}
 ---
@@ -93,6 +101,15 @@ fn found(from: &Place, name: &str, address: &str) {
         let output = from.runs(&["getent", "ahostsv4", name]);
         if output.stdout.starts_with(address) { Ok(()) } else { Err(output) }
     });
+}
+
+#[test]
+fn more_than_six_domains_are_searched() {
+    let lab = lab();
+    let (many, outside) = (lab.pod("many"), lab.outside().address().to_string());
+    found(&many, "api", &outside);
+    // The cluster's come first.
+    found(&many, "api.com", "10.96.8.8");
 }
 
 #[test]
