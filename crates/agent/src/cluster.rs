@@ -128,11 +128,7 @@ async fn pass_conditions(
 }
 
 /// Publishes each warning once; again when it went away and came back.
-pub(crate) async fn publish<T>(
-    client: Client,
-    mut source: watch::Receiver<T>,
-    warnings: fn(&T) -> Vec<WarningEvent>,
-) {
+async fn publish<T>(client: Client, mut source: watch::Receiver<T>, warnings: fn(&T) -> Vec<WarningEvent>) {
     let mut told: HashSet<(ObjectRef, String)> = HashSet::new();
     let name = |event: &WarningEvent| (event.about.clone(), event.message.clone());
     loop {

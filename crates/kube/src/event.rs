@@ -1,4 +1,4 @@
-//! Events about Nodes, Services and our own settings.
+//! Events about Nodes and Services.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use kube::{
 use serde_json::json;
 use weft_model::{Node, NodeName, services::ServiceKey};
 
-use crate::{ApiError, Client, SETTINGS, lease};
+use crate::{ApiError, Client};
 
 /// Node objects have no namespace; their Events stand here.
 const NAMESPACE: &str = "default";
@@ -58,16 +58,6 @@ impl ObjectRef {
             kind: "Service",
             namespace: Some(key.namespace.to_string()),
             name: key.name.to_string(),
-            uid: uid.to_owned(),
-        }
-    }
-
-    /// The ConfigMap `kube-system/weft`.
-    pub fn settings(uid: &str) -> Self {
-        Self {
-            kind: "ConfigMap",
-            namespace: Some(lease::NAMESPACE.to_owned()),
-            name: SETTINGS.to_owned(),
             uid: uid.to_owned(),
         }
     }

@@ -23,6 +23,6 @@ pub use event::{ObjectRef, WarningEvent};
 pub use lease::LeaseError;
 pub use mirror::Mirror;
 pub use watch::{
-    ConfigMap, Events, SETTINGS, ServiceEvents, WatchHealth, watch_balanced, watch_leases, watch_namespaces,
-    watch_nodes, watch_pods, watch_services, watch_settings, watch_slices,
+    Events, ServiceEvents, WatchHealth, watch_balanced, watch_leases, watch_namespaces, watch_nodes,
+    watch_pods, watch_services, watch_settings, watch_slices,
 };

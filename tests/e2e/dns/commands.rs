@@ -198,3 +198,34 @@ fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
     };
     metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
+
+#[test]
+fn the_example_of_names_holds() {
+    let example = format!("{}/../examples/names", env!("CARGO_MANIFEST_DIR"));
+    let lab = Lab::with_nodes(2).option("-f", &example).up();
+    let report = verify(&lab, 0);
+    assert_eq!(report["holds"], true);
+    // Its Pods ask, in their own ways.
+    let (client, own) = (lab.pod("front/client"), lab.pod("front/own"));
+    let outside = lab.outside().address().to_string();
+    let db = lab.pod("back/db-0").address().to_string();
+    for (from, name, address) in [
+        (&client, "db-0.db.back", &db),
+        (&own, "db-0.db", &db),
+        (&client, "partner", &outside),
+        (&client, "api.example.com", &outside),
+        (&own, "api", &outside),
+        (&client, "printer.local", &"192.0.2.80".to_owned()),
+        (&client, "printer.example.net", &"192.0.2.80".to_owned()),
+    ] {
+        wait_for(&format!("getent to find {name}"), || {
+            let output = from.runs(&["getent", "ahostsv4", name]);
+            if output.stdout.starts_with(address.as_str()) { Ok(()) } else { Err(output) }
+        });
+    }
+    let web = lab.get(&["service", "-n", "front", "web"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    answers(&client, "shop.example.org.", "A", &[&web]);
+    // The settings of others in the same ConfigMap stay.
+    let config = lab.get(&["configmap", "-n", "kube-system", "weft"]);
+    assert!(config["data"]["loadBalancerPools"].is_string(), "{config:#}");
+}

@@ -1,7 +1,7 @@
 //! One agent allocates the addresses of LoadBalancer Services: the holder of a Lease, as long as it holds it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -9,8 +9,7 @@ use std::{
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use weft_announce::{Decision, Election, LeaseStore, Pools, Refused, Step, Terms, allocate, announcer};
 use weft_kube::{
-    Client, ConfigMap, Mirror, ObjectRef, SETTINGS, WarningEvent, WatchHealth, watch_balanced, watch_leases,
-    watch_settings,
+    Client, Mirror, ObjectRef, WarningEvent, WatchHealth, watch_balanced, watch_leases, watch_settings,
 };
 use weft_model::{BalancedService, Lease, Node, NodeName, services::ServiceKey};
 
@@ -134,7 +133,7 @@ struct Allocation {
     name: NodeName,
     services: watch::Receiver<Mirror<ServiceKey, Option<BalancedService>>>,
     nodes: watch::Receiver<Mirror<NodeName, Node>>,
-    settings: watch::Receiver<Mirror<String, ConfigMap>>,
+    settings: watch::Receiver<Mirror<String, BTreeMap<String, String>>>,
     /// Leases of addresses.
     leases: watch::Receiver<Mirror<String, Lease>>,
     /// Those whose address no Service has: their version, and since when it is that.
@@ -245,7 +244,7 @@ impl Allocation {
     /// Reads the configuration when it is another one. One that is wrong leaves the last good one in force.
     fn read_pools(&mut self) {
         let settings = self.settings.borrow_and_update();
-        let text = settings.objects().get(SETTINGS).and_then(|settings| settings.data.get(POOLS));
+        let text = settings.objects().get("weft").and_then(|data| data.get(POOLS));
         if self.text.as_ref() == text && (self.text.is_some() || self.pools.is_empty()) {
             return;
         }

@@ -35,7 +35,7 @@ use weft_model::{
 use crate::{
     Options,
     admin::{DnsServerStatus, DnsStatus},
-    cluster::{self, Heard},
+    cluster::Heard,
     drain::Drain,
 };
 use clients::PodSearches;
@@ -120,12 +120,10 @@ impl Dns {
         let health = || watch::channel(WatchHealth::default()).0;
         let (wanted, settings) = watch::channel(weft_dns::settings::Settings::default());
         let (whole, synced) = watch::channel(false);
-        let (warnings, told) = watch::channel(Vec::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_namespaces(client.clone(), namespaces, health()));
-        tasks.spawn(watch_settings(client.clone(), config_map, health()));
-        tasks.spawn(settings::follow(self.clone(), configured, wanted, warnings));
-        tasks.spawn(cluster::publish(client, told, Vec::clone));
+        tasks.spawn(watch_settings(client, config_map, health()));
+        tasks.spawn(settings::follow(self.clone(), configured, wanted));
         tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
         tasks.spawn(clients::follow(self.clone(), sources.pods));
         tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, synced));

@@ -157,10 +157,6 @@ pub fn settings_of_dns_take_effect_or_are_told() {
     let why = node.wait_for("the mistake to be told", || node.status()?.dns?.settings_error);
     assert!(why.contains("ConfigMap kube-system/weft, key dns") && why.contains("line 2"), "{why}");
     assert_eq!(addresses(&ask(&node, DNS, "printer.example.")), ["192.0.2.7"]);
-    node.wait_for("an Event on the ConfigMap", || {
-        let events = node.kubectl(&["describe", "configmap", "-n", "kube-system", "weft"], "");
-        (events.contains("DnsSettingsRefused") && events.contains("line 2")).then_some(())
-    });
     assert!(node.get("/metrics").contains("weft_dns_settings_refused 1"));
     // Rewritten to a name of the cluster.
     set("rewrites: [{name: shop.example, to: web.shop.svc.cluster.local}]");

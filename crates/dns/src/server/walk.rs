@@ -73,7 +73,8 @@ pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
 pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
     let own = follow(core, &query.name, query.kind).await;
     let is_missing = own.links.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
-    if !core.settings.load().walk || !is_missing {
+    // Who asks for an alias would take the one that stands for the walk for it.
+    if !core.settings.load().walk || !is_missing || query.kind == kind::CNAME {
         return own;
     }
     let Some(search) = core.clients.search(client) else { return own };

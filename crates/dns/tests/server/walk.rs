@@ -254,6 +254,22 @@ fn other_types_than_addresses_are_walked_for_too() {
 }
 
 #[test]
+fn who_asks_for_an_alias_is_not_given_the_walks_own() {
+    let place = Place::new(|zone| {
+        fill(zone);
+        hear_service(zone, external("partner", "www.example.com"));
+    });
+    let pod = place.pod("127.0.0.2", "shop", &[]);
+    let first = "partner.default.shop.svc.cluster.local.";
+    let answer = pod.exchange(&question(first, "CNAME"));
+    assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NXDomain, 0));
+    assert_eq!(
+        pod.ask("partner.default.svc.cluster.local.", "CNAME"),
+        ["partner.default.svc.cluster.local. 5 CNAME www.example.com."]
+    );
+}
+
+#[test]
 fn an_alias_into_the_cluster_is_followed_by_the_zone() {
     let place = Place::new(|zone| {
         zone.hear_namespace(&namespace("default"));

@@ -68,18 +68,6 @@ pub async fn watch_pods(
     Follower::new("Pods", client, url, own, Mirrored::new(mirror, convert), health).run().await;
 }
 
-/// The name of the ConfigMap in `kube-system` in which the cluster's administrator sets things.
-pub const SETTINGS: &str = "weft";
-
-/// What of a ConfigMap the network uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConfigMap {
-    /// The object's UID; Events need it.
-    pub uid: String,
-    /// `data`.
-    pub data: BTreeMap<String, String>,
-}
-
 /// Passes on what happens to Services. Does not return; drop it to end.
 pub async fn watch_services(client: Client, events: ServiceEvents, health: watch::Sender<WatchHealth>) {
     let into = Into {
@@ -165,22 +153,17 @@ pub async fn watch_balanced(
         .await;
 }
 
-/// Keeps `mirror` equal to the ConfigMap `kube-system/weft`. Does not return; drop it to end.
+/// Keeps `mirror` equal to the data of the ConfigMap `kube-system/weft`. Does not return; drop it to end.
 pub async fn watch_settings(
     client: Client,
-    mirror: watch::Sender<Mirror<String, ConfigMap>>,
+    mirror: watch::Sender<Mirror<String, BTreeMap<String, String>>>,
     health: watch::Sender<WatchHealth>,
 ) {
     let convert = |object: &core::ConfigMap| {
-        let metadata = &object.metadata;
-        let config_map = ConfigMap {
-            uid: metadata.uid.clone().unwrap_or_default(),
-            data: object.data.clone().unwrap_or_default(),
-        };
-        (metadata.name.clone().unwrap_or_default(), config_map)
+        (object.metadata.name.clone().unwrap_or_default(), object.data.clone().unwrap_or_default())
     };
     let url = Request::new(core::ConfigMap::url_path(&(), Some(lease::NAMESPACE)));
-    let own = Selectors { fields: Some(format!("metadata.name={SETTINGS}")), ..Selectors::default() };
+    let own = Selectors { fields: Some("metadata.name=weft".to_owned()), ..Selectors::default() };
     Follower::new("ConfigMap kube-system/weft", client, url, own, Mirrored::new(mirror, convert), health)
         .run()
         .await;
