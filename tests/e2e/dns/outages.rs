@@ -2,8 +2,14 @@
 
 use std::{
     fs,
+    net::UdpSocket,
     os::unix::net::UnixStream,
     process::{Child, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
 };
 
 use nix::{
@@ -243,6 +249,75 @@ fn without_the_world_outside_the_clusters_names_and_what_was_known_go_on() {
     lab.join("outside");
     fs::write(lab.folder().join("outside/records"), "short.example.com 1 A 192.0.2.2\n").unwrap();
     answers(&client, "short.example.com.", "A", &["192.0.2.2"]);
+}
+
+/// A Pod that asks for one name after the other that nobody outside answers for.
+struct Flood {
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Flood {
+    fn begin(from: &Place) -> Flood {
+        let end = Arc::new(AtomicBool::new(false));
+        let (told, netns) = (end.clone(), from.netns());
+        let thread = thread::spawn(move || {
+            let socket = netns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+            let mut sent: u64 = 0;
+            while !told.load(Ordering::Relaxed) {
+                // n1234.example.com, A.
+                let label = format!("n{sent}");
+                let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(label.len()).unwrap()];
+                query.extend(label.as_bytes());
+                query.extend(b"\x07example\x03com\x00\x00\x01\x00\x01");
+                // A queue that is full is what a flood makes.
+                let _ = socket.send_to(&query, "10.96.0.10:53");
+                sent += 1;
+            }
+            sent
+        });
+        Flood { end, thread: Some(thread) }
+    }
+
+    fn stop(&mut self) -> u64 {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().map_or(0, |thread| thread.join().unwrap())
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[test]
+fn one_pod_that_floods_dns_takes_nothing_from_the_others() {
+    let lab = Lab::with_nodes(1)
+        .running(MANIFEST)
+        .running(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {name: noisy}
+spec: {containers: [{name: c, image: nginx}]}
+",
+        )
+        .up();
+    let client = lab.pod("client");
+    answers(&client, "web.default.svc.cluster.local.", "A", &["10.96.9.9"]);
+    answers(&client, "api.example.com.", "A", &[&lab.outside().address().to_string()]);
+    lab.cut_off("outside");
+    let mut flood = Flood::begin(&lab.pod("noisy"));
+    let (inside, outside) = (LookUps::begin(&client, "web"), LookUps::begin(&client, "api.example.com"));
+    for _ in 0..10 {
+        inside.go_on();
+        outside.go_on();
+    }
+    let (inside, outside) = (inside.end(), outside.end());
+    assert!(flood.stop() > 10_000, "that was no flood");
+    assert_eq!((inside.failed, outside.failed), (0, 0), "{inside:?} {outside:?}");
+    lab.join("outside");
 }
 
 #[test]
