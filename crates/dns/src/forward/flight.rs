@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -10,8 +13,8 @@ use tokio::sync::watch;
 use super::{Failure, cache::Stored};
 use crate::question::Question;
 
-/// So many questions are on their way at once; more are refused.
-const ROOM: usize = 2048;
+/// So many questions are on their way at once to the servers of a domain; more are refused.
+const ROOM: usize = 1024;
 
 /// What came of it.
 pub(super) type Outcome = Result<Arc<Stored>, Failure>;
@@ -28,6 +31,7 @@ pub(super) struct Flight {
     flights: Flights,
     question: Question,
     outcome: watch::Sender<Option<Outcome>>,
+    of_domain: Arc<AtomicUsize>,
 }
 
 /// Takes part in a flight.
@@ -43,16 +47,19 @@ pub(super) enum Boarded {
 // === impl Flights ===
 
 impl Flights {
-    pub(super) fn board(&self, question: &Question) -> Boarded {
+    /// `of_domain` counts those to the same servers.
+    pub(super) fn board(&self, question: &Question, of_domain: &Arc<AtomicUsize>) -> Boarded {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = flights.len() >= ROOM;
+        let full = of_domain.load(Ordering::Relaxed) >= ROOM;
         match flights.entry(question.clone()) {
             Entry::Occupied(flight) => Boarded::With(flight.get().clone()),
             Entry::Vacant(_) if full => Boarded::Full,
             Entry::Vacant(vacant) => {
                 let (outcome, arrival) = watch::channel(None);
                 vacant.insert(arrival.clone());
-                let flight = Flight { flights: self.clone(), question: question.clone(), outcome };
+                of_domain.fetch_add(1, Ordering::Relaxed);
+                let (flights, of_domain) = (self.clone(), Arc::clone(of_domain));
+                let flight = Flight { flights, question: question.clone(), outcome, of_domain };
                 Boarded::First(flight, arrival)
             }
         }
@@ -70,6 +77,7 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.of_domain.fetch_sub(1, Ordering::Relaxed);
         self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
     }
 }

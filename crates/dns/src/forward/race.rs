@@ -39,10 +39,10 @@ pub(super) async fn race(
     let mut failure = None;
     let all_down = route.is_down();
     let until = if all_down { deadline.min(Instant::now() + PATIENCE_WITH_DEAD) } else { deadline };
-    let mut next_at = start(&mut running, waiting.next(), routes, question, deadline);
+    let mut next_at = start(&mut running, waiting.next(), routes, question, until);
     if all_down {
         while waiting.len() > 0 {
-            start(&mut running, waiting.next(), routes, question, deadline);
+            start(&mut running, waiting.next(), routes, question, until);
         }
     }
     while !running.is_empty() {

@@ -1,6 +1,9 @@
 //! Who is asked for a name.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use hickory_proto::rr::Name;
 
@@ -23,6 +26,8 @@ pub(super) struct Routes {
 pub(super) struct Route {
     pub(super) domain: Name,
     pub(super) upstreams: Vec<Arc<Upstream>>,
+    /// Questions that are on their way to them.
+    pub(super) on_the_way: Arc<AtomicUsize>,
 }
 
 // === impl Routes ===
@@ -36,7 +41,7 @@ impl Routes {
             let of = |server: &ServerAddress| {
                 Arc::clone(known.entry(*server).or_insert_with(|| Arc::new(Upstream::new(*server))))
             };
-            Route { domain, upstreams: servers.iter().map(of).collect() }
+            Route { domain, upstreams: servers.iter().map(of).collect(), on_the_way: Arc::default() }
         };
         let stubs = settings.stub_domains.iter();
         let mut stubs: Vec<Route> =
@@ -69,7 +74,7 @@ impl Routes {
 
 impl Default for Route {
     fn default() -> Self {
-        Self { domain: Name::root(), upstreams: Vec::new() }
+        Self { domain: Name::root(), upstreams: Vec::new(), on_the_way: Arc::default() }
     }
 }
 

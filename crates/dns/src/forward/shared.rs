@@ -128,7 +128,7 @@ impl Shared {
                     &self.counts.positive_hits
                 };
                 count(hits);
-                if prefetch && let Boarded::First(flight, _) = self.flights.board(question) {
+                if prefetch && let Boarded::First(flight, _) = self.board(config, question) {
                     count(&self.counts.prefetches);
                     self.depart(Arc::clone(config), question.clone(), flight);
                 }
@@ -150,7 +150,7 @@ impl Shared {
         before: Option<&Arc<Stored>>,
     ) -> Reply {
         count(&self.counts.misses);
-        let arrival = match self.flights.board(question) {
+        let arrival = match self.board(config, question) {
             Boarded::With(arrival) => {
                 count(&self.counts.joined);
                 arrival
@@ -176,6 +176,10 @@ impl Shared {
             (Some(Err(failure)), None) => failure.reply(),
             (None, None) => Failure::new(format!("nobody answered within {patience:?}")).reply(),
         }
+    }
+
+    fn board(&self, config: &Config, question: &Question) -> Boarded {
+        self.flights.board(question, &config.routes.of(&question.name).on_the_way)
     }
 
     fn stale(&self, stored: &Stored, now: Instant) -> Reply {

@@ -157,6 +157,35 @@ async fn a_flapping_server_costs_no_answer_where_another_is_there() {
 }
 
 #[tokio::test]
+async fn a_domain_whose_servers_are_dead_takes_nothing_from_the_rest() {
+    let (fine, dead) = (Fake::start().await, Fake::start().await);
+    dead.falls_silent();
+    let stubs = format!("timeout: 5s\nstubDomains: {{corp.example: ['{}']}}", dead.address);
+    let forwarder = forwarder(&[&fine], &stubs);
+    let asking: Vec<_> = (0..5000)
+        .map(|number| {
+            let forwarder = Arc::clone(&forwarder);
+            tokio::spawn(async move { forwarder.ask(&a(&format!("{number}.corp.example."))).await })
+        })
+        .collect();
+    let failed = || {
+        let counts = forwarder.counts();
+        counts.refused + counts.upstreams.iter().map(|one| one.failures).sum::<u64>()
+    };
+    until("most have failed at once", || match failed() {
+        4000.. => Ok(()),
+        few => Err(format!("{few} of 5000")),
+    })
+    .await;
+    for number in 0..100 {
+        assert!(is_fine(&forwarder.ask(&a(&format!("{number}.example.com."))).await));
+    }
+    for one in asking {
+        assert_eq!(one.await.unwrap().code, ResponseCode::ServFail);
+    }
+}
+
+#[tokio::test]
 async fn nobody_waits_longer_than_the_timeout() {
     let silent = [Fake::start().await, Fake::start().await, Fake::start().await];
     silent.iter().for_each(Fake::falls_silent);

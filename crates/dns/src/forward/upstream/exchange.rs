@@ -13,7 +13,6 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    sync::Semaphore,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -25,15 +24,12 @@ const PAYLOAD: u16 = 1232;
 /// After so many datagrams that are no answer somebody is guessing, and guesses do not get through TCP's handshake.
 const MOST_FORGED: u32 = 3;
 
-/// So many sockets are open at once, whatever is asked: the rest of the process needs some too.
-static SOCKETS: Semaphore = Semaphore::const_new(512);
-
 /// Why a server did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(in crate::forward) enum ExchangeError {
     #[error("did not answer")]
     Silent,
-    #[error("was not asked: too many questions are on their way")]
+    #[error("was not asked: too many questions are on their way to it")]
     Crowded,
     #[error("did not answer the question; {0} datagrams answered something else")]
     Forged(u32),
@@ -66,8 +62,6 @@ pub(super) async fn exchange(
     deadline: Instant,
 ) -> Result<Message, ExchangeError> {
     let query = query(id, question, way.edns)?;
-    let taken = timeout_at(deadline, SOCKETS.acquire()).await;
-    let _socket = taken.map_err(|_| ExchangeError::Crowded)?;
     if !way.tcp {
         match over_udp(way, id, question, &query, deadline).await {
             Ok(message) if !message.metadata.truncation => return Ok(message),

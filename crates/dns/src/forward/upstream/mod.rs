@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,9 @@ use super::counts::{Answered, UpstreamCounts};
 use crate::{question::Question, settings::ServerAddress};
 use exchange::{Way, exchange};
 
+/// So many questions are on their way to a server at once, each with a socket of its own; more fail at once.
+const MOST: usize = 256;
+const MOST_WHILE_DOWN: usize = 8;
 /// So many failures one after the other, and it counts as down.
 const FAILURES: u32 = 2;
 /// A server that is down is asked whether it is back after this, then after twice as long, up to [`LONGEST_PAUSE`].
@@ -51,6 +54,8 @@ pub(super) struct Upstream {
     looping: AtomicBool,
     /// Its marker came back since it was last sent.
     marker_seen: AtomicBool,
+    /// Questions that are on their way to it.
+    asking: AtomicUsize,
     /// Wakes the search for loops.
     again: Arc<Notify>,
     pub(super) counts: UpstreamCounts,
@@ -65,6 +70,9 @@ struct Health {
     why: Option<String>,
 }
 
+/// A place among those who ask a server, until it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -75,6 +83,7 @@ impl Upstream {
             without_edns: AtomicBool::new(false),
             looping: AtomicBool::new(false),
             marker_seen: AtomicBool::new(false),
+            asking: AtomicUsize::new(0),
             again: Arc::default(),
             counts: UpstreamCounts::default(),
         }
@@ -93,6 +102,11 @@ impl Upstream {
         question: &Question,
         deadline: Instant,
     ) -> Result<Message, ExchangeError> {
+        let Some(_place) = self.place() else {
+            // Nothing is learned of it.
+            self.counts.failed();
+            return Err(ExchangeError::Crowded);
+        };
         let begun = Instant::now();
         let outcome = self.ask_either_way(question, deadline).await;
         let took = begun.elapsed();
@@ -101,8 +115,6 @@ impl Upstream {
                 self.is_up(took);
                 self.counts.answered(Answered { code: message.metadata.response_code, took });
             }
-            // Nothing was learned of it.
-            Err(ExchangeError::Crowded) => self.counts.failed(),
             Err(error) => {
                 self.counts.failed();
                 if self.failed(error) {
@@ -111,6 +123,13 @@ impl Upstream {
             }
         }
         outcome
+    }
+
+    /// A place among those who ask it. One that is down has few: who it keeps waiting would take what others need.
+    fn place(&self) -> Option<Place<'_>> {
+        let most = if self.is_down() { MOST_WHILE_DOWN } else { MOST };
+        let place = Place(&self.asking);
+        (self.asking.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
 
     async fn ask_either_way(&self, question: &Question, deadline: Instant) -> Result<Message, ExchangeError> {
@@ -270,6 +289,12 @@ impl Upstream {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
