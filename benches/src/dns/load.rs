@@ -32,7 +32,7 @@ impl Load {
     /// As many questions as the client can ask.
     pub fn most(of: &Candidate) -> anyhow::Result<Load> {
         let (begun, before) = (Instant::now(), of.processor()?);
-        let output = dnsperf(of, &["-q", "1000"])?;
+        let output = dnsperf(of, &["-q", "250"])?;
         let (took, ran) = (begun.elapsed().as_secs_f64(), of.processor()? - before);
         let completed = completed(&output)?;
         Ok(Load { rate: completed / took, busy: ran / took })
@@ -40,7 +40,7 @@ impl Load {
 
     /// So many a second, timed.
     pub fn times(of: &Candidate, rate: f64) -> anyhow::Result<Timed> {
-        let output = dnsperf(of, &["-q", "1000", "-v", "-Q", &format!("{rate:.0}")])?;
+        let output = dnsperf(of, &["-q", "250", "-v", "-Q", &format!("{rate:.0}")])?;
         completed(&output)?;
         // > NOERROR service-00000.team-00.svc.cluster.local A 0.000042
         let time = |line: &str| line.strip_prefix("> NOERROR ")?.rsplit(' ').next()?.parse::<f64>().ok();

@@ -7,6 +7,8 @@ use std::{
     ptr,
 };
 
+use super::send::Outbox;
+
 /// Datagrams at a time.
 pub const SIZE: usize = 64;
 /// The longest question: what is longer is cut off, and then malformed.
@@ -19,22 +21,16 @@ pub const ANSWER: usize = super::writer::LARGEST_UDP;
 /// Room for the questions and answers of one thread.
 pub struct Batch {
     questions: Box<[[u8; QUESTION]]>,
-    answers: Box<[[u8; ANSWER]]>,
-    peers: Box<[libc::sockaddr_storage]>,
+    addresses: Box<[libc::sockaddr_storage]>,
     /// What the kernel fills; points into the above, and nothing of that moves.
     received: Box<[libc::mmsghdr]>,
     /// For each of them.
-    _filled: Box<[libc::iovec]>,
+    _vectors: Box<[libc::iovec]>,
     /// How many the kernel filled last.
     count: usize,
-    /// What the kernel sends, set anew for each call.
-    to_send: Box<[libc::mmsghdr]>,
-    /// For each of them.
-    vectors: Box<[libc::iovec]>,
-    /// Which question's peer gets which answer, and how long it is.
-    answered: Vec<(usize, usize)>,
     /// The types asked.
     kinds: [u16; SIZE],
+    outbox: Outbox,
 }
 
 /// A question, and room for its answer.
@@ -52,33 +48,23 @@ pub struct Datagram<'b> {
 impl Batch {
     pub fn new() -> Self {
         // SAFETY: all of them are plain numbers and pointers, for which zero is a value.
-        let (peer, header, vector): (libc::sockaddr_storage, libc::mmsghdr, libc::iovec) =
+        let (address, header, vector): (libc::sockaddr_storage, libc::mmsghdr, libc::iovec) =
             unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
         let mut questions = vec![[0; QUESTION]; SIZE].into_boxed_slice();
-        let mut peers = vec![peer; SIZE].into_boxed_slice();
-        let mut filled = vec![vector; SIZE].into_boxed_slice();
+        let mut addresses = vec![address; SIZE].into_boxed_slice();
+        let mut vectors = vec![vector; SIZE].into_boxed_slice();
         let mut received = vec![header; SIZE].into_boxed_slice();
-        let slots = received.iter_mut().zip(&mut filled).zip(&mut questions).zip(&mut peers);
-        for (((header, vector), question), peer) in slots {
+        let slots = received.iter_mut().zip(&mut vectors).zip(&mut questions).zip(&mut addresses);
+        for (((header, vector), question), address) in slots {
             vector.iov_base = question.as_mut_ptr().cast();
             vector.iov_len = question.len();
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
+            header.msg_hdr.msg_name = ptr::from_mut(address).cast();
             header.msg_hdr.msg_namelen = ADDRESS;
         }
-        Self {
-            questions,
-            answers: vec![[0; ANSWER]; SIZE].into(),
-            peers,
-            received,
-            _filled: filled,
-            count: 0,
-            to_send: vec![header; SIZE].into(),
-            vectors: vec![vector; SIZE].into(),
-            answered: Vec::with_capacity(SIZE),
-            kinds: [0; SIZE],
-        }
+        let (count, kinds, outbox) = (0, [0; SIZE], Outbox::new());
+        Self { questions, addresses, received, _vectors: vectors, count, kinds, outbox }
     }
 
     /// Takes what is there; how much.
@@ -89,7 +75,6 @@ impl Batch {
         // The kernel has written how long the addresses were.
         self.received.iter_mut().take(self.count).for_each(|one| one.msg_hdr.msg_namelen = ADDRESS);
         self.count = 0;
-        self.answered.clear();
         // SAFETY: every header points to one vector, and that to a buffer as long as it says; all of them are this value's, on
         // the heap, and written by nobody else during the call.
         let count = unsafe {
@@ -108,18 +93,18 @@ impl Batch {
     /// One of those received last, if its peer can be answered.
     pub fn datagram(&mut self, place: usize) -> Option<Datagram<'_>> {
         let length = usize::try_from(self.received.get(place)?.msg_len).ok()?;
-        let peer = read_address(self.peers.get(place)?)?;
+        let peer = read_address(self.addresses.get(place)?)?;
         Some(Datagram {
             question: self.questions.get(place)?.get(..length)?,
             peer,
-            answer: self.answers.get_mut(place)?,
+            answer: self.outbox.room(place)?,
         })
     }
 
     /// The answer to the one at `place`, which asks for this type, is the first `length` octets of its room.
-    pub fn answered(&mut self, place: usize, length: usize, kind: u16) {
+    pub fn answered(&mut self, place: usize, length: usize, peer: SocketAddr, kind: u16) {
         self.set_kind(place, kind);
-        self.answered.push((place, length.min(ANSWER)));
+        self.outbox.queue(place, length, peer);
     }
 
     /// The one at `place` asks for this type.
@@ -134,53 +119,20 @@ impl Batch {
         self.kinds.get(place).copied().unwrap_or_default()
     }
 
-    /// Every answer so far, with its length and the type asked.
-    pub fn each_answer(&mut self, mut each: impl FnMut(Datagram<'_>, usize, u16)) {
-        for number in 0..self.answered.len() {
-            let Some((place, length)) = self.answered.get(number).copied() else { return };
-            let kind = self.kind(place);
-            if let Some(datagram) = self.datagram(place) {
-                each(datagram, length, kind);
-            }
+    /// Every answer so far: the question's octets, the client, the type asked, the answer.
+    pub fn each_answer(&mut self, mut each: impl FnMut(usize, SocketAddr, u16, &[u8])) {
+        for (place, length, peer) in self.outbox.queued() {
+            let asked = self.received.get(place).map_or(0, |one| one.msg_len as usize);
+            let answer = self.outbox.answer(place, length);
+            each(asked, peer, self.kind(place), answer);
         }
     }
 
-    /// Sends all answers; how many could not be sent.
+    /// Sends all answers; how many the kernel did not take.
     pub fn send(&mut self, socket: &UdpSocket) -> u64 {
-        let mut count = 0;
-        for ((place, length), (header, vector)) in
-            self.answered.iter().zip(self.to_send.iter_mut().zip(&mut self.vectors))
-        {
-            let (Some(answer), Some(peer), Some(received)) =
-                (self.answers.get_mut(*place), self.peers.get_mut(*place), self.received.get(*place))
-            else {
-                continue;
-            };
-            vector.iov_base = answer.as_mut_ptr().cast();
-            vector.iov_len = *length;
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = ptr::from_mut(peer).cast();
-            header.msg_hdr.msg_namelen = received.msg_hdr.msg_namelen;
-            count += 1;
-        }
-        let (mut sent, mut failed) = (0, 0);
-        while let Some(rest) = self.to_send.get_mut(sent..count).filter(|rest| !rest.is_empty()) {
-            // SAFETY: as in `receive`; `rest` has as many headers as said.
-            let now = unsafe {
-                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
-            };
-            match usize::try_from(now) {
-                Ok(now) if now > 0 => sent += now,
-                // The first one could not be sent; the others may be.
-                _ => {
-                    failed += 1;
-                    sent += 1;
-                }
-            }
-        }
-        self.answered.clear();
-        failed
+        let received = &self.received;
+        let length = |place: usize| received.get(place).map_or(0, |one| one.msg_hdr.msg_namelen);
+        self.outbox.send(socket, &mut self.addresses, length)
     }
 }
 

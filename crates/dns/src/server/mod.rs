@@ -25,6 +25,7 @@ pub(crate) mod fuzz;
 mod outside;
 mod query;
 mod rate;
+mod send;
 mod settings;
 mod shares;
 mod socket;

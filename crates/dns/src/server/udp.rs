@@ -117,7 +117,7 @@ impl Worker {
         for place in 0..count {
             self.turn = self.turn.wrapping_add(1);
             let Some(datagram) = batch.datagram(place) else { continue };
-            let client = datagram.peer.ip();
+            let (peer, client) = (datagram.peer, datagram.peer.ip());
             if !core.rate.admit(client, second, settings.limits.queries_of_client)
                 || self.fair.is_behind() && !self.fair.admit(client)
             {
@@ -128,7 +128,7 @@ impl Worker {
             let outcome = core.answer(&now, datagram.question, udp_limit, datagram.answer);
             match outcome {
                 Outcome::Silent => drop(self.counters.ignored.fetch_add(1, Relaxed)),
-                Outcome::Answer(length, kind) => batch.answered(place, length, kind),
+                Outcome::Answer(length, kind) => batch.answered(place, length, peer, kind),
                 Outcome::Ask(kind) => {
                     batch.set_kind(place, kind);
                     asked |= 1 << place;
@@ -138,10 +138,8 @@ impl Worker {
         // Asking takes the zone's lock itself.
         drop(zone);
         let after = taken.elapsed();
-        batch.each_answer(|datagram, length, kind| {
-            let (client, size) = (datagram.peer.ip(), datagram.question.len());
-            let answer = datagram.answer.get(..length).unwrap_or_default();
-            self.counters.count(Asked { protocol: UDP, client, kind, size }, answer, after);
+        batch.each_answer(|size, peer, kind, answer| {
+            self.counters.count(Asked { protocol: UDP, client: peer.ip(), kind, size }, answer, after);
         });
         for place in (0..count).filter(|place| asked & (1 << place) != 0) {
             self.ask(socket, batch, place, taken);
@@ -178,7 +176,7 @@ impl Worker {
         };
         self.counters.count(asked, datagram.answer.get(..length).unwrap_or_default(), taken.elapsed());
         if length > 0 {
-            batch.answered(place, length, kind);
+            batch.answered(place, length, peer, kind);
         }
     }
 }

@@ -111,6 +111,38 @@ fn a_and_aaaa_asked_from_one_socket_at_once_both_get_answers() {
 }
 
 #[test]
+fn many_questions_at_once_from_several_sockets_each_get_their_answer() {
+    let place = Place::new(|zone| {
+        with_web(zone);
+        with_big(zone, 10);
+    });
+    let clients: Vec<Client> = (0..5).map(|_| place.client()).collect();
+    let kinds = [(WEB, "A"), (WEB, "AAAA"), (BIG, "A"), ("none.default.svc.cluster.local.", "A")];
+    let mut asked = Vec::new();
+    for number in 0..40_u16 {
+        for (place, client) in clients.iter().enumerate() {
+            let (name, kind) = kinds[usize::from(number) % kinds.len()];
+            let mut one = question(name, kind);
+            one.metadata.id = number;
+            client.send(&one.to_vec().unwrap());
+            asked.push((place, number, one.queries[0].clone()));
+        }
+    }
+    let mut answered = Vec::new();
+    for (place, client) in clients.iter().enumerate() {
+        for _ in 0..40 {
+            let answer = client.receive();
+            let expected = [1, 0, 10, 0][usize::from(answer.metadata.id) % kinds.len()];
+            assert_eq!(answer.answers.len(), expected);
+            answered.push((place, answer.metadata.id, answer.queries[0].clone()));
+        }
+    }
+    answered.sort_by_key(|one| (one.1, one.0));
+    assert_eq!(answered, asked);
+    assert_eq!(place.server().stats().unsent, 0);
+}
+
+#[test]
 fn a_slow_outside_name_does_not_hold_up_others() {
     let place = Place::new(with_web);
     let (slow, other) = (place.client(), place.client());
