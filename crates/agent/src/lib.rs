@@ -18,6 +18,7 @@ mod drain;
 mod health;
 mod http;
 mod install;
+mod limits;
 mod memory;
 mod metrics;
 pub mod node;
@@ -62,6 +63,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         return Err(NotRoot.into());
     }
     memory::be_frugal();
+    limits::raise_open_files();
     let name = NodeName::new(options.node_name.as_str());
     let client = Client::new(options.kubeconfig.as_deref()).await?;
     let store = Store::open(&options.state_dir)?;
