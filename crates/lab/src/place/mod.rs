@@ -259,9 +259,12 @@ impl LabDir {
         Ok(names)
     }
 
-    /// What a Pod that runs is told to ask: its resolv.conf.
-    pub fn pod_resolv_conf(&self, namespace: &str, name: &str) -> Result<String> {
-        self.names(&self.pod(&self.pod_record(namespace, name)?.uid)).resolv_conf()
+    /// What a Pod is told to ask: its resolv.conf. None when it does not run (any more).
+    pub fn pod_resolv_conf(&self, namespace: &str, name: &str) -> Result<Option<String>> {
+        if !self.pod_record_path(namespace, name).exists() {
+            return Ok(None);
+        }
+        self.names(&self.pod(&self.pod_record(namespace, name)?.uid)).resolv_conf().map(Some)
     }
 
     pub(crate) fn write_pod_record(&self, namespace: &str, name: &str, record: &PodRecord) -> Result<()> {

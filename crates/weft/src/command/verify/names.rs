@@ -135,8 +135,12 @@ fn once(
     report.sampled = plan(&mut askers, &names);
     report.pods = askers.len();
     report.look_ups = askers.iter().map(|asker| asker.plan.len()).sum();
-    let failures = side_by_side(askers.iter().collect(), |asker| look_up(agents, asker))?;
-    report.failed = failures.into_iter().flatten().collect();
+    for looked_up in side_by_side(askers.iter().collect(), |asker| look_up(agents, asker))? {
+        match looked_up {
+            Ok(failures) => report.failed.extend(failures),
+            Err(Gone(pod)) => report.left_out.push(format!("{pod}: it has ended meanwhile")),
+        }
+    }
     Ok(report)
 }
 
@@ -230,7 +234,7 @@ fn askers<'a>(
     let mut askers = Vec::new();
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.host) {
         let Some(text) = resolv_conf(agents, endpoint, lab)? else {
-            left_out.push(format!("{}: no process in it says whom it asks", endpoint.name));
+            left_out.push(format!("{}: no process runs in it that says whom it asks", endpoint.name));
             continue;
         };
         let stub = StubResolver::parse(&text);
@@ -246,7 +250,7 @@ fn askers<'a>(
 fn resolv_conf(agents: &[Agent], endpoint: &Endpoint, lab: Option<&LabDir>) -> Result<Option<String>> {
     if let Some(lab) = lab {
         let (namespace, name) = endpoint.name.split_once('/').unwrap_or_default();
-        return lab.pod_resolv_conf(namespace, name).map(Some);
+        return lab.pod_resolv_conf(namespace, name);
     }
     match ask(agents, endpoint, &Request::ResolvConf { of: endpoint.place.clone() })? {
         Response::ResolvConf { text } => Ok(text),
@@ -293,16 +297,23 @@ fn domain(stub: &StubResolver) -> &str {
     told.unwrap_or("cluster.local").trim_end_matches('.')
 }
 
-fn look_up(agents: &[Agent], asker: &Asker<'_>) -> Result<Vec<Failure>> {
+/// The Pod has ended since it was listed.
+struct Gone(String);
+
+fn look_up(agents: &[Agent], asker: &Asker<'_>) -> Result<Result<Vec<Failure>, Gone>> {
     let mut failures = Vec::new();
     for part in asker.plan.chunks(AT_A_TIME) {
         let names =
             part.iter().map(|(typed, name)| LookUp { name: typed.clone(), kind: name.kind.to_owned() });
         let from = asker.endpoint.place.clone();
         let request = Request::Resolve { from, stub: asker.stub.clone(), names: names.collect() };
-        let outcomes = match ask(agents, asker.endpoint, &request)? {
-            Response::Resolved { outcomes } if outcomes.len() == part.len() => outcomes,
-            other => bail!("look names up from {}: the agent answered {other:?}", asker.endpoint.name),
+        let outcomes = match ask(agents, asker.endpoint, &request) {
+            Ok(Response::Resolved { outcomes }) if outcomes.len() == part.len() => outcomes,
+            Err(_) if is_gone(agents, asker.endpoint) => {
+                return Ok(Err(Gone(asker.endpoint.name.clone())));
+            }
+            Err(error) => return Err(error),
+            Ok(other) => bail!("look names up from {}: the agent answered {other:?}", asker.endpoint.name),
         };
         for ((typed, name), outcome) in part.iter().zip(outcomes) {
             failures.extend(problem(&name.leads_to, &outcome).map(|problem| Failure {
@@ -313,7 +324,17 @@ fn look_up(agents: &[Agent], asker: &Asker<'_>) -> Result<Vec<Failure>> {
             }));
         }
     }
-    Ok(failures)
+    Ok(Ok(failures))
+}
+
+/// Its agent does not know it any more.
+fn is_gone(agents: &[Agent], endpoint: &Endpoint) -> bool {
+    let known = |agent: &Agent| -> Result<bool> {
+        let status = Client::connect(&agent.socket)?.status()?;
+        let mut names = status.pods.iter().filter_map(|pod| pod.pod.as_ref()).map(ToString::to_string);
+        Ok(names.any(|name| name == endpoint.name))
+    };
+    agents.get(endpoint.agent).is_some_and(|agent| matches!(known(agent), Ok(false)))
 }
 
 fn problem(expected: &Where, outcome: &LookedUp) -> Option<String> {
