@@ -14,6 +14,8 @@ pub struct Question {
     pub name: Name,
     /// The type.
     pub kind: RecordType,
+    /// With the records by which the answer can be validated (the DO bit, RFC 4035 section 3.2.1).
+    pub signed: bool,
 }
 
 /// What the forwarder answers. The server gives it the client's message number, the question's own case and the client's size.

@@ -135,7 +135,7 @@ impl StubResolver {
     /// What the servers say of one name.
     async fn step(&self, name: &str, kind: &str) -> (Worth, LookedUp) {
         let question = match (Name::from_ascii(name), RecordType::from_str(kind)) {
-            (Ok(name), Ok(kind)) => Question { name: name.to_lowercase(), kind },
+            (Ok(name), Ok(kind)) => Question { name: name.to_lowercase(), kind, signed: false },
             (Err(error), _) => return (Worth::Silence, no_answer(name, &format!("no name: {error}"))),
             (_, Err(error)) => return (Worth::Silence, no_answer(name, &format!("no type: {error}"))),
         };

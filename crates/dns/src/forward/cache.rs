@@ -105,7 +105,7 @@ impl Cache {
         if matches!(exact, Found::Fresh(..)) {
             return exact;
         }
-        let whatever_type = Question { name: question.name.clone(), kind: NO_SUCH_NAME };
+        let whatever_type = Question { kind: NO_SUCH_NAME, ..question.clone() };
         match (exact, self.visit(&whatever_type, now)) {
             (_, fresh @ Found::Fresh(..)) => fresh,
             (Found::Nothing, stale) => stale,
@@ -146,7 +146,7 @@ impl Cache {
         };
         let stored = if ttl == stored.ttl { stored } else { Arc::new(Stored { ttl, ..(*stored).clone() }) };
         let no_such_name = stored.code == ResponseCode::NXDomain && stored.answers.is_empty();
-        let whatever_type = Question { name: question.name.clone(), kind: NO_SUCH_NAME };
+        let whatever_type = Question { kind: NO_SUCH_NAME, ..question.clone() };
         let (key, other) =
             if no_such_name { (whatever_type, question.clone()) } else { (question.clone(), whatever_type) };
         // What was said before and contradicts it.
@@ -239,7 +239,8 @@ fn record_cost(record: &Record) -> usize {
 impl Stored {
     /// It says that there is none (RFC 2308).
     pub(super) fn is_negative(&self) -> bool {
-        self.code != ResponseCode::NoError || !self.authorities.is_empty() || self.answers.is_empty()
+        let is_soa = |record: &Record| matches!(record.data, RData::SOA(_));
+        self.code != ResponseCode::NoError || self.answers.is_empty() || self.authorities.iter().any(is_soa)
     }
 
     /// As it is to be sent `now`. Addresses begin with another each `turn`.

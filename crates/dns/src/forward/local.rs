@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn ask(local: &Local, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
-        let reply = local.answer(&Question { name: Name::from_ascii(name).unwrap(), kind })?;
+        let reply = local.answer(&Question { name: Name::from_ascii(name).unwrap(), kind, signed: false })?;
         Some((reply.code, reply.answers.iter().map(|record| record.data.to_string()).collect()))
     }
 

@@ -114,7 +114,7 @@ impl Forwarder {
                     let (code, authorities) = (ResponseCode::NoError, Vec::new());
                     return Reply { code, answers: vec![alias], authorities, origin: Origin::Hosts };
                 }
-                let target = Question { name: target, kind: question.kind };
+                let target = Question { name: target, ..question.clone() };
                 let mut reply = self.shared.ask(&config, &target).await;
                 reply.answers.insert(0, alias);
                 reply

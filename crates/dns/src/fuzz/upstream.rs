@@ -38,7 +38,8 @@ static ANSWERER: LazyLock<Answerer> =
 pub fn upstream(data: &[u8]) {
     let Some((&how, datagram)) = data.split_first() else { return };
     let name = Name::from_ascii(NAMES[usize::from(how) % NAMES.len()]).unwrap();
-    let question = Question { name, kind: KINDS[usize::from(how >> 2) % KINDS.len()] };
+    let question =
+        Question { name, kind: KINDS[usize::from(how >> 2) % KINDS.len()], signed: how & 0x20 != 0 };
     let mut datagram = datagram.to_vec();
     let id = 0x1234_u16;
     if how & 0x80 != 0 && datagram.len() >= 12 {
@@ -101,8 +102,13 @@ fn is_to_the_question(question: &Question, reply: &Reply) {
             names.push(target.0.clone());
         }
     }
-    let last = |record: &Record| {
+    let is_soa = |record: &Record| {
         record.record_type() == RecordType::SOA && names.iter().any(|name| record.name.zone_of(name))
     };
+    let is_proof = |record: &Record| {
+        let kinds = [RecordType::RRSIG, RecordType::NSEC, RecordType::NSEC3];
+        question.signed && kinds.contains(&record.record_type())
+    };
+    let last = |record: &Record| is_soa(record) || is_proof(record);
     assert!(reply.authorities.iter().all(last), "the authority is another's");
 }

@@ -15,12 +15,12 @@ use super::{
 use crate::question::{Origin, Question, Reply};
 
 /// Asks others.
-pub async fn ask(core: &Core, name: &Name, kind: u16) -> Reply {
+pub async fn ask(core: &Core, name: &Name, kind: u16, signed: bool) -> Reply {
     let kind = RecordType::from(kind);
     match HickoryName::from_labels(name.labels()) {
         Ok(mut name) => {
             name.set_fqdn(true);
-            core.resolver.ask(&Question { name, kind }).await
+            core.resolver.ask(&Question { name, kind, signed }).await
         }
         Err(error) => Reply {
             code: ResponseCode::FormErr,

@@ -71,7 +71,8 @@ pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
 
 /// Finds the answer: what the zone or others have for the name, else what the client's search would find.
 pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
-    let own = follow(core, &query.name, query.kind).await;
+    let signed = query.edns.is_some_and(|edns| edns.dnssec_ok);
+    let own = follow(core, &query.name, query.kind, signed).await;
     let is_missing = own.links.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
     // Who asks for an alias would take the one that stands for the walk for it.
     if !core.settings.load().walk || !is_missing || query.kind == kind::CNAME {
@@ -79,7 +80,7 @@ pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
     }
     let Some(search) = core.clients.search(client) else { return own };
     let Some(meant) = meant(&search, &query.name) else { return own };
-    walk(core, &search, &meant, query.kind).await.unwrap_or(own)
+    walk(core, &search, &meant, query.kind, signed).await.unwrap_or(own)
 }
 
 /// What a client with this search means when it asks for `name` as the first step.
@@ -90,7 +91,7 @@ pub fn meant(search: &Search, name: &Name) -> Option<Name> {
 }
 
 /// The remaining steps of a walk. `None` when nothing is found, or when clients differ in what they would do.
-async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<Chain> {
+async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16, signed: bool) -> Option<Chain> {
     let domains = search.domains.iter().skip(1).map(Some).chain([None]);
     for domain in domains {
         let name = match domain.map(|domain| meant.under(domain)) {
@@ -99,7 +100,7 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
             Some(Err(_)) => continue,
             None => meant.clone(),
         };
-        let mut chain = follow(core, &name, kind).await;
+        let mut chain = follow(core, &name, kind, signed).await;
         match chain.step(core, &name, kind) {
             Step::Missing => continue,
             // glibc goes on after such a step, musl does not.
@@ -115,7 +116,7 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16) -> Option<C
 }
 
 /// Follows aliases of the zone and into it, and asks others for names that are not of the zone.
-async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
+async fn follow(core: &Core, name: &Name, kind: u16, signed: bool) -> Chain {
     let mut links: Vec<Link> = Vec::new();
     let done = |links, end| Chain { links, end, is_walk: false };
     loop {
@@ -129,7 +130,7 @@ async fn follow(core: &Core, name: &Name, kind: u16) -> Chain {
         let link = match target {
             Some(to) => Link { to, said: None },
             None => {
-                let reply = outside::ask(core, last, kind).await;
+                let reply = outside::ask(core, last, kind, signed).await;
                 match outside::leads_to(&reply, kind).filter(|to| is_ours(core, to)) {
                     Some(to) => Link { to, said: Some(reply) },
                     None => return done(links, End::Reply(reply)),

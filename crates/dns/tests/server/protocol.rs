@@ -473,3 +473,15 @@ fn noise_is_survived() {
     }
     assert_eq!(place.ask(WEB, "A").len(), 1);
 }
+
+#[test]
+fn who_wants_signatures_of_others_is_asked_for_with_them() {
+    let place = Place::new(|_| {});
+    place.outside.says("example.com.", RecordType::A, &["192.0.2.1"]);
+    let mut message = with_edns(question("example.com.", "A"), 1232);
+    place.client().exchange(&message);
+    message.edns.as_mut().unwrap().set_dnssec_ok(true);
+    let answer = place.client().exchange(&message);
+    assert!(answer.edns.unwrap().flags().dnssec_ok && !answer.metadata.authentic_data);
+    assert_eq!(place.outside.asked(), ["example.com. A", "example.com. A signed"]);
+}

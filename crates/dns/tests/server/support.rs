@@ -219,7 +219,8 @@ impl Resolver for Outside {
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a> {
         Box::pin(async move {
             let name = question.name.to_string();
-            self.asked.lock().unwrap().push(format!("{name} {}", question.kind));
+            let signed = if question.signed { " signed" } else { "" };
+            self.asked.lock().unwrap().push(format!("{name} {}{signed}", question.kind));
             if name.starts_with("slow") {
                 self.gate.0.acquire().await.unwrap().forget();
             }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn question(name: &str, kind: RecordType) -> Question {
-    Question { name: Name::from_ascii(name).unwrap(), kind }
+    Question { name: Name::from_ascii(name).unwrap(), kind, signed: false }
 }
 
 fn stored(code: ResponseCode, addresses: u8, ttl: u64, at: Instant) -> Arc<Stored> {

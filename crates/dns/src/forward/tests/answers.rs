@@ -2,14 +2,17 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use hickory_proto::{op::ResponseCode, rr::RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{RData, Record, RecordType, rdata::NULL},
+};
 
 use super::{
     Forwarder, a,
     fake::{Fake, address, alias, one},
     forwarder, is_fine, question, said, until,
 };
-use crate::question::Origin;
+use crate::question::{Origin, Question};
 
 #[tokio::test]
 async fn an_answer_is_remembered_and_counts_down() {
@@ -229,6 +232,36 @@ async fn a_rewritten_name_is_an_alias_of_what_it_stands_for() {
     let reply = forwarder.ask(&a("www.old.example.")).await;
     assert_eq!(said(&reply), ["www.old.example. www.new.example.", "www.new.example. 192.0.2.1"]);
     assert_eq!(server.asked_for(&a("www.new.example.")), 1);
+}
+
+#[tokio::test]
+async fn who_wants_signatures_gets_them_and_nobody_else() {
+    let server = Fake::doing(|query| {
+        let name = query.question().name;
+        // Given unasked, as some do.
+        let signature = |name| {
+            let (code, rdata) = (RecordType::RRSIG, NULL::with(vec![7; 30]));
+            Record::from_rdata(name, 60, RData::Unknown { code, rdata })
+        };
+        if query.question().kind == RecordType::A {
+            let records = vec![address(&name.to_string(), 60, 1), signature(name)];
+            return one(query.with(records));
+        }
+        let mut none = query.none(ResponseCode::NoError, "example.com.", 30);
+        none.authorities.push(signature("example.com.".parse().unwrap()));
+        one(none)
+    })
+    .await;
+    let forwarder = forwarder(&[&server], "");
+    let signed = |kind| Question { signed: true, ..question("www.example.com.", kind) };
+    for _ in 0..2 {
+        assert_eq!(forwarder.ask(&signed(RecordType::A)).await.answers.len(), 2);
+        assert_eq!(forwarder.ask(&a("www.example.com.")).await.answers.len(), 1);
+        assert_eq!(forwarder.ask(&signed(RecordType::MX)).await.authorities.len(), 2);
+        assert_eq!(forwarder.ask(&question("www.example.com.", RecordType::MX)).await.authorities.len(), 1);
+    }
+    assert_eq!(server.asked(), 4, "each is remembered for itself");
+    assert_eq!(server.asked_signed(), 2);
 }
 
 #[tokio::test]

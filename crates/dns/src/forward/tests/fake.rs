@@ -40,7 +40,12 @@ pub(super) struct Fake {
 impl Query {
     pub(super) fn question(&self) -> Question {
         let query = &self.message.queries[0];
-        Question { name: query.name.clone(), kind: query.query_type }
+        Question { name: query.name.clone(), kind: query.query_type, signed: self.signed() }
+    }
+
+    /// Whether signatures are wanted.
+    fn signed(&self) -> bool {
+        self.message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
     }
 
     /// An answer to it, still empty.
@@ -149,6 +154,11 @@ impl Fake {
     /// What it was asked over TCP.
     pub(super) fn asked_over_tcp(&self) -> usize {
         self.asked.lock().unwrap().iter().filter(|(_, tcp)| *tcp).count()
+    }
+
+    /// How often signatures were wanted of it.
+    pub(super) fn asked_signed(&self) -> usize {
+        self.asked.lock().unwrap().iter().filter(|(asked, _)| asked.signed).count()
     }
 
     /// How often it was asked this.

@@ -21,7 +21,7 @@ use fake::Fake;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn question(name: &str, kind: RecordType) -> Question {
-    Question { name: Name::from_ascii(name).unwrap(), kind }
+    Question { name: Name::from_ascii(name).unwrap(), kind, signed: false }
 }
 
 fn a(name: &str) -> Question {

@@ -67,14 +67,15 @@ pub(in crate::forward) fn believe(
         let wanted = |record: &Record| {
             record.name == name && (record.record_type() == question.kind || question.kind == RecordType::ANY)
         };
-        let found: Vec<Record> = records.extract_if(.., |record| wanted(record)).collect();
-        if !found.is_empty() {
-            answers.extend(found);
+        if records.iter().any(wanted) {
+            let proof = |record: &Record| question.signed && record.name == name && is_signature(record);
+            answers.extend(records.extract_if(.., |record| wanted(record) || proof(record)));
             let ttl = least_ttl(&answers);
-            let code = ResponseCode::NoError;
-            return Said::Answer(stored(code, answers, Vec::new(), from, ttl));
+            // That a wildcard stands for the name is proved beside it.
+            let proofs = proofs(&message.authorities, question, &name);
+            return Said::Answer(stored(ResponseCode::NoError, answers, proofs, from, ttl));
         }
-        let Some(target) = take_alias(&mut records, &mut answers, &name) else { break };
+        let Some(target) = take_alias(&mut records, &mut answers, &name, question.signed) else { break };
         name = target.to_lowercase();
         if !is_theirs(&name) {
             let ttl = least_ttl(&answers);
@@ -93,7 +94,9 @@ pub(in crate::forward) fn believe(
         let mut soa = soa.clone();
         soa.ttl = sane(soa.ttl).min(sane(minimum));
         let ttl = alias_ttl.min(soa.ttl);
-        return Said::Answer(stored(code, answers, vec![soa], from, ttl));
+        let mut authorities = proofs(&message.authorities, question, &name);
+        authorities.insert(0, soa);
+        return Said::Answer(stored(code, answers, authorities, from, ttl));
     }
     if code == ResponseCode::NXDomain {
         return Said::Answer(stored(code, answers, Vec::new(), from, 0));
@@ -109,7 +112,12 @@ pub(in crate::forward) fn believe(
 }
 
 /// Moves the alias of `name` over, and the DNAME that it was made of; its target.
-fn take_alias(records: &mut Vec<Record>, answers: &mut Vec<Record>, name: &Name) -> Option<Name> {
+fn take_alias(
+    records: &mut Vec<Record>,
+    answers: &mut Vec<Record>,
+    name: &Name,
+    signed: bool,
+) -> Option<Name> {
     let is_source = |record: &mut Record| {
         record.record_type() == RecordType::DNAME && record.name.zone_of(name) && record.name != *name
     };
@@ -122,17 +130,35 @@ fn take_alias(records: &mut Vec<Record>, answers: &mut Vec<Record>, name: &Name)
         _ => return None,
     };
     answers.push(alias);
+    if signed {
+        answers.extend(records.extract_if(.., |record| record.name == *name && is_signature(record)));
+    }
     Some(target)
+}
+
+/// What proves that there is none, or that a wildcard stands for it, where that was asked for (RFC 4035, section 3.1.3).
+fn proofs(authorities: &[Record], question: &Question, name: &Name) -> Vec<Record> {
+    let is_proof = |record: &&Record| {
+        let kind = record.record_type();
+        let proves = is_signature(record) || matches!(kind, RecordType::NSEC | RecordType::NSEC3);
+        // Those of names beside it; the zone that both are in is at most its top level.
+        proves && record.dns_class == DNSClass::IN && record.name.trim_to(1).zone_of(name)
+    };
+    authorities.iter().filter(|_| question.signed).filter(is_proof).cloned().collect()
+}
+
+fn is_signature(record: &Record) -> bool {
+    record.record_type() == RecordType::RRSIG
 }
 
 fn stored(
     code: ResponseCode,
     mut answers: Vec<Record>,
-    authorities: Vec<Record>,
+    mut authorities: Vec<Record>,
     from: SocketAddr,
     ttl: u32,
 ) -> Stored {
-    for record in &mut answers {
+    for record in answers.iter_mut().chain(&mut authorities) {
         record.ttl = sane(record.ttl);
     }
     let ttl = Duration::from_secs(ttl.into());

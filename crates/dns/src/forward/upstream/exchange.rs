@@ -84,6 +84,7 @@ fn query(id: u16, question: &Question, edns: bool) -> Result<Vec<u8>, ExchangeEr
     if edns {
         let mut edns = Edns::new();
         edns.set_max_payload(PAYLOAD);
+        edns.set_dnssec_ok(question.signed);
         message.set_edns(edns);
     }
     message.to_vec().map_err(|error| ExchangeError::Unwritable(error.to_string()))

@@ -236,7 +236,7 @@ impl Upstream {
 
     async fn is_back(&self) -> bool {
         // Every recursive server has the answer at hand.
-        let root = Question { name: Name::root(), kind: RecordType::NS };
+        let root = Question { name: Name::root(), kind: RecordType::NS, signed: false };
         let begun = Instant::now();
         let answer = exchange(self.way(), random_id(), &root, begun + PATIENCE).await;
         match answer {
@@ -251,7 +251,7 @@ impl Upstream {
     pub(super) fn look_for_loop(self: &Arc<Self>, marker: Name) {
         let this: Weak<Self> = Arc::downgrade(self);
         tokio::spawn(async move {
-            let question = Question { name: marker, kind: RecordType::HINFO };
+            let question = Question { name: marker, kind: RecordType::HINFO, signed: false };
             loop {
                 let Some(upstream) = this.upgrade() else { return };
                 upstream.marker_seen.store(false, Ordering::Relaxed);
