@@ -165,6 +165,27 @@ fn found(from: &Place, name: &str, address: &str) {
 }
 
 #[test]
+fn pods_on_the_hosts_network_ask_the_cluster_where_their_policy_says_so() {
+    let on_host = |name: &str, policy: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{hostNetwork: true, dnsPolicy: {policy}, \
+             containers: [{{name: c, image: nginx, command: [sleep, '3600']}}]}}\n"
+        )
+    };
+    let manifest =
+        [MANIFEST, &on_host("cluster", "ClusterFirstWithHostNet"), &on_host("host", "ClusterFirst")].concat();
+    let lab = Lab::with_nodes(1).running(&manifest).up();
+    let (cluster, host) = (lab.pod("cluster"), lab.pod("host"));
+    let outside = lab.outside().address().to_string();
+    found(&cluster, "web", &lab.cluster_ip("web").to_string());
+    found(&cluster, "api.shop", "10.96.7.7");
+    // Nobody knows how such a Pod searches: it walks itself.
+    found(&cluster, "api.example.com", &outside);
+    found(&host, "api.example.com", &outside);
+    assert_eq!(host.runs(&["getent", "ahostsv4", "web.default.svc.cluster.local."]).code, Some(2));
+}
+
+#[test]
 fn too_large_an_answer_is_truncated_and_whole_over_tcp() {
     let lab = Lab::with_nodes(1).running(MANIFEST).up();
     let client = lab.pod("client");

@@ -251,6 +251,26 @@ fn without_the_world_outside_the_clusters_names_and_what_was_known_go_on() {
     answers(&client, "short.example.com.", "A", &["192.0.2.2"]);
 }
 
+#[test]
+fn a_server_outside_that_comes_and_goes_disturbs_no_name_of_the_cluster() {
+    let lab = Lab::with_nodes(1).running(MANIFEST).up();
+    let client = lab.pod("client");
+    let records = lab.folder().join("outside/records");
+    answers(&client, "web.default.svc.cluster.local.", "A", &["10.96.9.9"]);
+    let look_ups = LookUps::begin(&client, "web");
+    for round in 1..=3 {
+        let (name, address) = (format!("n{round}.example.com"), format!("192.0.2.{round}"));
+        fs::write(&records, format!("{name} 60 A {address}\n")).unwrap();
+        lab.cut_off("outside");
+        until(&client, &format!("away{round}.example.com."), "A", |answer| answer.status == "SERVFAIL");
+        lab.join("outside");
+        answers(&client, &format!("{name}."), "A", &[&address]);
+        look_ups.go_on();
+    }
+    let counts = look_ups.end();
+    assert_eq!(counts.failed, 0, "{counts:?}");
+}
+
 /// A Pod that asks for one name after the other that nobody outside answers for.
 struct Flood {
     end: Arc<AtomicBool>,

@@ -90,6 +90,9 @@ impl PodNames {
 
 /// What the Pod calls itself: as its spec says, else its own name, as much as fits into a label.
 fn hostname(pod: &Pod) -> String {
+    if let Some(name) = overridden(pod) {
+        return name.to_owned();
+    }
     let given = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
     let mut name = given.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
     if name.len() > LONGEST_LABEL {
@@ -99,8 +102,16 @@ fn hostname(pod: &Pod) -> String {
     name
 }
 
+/// A host name that is nobody's in DNS.
+fn overridden(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.hostname_override.as_deref().filter(|name| !name.is_empty())
+}
+
 /// The domain of a Pod that names its subdomain.
 fn domain(pod: &Pod) -> Option<String> {
+    if overridden(pod).is_some() {
+        return None;
+    }
     let subdomain = pod.spec.as_ref()?.subdomain.as_ref().filter(|subdomain| !subdomain.is_empty())?;
     Some(format!("{subdomain}.{}.svc.{CLUSTER_DOMAIN}", namespace(pod)))
 }
@@ -338,6 +349,8 @@ mod tests {
         let error = names(spec).unwrap_err().to_string();
         assert!(error.contains("64 at most"), "{error}");
         assert_eq!(name(json!({ "containers": [], "hostNetwork": true, "hostname": "x" })), "node-1");
+        let other = json!({ "containers": [], "hostname": "x", "subdomain": "y", "hostnameOverride": "other.example" });
+        assert_eq!(name(other), "other.example");
     }
 
     #[test]
