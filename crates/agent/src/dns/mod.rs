@@ -57,6 +57,8 @@ struct Shared {
     standing: Mutex<Standing>,
     /// What answers, while it does.
     server: ArcSwapOption<Server>,
+    /// Whether Namespaces and the settings are followed.
+    follows: [watch::Sender<WatchHealth>; 2],
 }
 
 /// Where DNS is, as the agent was told.
@@ -108,6 +110,7 @@ impl Dns {
             programming: Programming::default(),
             standing: Mutex::default(),
             server: ArcSwapOption::empty(),
+            follows: Default::default(),
             place,
         }))))
     }
@@ -116,13 +119,12 @@ impl Dns {
     pub(crate) async fn run(self, client: Client, sources: Sources, mut drain: Drain) -> anyhow::Result<()> {
         let (namespaces, namespaces_heard) = mpsc::channel(ON_THE_WAY);
         let (config_map, configured) = watch::channel(Mirror::default());
-        // What they find wrong the other watches find too, and say.
-        let health = || watch::channel(WatchHealth::default()).0;
+        let [of_namespaces, of_settings] = self.0.follows.clone();
         let (wanted, settings) = watch::channel(weft_dns::settings::Settings::default());
         let (whole, synced) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_namespaces(client.clone(), namespaces, health()));
-        tasks.spawn(watch_settings(client, config_map, health()));
+        tasks.spawn(watch_namespaces(client.clone(), namespaces, of_namespaces));
+        tasks.spawn(watch_settings(client, config_map, of_settings));
         tasks.spawn(settings::follow(self.clone(), configured, wanted));
         tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
         tasks.spawn(clients::follow(self.clone(), sources.pods));
@@ -176,14 +178,18 @@ impl Dns {
             down: upstream.down.clone(),
             round_trip_us: upstream.trip.and_then(|trip| u64::try_from(trip.as_micros()).ok()),
         };
+        let [namespaces, config_map] = self.0.follows.each_ref().map(|health| health.borrow().error.clone());
+        let unheard =
+            namespaces.filter(|_| !synced).map(|why| format!("Namespaces cannot be watched: {why}"));
+        let unset = config_map.map(|why| format!("the ConfigMap kube-system/weft cannot be watched: {why}"));
         DnsStatus {
             addresses: standing.addresses,
-            error: standing.error,
+            error: standing.error.or(unheard),
             synced,
             namespaces: size.namespaces as u64,
             services: size.services as u64,
             endpoints: size.endpoints as u64,
-            settings_error: standing.settings_error,
+            settings_error: standing.settings_error.or(unset),
             no_upstreams: forward.no_upstreams.clone(),
             upstreams: forward.upstreams.iter().map(upstream).collect(),
         }

@@ -173,8 +173,9 @@ pub fn before_all_names_are_known_none_is_denied() {
     node.api.faults().set_answer(Some(503));
     start(&mut node);
     node.wait_for("the agent to try", || node.status()?.api.filter(|api| api.failures > 3));
-    let dns = node.status().unwrap().dns.unwrap();
-    assert!(!dns.synced && dns.addresses.is_empty(), "{dns:?}");
+    let dns =
+        node.wait_for("what is missing to be told", || node.status()?.dns.filter(|dns| dns.error.is_some()));
+    assert!(!dns.synced && dns.addresses.is_empty() && dns.error.unwrap().contains("Namespaces"));
     let answer = ask(&node, PATH_ADDRESS, "web.shop.svc.cluster.local.");
     assert!(answer.code != "NXDOMAIN" && answer.code != "NOERROR", "{answer:?}");
     node.api.faults().set_answer(None);
