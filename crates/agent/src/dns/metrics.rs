@@ -1,7 +1,7 @@
 //! Metrics under the names that CoreDNS has given them, so that dashboards and alerts keep working; what it has no name for is
 //! under ours.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use prometheus_client::{
     collector::Collector,
@@ -39,7 +39,10 @@ type Labels = Vec<(&'static str, String)>;
 impl Dns {
     /// Its metrics.
     pub(crate) fn metrics(&self) -> Registry {
-        let forward = self.0.forwarder.counts();
+        let mut forward = self.0.forwarder.counts();
+        // One that is named for several domains counts for all of them at once, and must not be told twice.
+        let mut seen = HashSet::new();
+        forward.upstreams.retain(|upstream| seen.insert(upstream.server.clone()));
         let (status, programming) = (self.status_with(&forward), self.0.programming.read());
         let served = self.0.server.load().as_ref().map(|server| server.stats());
         let mut registry = Registry::default();

@@ -158,6 +158,16 @@ pub fn settings_of_dns_take_effect_or_are_told() {
     assert!(why.contains("ConfigMap kube-system/weft, key dns") && why.contains("line 2"), "{why}");
     assert_eq!(addresses(&ask(&node, DNS, "printer.example.")), ["192.0.2.7"]);
     assert!(node.get("/metrics").contains("weft_dns_settings_refused 1"));
+    // A server of two domains is one server.
+    set("stubDomains: {a.example: [127.0.0.3], b.example: [127.0.0.3]}");
+    let metrics = node.wait_for("both domains", || {
+        let known = node.status()?.dns?.upstreams.len() == 3;
+        known.then(|| node.get("/metrics"))
+    });
+    let told = metrics
+        .lines()
+        .filter(|line| line.starts_with("weft_dns_upstream_down{") && line.contains("127.0.0.3"));
+    assert_eq!(told.count(), 1, "{metrics}");
     // Rewritten to a name of the cluster.
     set("rewrites: [{name: shop.example, to: web.shop.svc.cluster.local}]");
     node.wait_for("the alias", || {
