@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -34,6 +35,8 @@ pub(super) struct Fake {
     pub(super) address: SocketAddr,
     behaviour: Arc<Mutex<Arc<Behaviour>>>,
     asked: Arc<Mutex<Vec<(Question, bool)>>>,
+    /// How long it takes over UDP.
+    takes: Arc<Mutex<Duration>>,
     _tasks: JoinSet<()>,
 }
 
@@ -104,14 +107,21 @@ impl Fake {
         };
         let mut tasks = JoinSet::new();
         let over_tcp = answers.clone();
+        let takes = Arc::<Mutex<Duration>>::default();
+        let (udp, slowness) = (Arc::new(udp), Arc::clone(&takes));
         tasks.spawn(async move {
             let mut buffer = [0; 4096];
             loop {
                 let (length, client) = udp.recv_from(&mut buffer).await.unwrap();
-                for datagram in answers(&buffer[..length], false) {
-                    // Who asked may be gone.
-                    let _ = udp.send_to(&datagram, client).await;
-                }
+                let (udp, datagrams) = (Arc::clone(&udp), answers(&buffer[..length], false));
+                let takes = *slowness.lock().unwrap();
+                tokio::spawn(async move {
+                    tokio::time::sleep(takes).await;
+                    for datagram in datagrams {
+                        // Who asked may be gone.
+                        let _ = udp.send_to(&datagram, client).await;
+                    }
+                });
             }
         });
         tasks.spawn(async move {
@@ -126,7 +136,7 @@ impl Fake {
                 }
             }
         });
-        Self { address, behaviour, asked, _tasks: tasks }
+        Self { address, behaviour, asked, takes, _tasks: tasks }
     }
 
     /// From now on it does this.
@@ -139,6 +149,11 @@ impl Fake {
         self.now_does(move |query| {
             one(query.with(vec![address(&query.question().name.to_string(), 60, last)]))
         });
+    }
+
+    /// From now on it takes so long.
+    pub(super) fn now_takes(&self, time: Duration) {
+        *self.takes.lock().unwrap() = time;
     }
 
     /// From now on it says nothing.

@@ -38,6 +38,46 @@ async fn a_silent_server_is_stepped_over_and_then_not_asked_first() {
 }
 
 #[tokio::test]
+async fn a_slow_server_is_helped_out_and_then_not_asked_first() {
+    let (slow, fine) = (Fake::start().await, Fake::start().await);
+    slow.now_takes(Duration::from_millis(600));
+    fine.now_says(2);
+    let forwarder = forwarder(&[&slow, &fine], "timeout: 10s");
+    let reply = forwarder.ask(&a("www.example.com.")).await;
+    assert_eq!(said(&reply), ["www.example.com. 192.0.2.2"], "who asks does not wait for it");
+    until("it is known to be slow", || {
+        let trip = forwarder.counts().upstreams[0].trip;
+        trip.filter(|trip| trip.as_millis() > 500).map(drop).ok_or(format!("{trip:?}"))
+    })
+    .await;
+    let before = slow.asked();
+    for number in 0..10 {
+        assert!(is_fine(&forwarder.ask(&a(&format!("{number}.example.com."))).await));
+    }
+    assert_eq!((slow.asked(), forwarder.down(&slow)), (before, None), "it is not down either");
+}
+
+#[tokio::test]
+async fn who_is_waited_for_too_long_is_answered_from_before() {
+    let server = Fake::start().await;
+    let forwarder = forwarder(&[&server], "timeout: 10s");
+    assert!(is_fine(&forwarder.ask(&a("www.example.com.")).await));
+    server.now_says(2);
+    server.now_takes(Duration::from_millis(1500));
+    forwarder.pass(Duration::from_secs(3600));
+    let reply = forwarder.ask(&a("www.example.com.")).await;
+    assert!(matches!(reply.origin, Origin::Stale(_)), "{:?}", reply.origin);
+    // What it says in the end is there for the next.
+    until("it has answered", || match forwarder.counts().upstreams[0].answers[0].1.count() {
+        2.. => Ok(()),
+        few => Err(format!("{few} answers")),
+    })
+    .await;
+    let reply = forwarder.ask(&a("www.example.com.")).await;
+    assert_eq!((said(&reply), forwarder.counts().stale), (vec!["www.example.com. 192.0.2.2".to_owned()], 1));
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_stepped_over_at_once() {
     let (gone, fine) = (Fake::start().await.address, Fake::start().await);
     let yaml = format!("upstreams: ['{gone}', '{}']", fine.address);
