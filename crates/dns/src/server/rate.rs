@@ -4,6 +4,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Instant,
 };
 
 /// Counts the questions of each client in the second that is now, for all threads together.
@@ -12,6 +13,7 @@ pub struct Rate {
     /// By the hash of their addresses: the second, and how many. Two clients may share a place, and then the limit.
     places: Box<[AtomicU64]>,
     hasher: RandomState,
+    start: Instant,
 }
 
 const PLACES: usize = 4096;
@@ -21,7 +23,12 @@ const PLACES: usize = 4096;
 impl Rate {
     pub fn new() -> Self {
         let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
-        Self { places, hasher: RandomState::new() }
+        Self { places, hasher: RandomState::new(), start: Instant::now() }
+    }
+
+    /// The second that it is now: the same for all threads. It wraps after a lifetime.
+    pub fn second(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.start).as_secs() as u32
     }
 
     /// The client asks in this second, in which it may `most` times; whether it may now.

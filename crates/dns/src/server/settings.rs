@@ -20,7 +20,7 @@ pub struct Settings {
 /// How much is done at a time, so that one client cannot starve the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Questions of one client in a second over UDP; more are not answered.
+    /// Questions of one client in a second; more are not answered over UDP, and later over TCP.
     pub queries_of_client: u32,
     /// Questions of one client that others are being asked for; the next one is answered SERVFAIL.
     pub asked_of_client: usize,

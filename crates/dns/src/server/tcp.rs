@@ -21,6 +21,8 @@ use super::{
 
 /// The longest message: its length has two octets.
 const LONGEST: usize = 65_535;
+/// How often a client that has asked too often in this second is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
 const TCP: usize = 1;
 
@@ -86,7 +88,16 @@ async fn converse(
             let Some(message) = message else { break };
             turn += 1;
             let Ok(place) = answers.clone().reserve_owned().await else { break };
-            let (taken, settings) = (Instant::now(), core.settings.load_full());
+            let settings = core.settings.load_full();
+            while !core.rate.admit(
+                peer.ip(),
+                core.rate.second(Instant::now()),
+                settings.limits.queries_of_client,
+            ) {
+                // Over UDP it would not be answered; here it waits, and whoever sends more waits too.
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            let taken = Instant::now();
             let outcome = {
                 let now = Now { zone: &core.zone(), settings: &settings, client: peer.ip(), turn };
                 core.answer(&now, &message, |_| LONGEST, &mut buffer)

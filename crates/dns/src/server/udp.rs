@@ -27,7 +27,6 @@ pub struct Worker {
     runtime: Handle,
     fair: Fair,
     counters: Arc<Counters>,
-    start: Instant,
     /// Grows with each question.
     turn: usize,
 }
@@ -48,8 +47,8 @@ impl Worker {
         stop: Arc<OwnedFd>,
         counters: Arc<Counters>,
     ) -> Self {
-        let (runtime, fair, start) = (Handle::current(), Fair::new(), Instant::now());
-        Self { core, sockets, stop, runtime, fair, counters, start, turn: 0 }
+        let (runtime, fair) = (Handle::current(), Fair::new());
+        Self { core, sockets, stop, runtime, fair, counters, turn: 0 }
     }
 
     /// Answers until told to stop, and then as long as somebody waits for an answer: the address may be another server's by
@@ -110,8 +109,7 @@ impl Worker {
         let core = Arc::clone(&self.core);
         let settings = core.settings.load();
         let taken = Instant::now();
-        // Wraps after a lifetime.
-        let second = taken.duration_since(self.start).as_secs() as u32;
+        let second = core.rate.second(taken);
         let mut asked = 0_u64;
         let zone = core.zone();
         for place in 0..count {

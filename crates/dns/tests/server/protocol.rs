@@ -422,6 +422,9 @@ fn a_client_that_asks_too_often_is_not_answered_and_others_are() {
     place.until(|| place.server().stats().shed > 0);
     assert_eq!(Client::new("127.0.0.3", place.address).ask(WEB, "A").len(), 1);
     assert_eq!(greedy.receive().answers.len(), 1);
+    // Over TCP nothing is lost, it only waits.
+    let mut connection = greedy.connect();
+    (0..20).for_each(|_| assert_eq!(connection.exchange(&question(WEB, "A")).answers.len(), 1));
 }
 
 #[test]
