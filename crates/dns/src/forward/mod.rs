@@ -84,9 +84,10 @@ impl Forwarder {
         let weak = Arc::downgrade(&shared);
         let following = tokio::spawn(async move {
             loop {
-                sleep(LOOK_AGAIN).await;
                 let Some(shared) = weak.upgrade() else { return };
                 shared.look_at_resolv_conf();
+                drop(shared);
+                sleep(LOOK_AGAIN).await;
             }
         });
         Self { shared, following: following.abort_handle() }

@@ -56,6 +56,8 @@ pub(super) struct Shared {
     own: Vec<Domain>,
     /// Held while settings are replaced.
     changing: Mutex<()>,
+    /// What was last said of the node's resolv.conf.
+    complaint: Mutex<Option<String>>,
 }
 
 /// The settings, made ready.
@@ -104,6 +106,7 @@ impl Shared {
             resolv_conf: resolv_conf.to_owned(),
             own,
             changing: Mutex::new(()),
+            complaint: Mutex::new(None),
         }
     }
 
@@ -314,16 +317,26 @@ impl Shared {
             Ok(servers) => (servers, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        if rest == config.rest() && why == config.no_upstreams {
-            return;
+        let news = {
+            let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *complaint, why.clone()) != why
+        };
+        match why {
+            None if rest == config.rest() => {}
+            None => {
+                tracing::info!("{} names other DNS servers now", self.resolv_conf.display());
+                self.replace(None);
+            }
+            Some(why) => {
+                if news {
+                    tracing::error!("{why}");
+                }
+                // Written anew, it may be empty for a moment: those of before are asked until there are others.
+                if config.rest().is_empty() && config.no_upstreams.as_ref() != Some(&why) {
+                    self.replace(None);
+                }
+            }
         }
-        match &why {
-            // Written anew, it may be empty for a moment: those of before are asked until there are others.
-            Some(why) if !config.rest().is_empty() => return tracing::warn!("{why}; asking those of before"),
-            Some(why) => tracing::error!("{why}"),
-            None => tracing::info!("{} names other DNS servers now", self.resolv_conf.display()),
-        }
-        self.replace(None);
     }
 
     pub(super) fn upstreams_again(&self) {
