@@ -9,7 +9,7 @@
 //! What the zone has is answered from memory; everything else goes to the [forwarder](forward).
 
 pub mod forward;
-#[cfg(feature = "fuzz")]
+#[doc(hidden)]
 pub mod fuzz;
 pub mod question;
 pub mod server;

@@ -12,7 +12,6 @@
 mod cache;
 mod counts;
 mod flight;
-#[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod local;
 mod race;

@@ -115,7 +115,6 @@ fn address(word: &str) -> Option<SocketAddr> {
 }
 
 /// Reads anything.
-#[cfg(feature = "fuzz")]
 pub(super) fn fuzz(text: &str) {
     let (servers, domains) = (parse(text), searched(text));
     assert!(servers.len() + domains.len() <= text.len(), "there is no more than was written");

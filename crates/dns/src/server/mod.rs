@@ -20,7 +20,6 @@ mod clients;
 mod core;
 mod explain;
 mod fair;
-#[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod outside;
 mod query;
