@@ -2,6 +2,7 @@
 
 mod answers;
 mod changes;
+mod churn;
 mod fake;
 mod lies;
 mod outages;
