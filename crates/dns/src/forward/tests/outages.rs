@@ -91,6 +91,16 @@ async fn a_server_that_is_not_there_is_stepped_over_at_once() {
 }
 
 #[tokio::test]
+async fn three_datagrams_without_an_answer_are_enough() {
+    let server = Fake::start().await;
+    server.falls_silent();
+    // Sent again after a quarter, three quarters, and one and three quarters of a second.
+    let forwarder = forwarder(&[&server], "timeout: 3s");
+    assert_eq!(forwarder.ask(&a("www.example.com.")).await.code, ResponseCode::ServFail);
+    until("it counts as down", || forwarder.down(&server).map(drop).ok_or("up".to_owned())).await;
+}
+
+#[tokio::test]
 async fn a_server_that_comes_back_is_found_by_itself() {
     let server = Fake::start().await;
     server.falls_silent();

@@ -27,8 +27,9 @@ const MOST_FORGED: u32 = 3;
 /// Why a server did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(in crate::forward) enum ExchangeError {
+    /// So many datagrams were sent to it.
     #[error("did not answer")]
-    Silent,
+    Silent(u32),
     #[error("was not asked: too many questions are on their way to it")]
     Crowded,
     #[error("did not answer the question; {0} datagrams answered something else")]
@@ -72,7 +73,7 @@ pub(super) async fn exchange(
     }
     timeout_at(deadline, over_tcp(way.address, id, question, &query))
         .await
-        .unwrap_or(Err(ExchangeError::Silent))
+        .unwrap_or(Err(ExchangeError::Silent(1)))
 }
 
 fn query(id: u16, question: &Question, edns: bool) -> Result<Vec<u8>, ExchangeError> {
@@ -108,7 +109,7 @@ async fn over_udp(
     socket.send(query).await?;
     // Some send more than they were asked for.
     let mut buffer = vec![0; 4096];
-    let mut forged = 0;
+    let (mut sent, mut forged) = (1, 0);
     let mut wait = way.again;
     let mut again = Instant::now() + wait;
     loop {
@@ -127,9 +128,10 @@ async fn over_udp(
                 wait *= 2;
                 again = Instant::now() + wait;
                 socket.send(query).await?;
+                sent += 1;
             }
             () = sleep_until(deadline) => {
-                return Err(if forged == 0 { ExchangeError::Silent } else { ExchangeError::Forged(forged) });
+                return Err(if forged == 0 { ExchangeError::Silent(sent) } else { ExchangeError::Forged(forged) });
             }
         }
     }

@@ -209,7 +209,9 @@ impl Upstream {
     /// True when it is down from now on.
     fn failed(&self, error: &ExchangeError) -> bool {
         let mut health = self.health();
-        health.failures = health.failures.saturating_add(1);
+        // So many datagrams are not lost by chance.
+        let failures = if matches!(error, ExchangeError::Silent(3..)) { FAILURES } else { 1 };
+        health.failures = health.failures.saturating_add(failures);
         if health.failures < FAILURES || health.down {
             return false;
         }
