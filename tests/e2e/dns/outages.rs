@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -271,11 +272,14 @@ fn a_server_outside_that_comes_and_goes_disturbs_no_name_of_the_cluster() {
     assert_eq!(counts.failed, 0, "{counts:?}");
 }
 
-/// A Pod that asks for one name after the other that nobody outside answers for.
+/// A Pod that asks for one name after the other that nobody outside answers for, [`FLOOD`] a second: several times as often as
+/// the test lets a client ask, and far more than may wait for others at a time.
 struct Flood {
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
+
+const FLOOD: u64 = 10_000;
 
 impl Flood {
     fn begin(from: &Place) -> Flood {
@@ -283,8 +287,13 @@ impl Flood {
         let (told, netns) = (end.clone(), from.netns());
         let thread = thread::spawn(move || {
             let socket = netns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
-            let mut sent: u64 = 0;
+            let (mut sent, begun): (u64, Instant) = (0, Instant::now());
             while !told.load(Ordering::Relaxed) {
+                // A pace, and not as fast as a core can: what does not fit into the server's queue is lost whoever sent it.
+                let due = Duration::from_micros(sent * 1_000_000 / FLOOD);
+                if let Some(early) = due.checked_sub(begun.elapsed()) {
+                    thread::sleep(early.max(Duration::from_millis(1)));
+                }
                 // n1234.example.com, A.
                 let label = format!("n{sent}");
                 let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(label.len()).unwrap()];
@@ -321,6 +330,11 @@ apiVersion: v1
 kind: Pod
 metadata: {name: noisy}
 spec: {containers: [{name: c, image: nginx}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: weft, namespace: kube-system}
+data: {dns: 'limits: {queriesPerClient: 2000, forwardedPerClient: 16}'}
 ",
         )
         .up();
