@@ -48,7 +48,13 @@ fn build(root: &Path, out: &Path) -> anyhow::Result<PathBuf> {
     // One folder for all profiles: the object is the same for each.
     let target = out.ancestors().nth(4).context("OUT_DIR is not in a target folder")?.join("ebpf");
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH")?;
-    let flags = [&format!("--cfg=bpf_target_arch=\"{architecture}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{architecture}\""),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // Otherwise what is copied or cleared in memory is so byte by byte, in a function of its own.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
+    ];
     let output = Command::new("rustup")
         .args(["run", toolchain, "cargo", "build", "--release", "--quiet", "--package", "weft-ebpf"])
         .args(["--target", TARGET])
