@@ -47,13 +47,18 @@ pub fn read(ctx: &TcContext, work: &mut Work) -> Result<Transport, Verdict> {
     let at = work.transport as usize;
     let first = |offset: usize| ctx.load::<u8>(at + offset).map_err(|_| Verdict::drop(Counter::Malformed));
     match work.key.protocol {
-        TCP | UDP | SCTP => {
+        TCP => {
+            // Ports, numbers, and at last the flags: one call of the kernel for all of them.
+            let words: [u16; 7] = ctx.load(at).map_err(|_| Verdict::drop(Counter::Malformed))?;
+            work.key.source_port_be = words[0];
+            work.key.destination_port_be = words[1];
+            work.tcp = u32::from(u16::from_be(words[TCP_FLAGS / 2]) as u8);
+            Ok(Transport::Ports)
+        }
+        UDP | SCTP => {
             let ports: [u16; 2] = ctx.load(at).map_err(|_| Verdict::drop(Counter::Malformed))?;
             work.key.source_port_be = ports[0];
             work.key.destination_port_be = ports[1];
-            if work.key.protocol == TCP {
-                work.tcp = u32::from(first(TCP_FLAGS)?);
-            }
             Ok(Transport::Ports)
         }
         ICMP if work.ipv6 == 0 => match first(0)? {
