@@ -5,7 +5,7 @@ use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, LABEL_SHIFT, OVERLAY_VNI};
 
 use crate::steps::{
     Verdict,
-    deliver::{local_pod, route, to_local_pod, tunnel},
+    deliver::{Tunnel, local_pod, route, to_local_pod, tunnel},
     parse::{self, Packet, stays_on_link},
     service::{self, hook},
 };
@@ -19,7 +19,15 @@ pub fn overlay_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_tunnel(ctx: &TcContext) -> Verdict {
     // Whatever came over the wire has a tunnel: this was sent to the node's stack by a program of the node.
-    let Some(tunnel) = tunnel(ctx) else { return Verdict::NEXT };
+    match tunnel(ctx) {
+        Some(tunnel) => out_of(ctx, &tunnel),
+        None => Verdict::NEXT,
+    }
+}
+
+/// What came through a tunnel.
+#[inline(always)]
+pub fn out_of(ctx: &TcContext, tunnel: &Tunnel) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip { source, destination } => {
             // Anybody who reaches this node can send it a tunnel packet, a Pod too.
@@ -44,7 +52,7 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
             if stays_on_link(&destination) {
                 return Verdict::NEXT;
             }
-            service::begin(ctx, hook, Some(&tunnel))
+            service::begin(ctx, hook, Some(tunnel))
         }
         Packet::Malformed => Verdict::drop(Counter::Malformed),
         Packet::Arp { .. } | Packet::Other => Verdict::drop(Counter::Protocol),

@@ -5,11 +5,13 @@ use weft_abi::{Config, Counter, Step};
 
 use crate::{
     maps::CONFIG,
+    overlay,
     steps::{
         Verdict,
         deliver::{local_pod, to_local_pod},
         parse::{self, Packet, skb, stays_on_link},
         service::{self, hook, is_own, jump},
+        wrap,
     },
 };
 
@@ -34,7 +36,10 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
             let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
             // The overlay's own packets come first, because they are the most and nothing is to be looked up for them.
             if is_tunnel(ctx, config) && is_own(config, &destination) {
-                return Verdict::NEXT;
+                return match wrap::unwrap(ctx) {
+                    Some(tunnel) => overlay::out_of(ctx, &tunnel),
+                    None => Verdict::NEXT,
+                };
             }
             if let Some(pod) = local_pod(&destination) {
                 return to_local_pod(ctx, pod, Counter::FromNative);

@@ -1,6 +1,6 @@
 //! Flows from outside whose backend is on another node, over native routes: after the first packet they need no tunnel.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{fs, io::ErrorKind, net::SocketAddr};
 
 use weft_datapath::{Counter, Path};
 use weft_model::Protocol;
@@ -14,6 +14,16 @@ use crate::{
 /// Two nodes with native routes; the backend is on the first.
 fn cluster() -> Cluster {
     Cluster::new(Path::Native)
+}
+
+/// Packets that the nodes' overlay devices have taken in.
+fn by_overlay_device(cluster: &Cluster) -> [u64; 2] {
+    [0, 1].map(|node| {
+        let file = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let devices = cluster.nodes[node].netns.0.run(file).unwrap();
+        let line = devices.lines().find_map(|line| line.trim().strip_prefix("weft0:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    })
 }
 
 #[test]
@@ -38,6 +48,7 @@ fn what_follows_the_first_packet_goes_natively_and_the_backend_sees_the_client()
         }
         let tunnelled = cluster.nodes[1].drops(Counter::ToEntry) - tunnelled;
         assert!((2..20).contains(&tunnelled), "{tunnelled} packets of hundreds went through the tunnel");
+        assert_eq!(by_overlay_device(&cluster), [0, 0], "and these were wrapped without its device");
     }
     assert!(cluster.nodes[1].drops(Counter::ToNative) > 100);
     assert_eq!(cluster.nodes[0].drops(Counter::ToEntry), 0, "every answer goes natively");

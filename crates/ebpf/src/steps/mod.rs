@@ -5,6 +5,7 @@ pub mod deliver;
 pub mod node_socket;
 pub mod parse;
 pub mod service;
+pub mod wrap;
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use weft_abi::Counter;

@@ -16,6 +16,7 @@ use crate::{
     steps::{
         count,
         deliver::{exceeds, local_pod, reach_pod, route, set_tunnel_key, to_neighbour},
+        wrap,
     },
 };
 
@@ -123,7 +124,14 @@ fn to_backend_outside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
         Some(route) if work.flow.flags & Flow::LABELLED != 0 && work.label_be == 0 => {
             to_entry_natively(ctx, config, work, route)
         }
-        Some(route) => to_entry(ctx, config, work, &route.tunnel, ENTRY_VNI | work.label_be << LABEL_SHIFT),
+        Some(route) => {
+            let vni = ENTRY_VNI | work.label_be << LABEL_SHIFT;
+            if route.path == Path::Native as u32 && wrap::may_be(ctx, config, &route.tunnel) {
+                wrapped(ctx, config, work, &route.tunnel, vni)
+            } else {
+                to_entry(ctx, config, work, &route.tunnel, vni)
+            }
+        }
         None => by_link(config.uplink_ifindex),
     }
 }
@@ -218,6 +226,17 @@ fn to_entry(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni
     mss::clamp(ctx, config, work);
     count::packet(Counter::ToEntry);
     through_tunnel(ctx, config, tunnel, vni)
+}
+
+/// The same without the overlay's device.
+#[inline(always)]
+fn wrapped(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni: u32) -> Verdict {
+    mss::clamp(ctx, config, work);
+    count::packet(Counter::ToEntry);
+    match wrap::wrap(ctx, config, tunnel, vni) {
+        Ok(()) => to_neighbour(config, tunnel),
+        Err(_) => Verdict::drop(Counter::TunnelKey),
+    }
 }
 
 /// The same with the flow's label in the client's place.
