@@ -49,8 +49,8 @@ pub fn run() -> anyhow::Result<Vec<Row>> {
             &[millis(0.99)],
             Goal::AtMost(5.0),
         ),
-        // What it may have without DNS, and what a zone may.
-        Row::absolute("agent's memory with DNS", "MiB", &[memory], Goal::AtMost(140.0)),
+        // No more than it may have without.
+        Row::absolute("agent's memory with DNS", "MiB", &[memory], Goal::AtMost(100.0)),
     ])
 }
 
