@@ -1,9 +1,11 @@
 //! TCP: many questions on one connection, answered as soon as each can be (RFC 7766).
 
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -21,6 +23,8 @@ use super::{
 
 /// The longest message: its length has two octets.
 const LONGEST: usize = 65_535;
+/// How long a server that ends waits for a question on a connection.
+const LINGER: Duration = Duration::from_millis(500);
 /// How often a client that has asked too often in this second is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Place in [`PROTOCOLS`](super::stats::PROTOCOLS).
@@ -31,35 +35,43 @@ pub async fn serve(
     core: Arc<Core>,
     listener: std::net::TcpListener,
     counters: Arc<Counters>,
-    mut stop: watch::Receiver<()>,
+    stop: watch::Receiver<()>,
 ) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot listen for DNS over TCP"),
     };
+    let take = |stream, peer: SocketAddr| {
+        let Some(place) = core.connections.take(peer.ip()) else { return };
+        let (core, counters, stop) = (Arc::clone(&core), Arc::clone(&counters), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = converse(&core, stream, peer, &counters, stop).await {
+                tracing::debug!(%error, %peer, "DNS over TCP");
+            }
+        });
+    };
+    let mut stopped = stop.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // The server, which would say so, is gone.
-            _ = stop.changed() => return,
+            _ = stopped.changed() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let Some(place) = core.connections.take(peer.ip()) else { continue };
-                let (core, counters, stop) = (Arc::clone(&core), Arc::clone(&counters), stop.clone());
-                tokio::spawn(async move {
-                    let _place = place;
-                    if let Err(error) = converse(&core, stream, peer, &counters, stop).await {
-                        tracing::debug!(%error, %peer, "DNS over TCP");
-                    }
-                });
-            }
+            Ok((stream, peer)) => take(stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "cannot take a DNS connection");
                 // Descriptors have run out: some are given back soon.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+    // Those that wait already are this listener's: the kernel would end them with it.
+    while let Poll::Ready(Ok((stream, peer))) =
+        poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
+    {
+        take(stream, peer);
     }
 }
 
@@ -79,11 +91,17 @@ async fn converse(
     let writing = write(to, queue, limits.idle);
     let reading = async move {
         let mut buffer = vec![0; LONGEST];
-        let mut turn = 0;
+        let (mut turn, mut is_ending) = (0, false);
         loop {
+            let next = read(&mut from, if is_ending { LINGER } else { limits.idle });
+            tokio::pin!(next);
             let message = tokio::select! {
-                message = read(&mut from, limits.idle) => message?,
-                _ = stop.changed() => None,
+                message = &mut next => message?,
+                // What is on its way is read still.
+                _ = stop.changed(), if !is_ending => {
+                    is_ending = true;
+                    timeout(LINGER, next).await.unwrap_or(Ok(None))?
+                }
             };
             let Some(message) = message else { break };
             turn += 1;
