@@ -234,8 +234,10 @@ pub(super) fn plan(
         known.extend(cluster.iter().map(|key| BackendState { key: *key, serving: true }));
         known.sort_by_key(|state| state.key);
     }
+    // The only agent that could answer is away: who hears nothing asks again, who is refused gives up.
+    let nobody = if node.dns.is_of(service) { WhenEmpty::Drop } else { WhenEmpty::Reject };
     let by_policy = |policy| match policy {
-        TrafficPolicy::Cluster => Choice { backends: Arc::clone(&cluster), when_empty: WhenEmpty::Reject },
+        TrafficPolicy::Cluster => Choice { backends: Arc::clone(&cluster), when_empty: nobody },
         TrafficPolicy::Local => Choice {
             backends: Arc::clone(&local),
             // Other nodes do serve it: it is only not to be had here.

@@ -2,7 +2,7 @@
 
 use weft_model::{
     NodeName, Peer,
-    services::{BackendKey, ClusterDns, Planner, Service},
+    services::{BackendKey, ClusterDns, Planner, Service, WhenEmpty},
 };
 
 use crate::build::{ip, port, ready, service, slice, this_node};
@@ -62,6 +62,19 @@ fn without_endpoints_of_its_own_other_nodes_stand_in() {
     assert!(!planner.has_changes());
     planner.set_dns(ClusterDns::default());
     assert_eq!(backends(&mut planner), Some([vec![], vec![]]));
+}
+
+#[test]
+fn on_the_only_node_questions_are_dropped_while_nobody_answers() {
+    let mut planner = Planner::new(this_node());
+    planner.set_service(dns());
+    planner.set_service(service("web"));
+    planner.set_dns(of(&[]));
+    for (key, plan) in planner.take_changes().ports {
+        let internal = plan.unwrap().internal;
+        let expected = if &*key.service.name == "kube-dns" { WhenEmpty::Drop } else { WhenEmpty::Reject };
+        assert_eq!((internal.backends.len(), internal.when_empty), (0, expected), "{key}");
+    }
 }
 
 #[test]
