@@ -8,7 +8,7 @@ use weft_model::Protocol;
 use crate::{
     cluster::{BOTH, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service},
     stale,
-    support::{answerer::Answerer, host_behind},
+    support::{Pod, answerer::Answerer, host_behind},
 };
 
 /// Two nodes with native routes; the backend is on the first.
@@ -26,15 +26,20 @@ fn by_overlay_device(cluster: &Cluster) -> [u64; 2] {
     })
 }
 
+/// The backend serves the node port over TCP and UDP.
+fn serve_both(cluster: &mut Cluster, backend: &Pod, family: usize) {
+    let tcp = Server::tcp(client(backend), "tcp", backend.addresses[family]);
+    let udp = Server::udp(client(backend), "udp", backend.addresses[family]);
+    cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(family, NODE_PORT));
+    cluster.serve(&service(Protocol::Udp, &[udp.address]).node_port(family, NODE_PORT));
+}
+
 #[test]
 fn what_follows_the_first_packet_goes_natively_and_the_backend_sees_the_client() {
     let mut cluster = cluster();
     let backend = cluster.nodes[0].pod();
     for family in BOTH {
-        let tcp = Server::tcp(client(&backend), "tcp", backend.addresses[family]);
-        let udp = Server::udp(client(&backend), "udp", backend.addresses[family]);
-        cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(family, NODE_PORT));
-        cluster.serve(&service(Protocol::Udp, &[udp.address]).node_port(family, NODE_PORT));
+        serve_both(&mut cluster, &backend, family);
         let target = cluster.node_port(1, family);
         let tunnelled = cluster.nodes[1].drops(Counter::ToEntry);
         let connection = Tcp::connect(cluster.outside(), target).unwrap();
@@ -100,10 +105,7 @@ fn connections_go_on_when_the_path_between_the_nodes_changes() {
     let mut cluster = cluster();
     let backend = cluster.nodes[0].pod();
     for family in BOTH {
-        let tcp = Server::tcp(client(&backend), "tcp", backend.addresses[family]);
-        let udp = Server::udp(client(&backend), "udp", backend.addresses[family]);
-        cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(family, NODE_PORT));
-        cluster.serve(&service(Protocol::Udp, &[udp.address]).node_port(family, NODE_PORT));
+        serve_both(&mut cluster, &backend, family);
         let target = cluster.node_port(1, family);
         let connection = Tcp::connect(cluster.outside(), target).unwrap();
         let socket = Udp::connect(cluster.outside(), target);
