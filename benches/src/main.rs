@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     let part = match arguments.peek().map(String::as_str) {
         Some(dns::serve::FLAG) => Some(dns::serve::run()),
         Some(dns::scale::FLAG) => Some(dns::scale::measure()),
+        Some(dns::neighbour::FLAG) => Some(dns::neighbour::run()),
         _ => None,
     };
     if let Some(done) = part {

@@ -4,7 +4,10 @@ use std::{process::Command, time::Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::peers::{Candidate, SERVER};
+use super::{
+    neighbour::{Neighbour, SHARE},
+    peers::{Candidate, SERVER},
+};
 use crate::report::percentile;
 
 /// The client's core.
@@ -20,6 +23,9 @@ pub struct Load {
     pub busy: f64,
 }
 
+/// A server that took less of its share than this was waiting for the client.
+const LEAST_OF_SHARE: f64 = 0.9;
+
 /// How long answers took, in microseconds.
 pub struct Timed {
     /// The half of them.
@@ -29,6 +35,17 @@ pub struct Timed {
 }
 
 impl Load {
+    /// As many questions as the server can answer, of whose core other work leaves but a share. The client could ask more.
+    pub fn limit(of: &Candidate) -> anyhow::Result<Load> {
+        let neighbour = Neighbour::start()?;
+        let load = Self::most(of)?;
+        neighbour.end()?;
+        if load.busy < SHARE * LEAST_OF_SHARE {
+            bail!("the client was the limit: {:.2} of a core was left, and {:.2} taken", SHARE, load.busy);
+        }
+        Ok(load)
+    }
+
     /// As many questions as the client can ask.
     pub fn most(of: &Candidate) -> anyhow::Result<Load> {
         let (begun, before) = (Instant::now(), of.processor()?);

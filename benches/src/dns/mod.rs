@@ -1,11 +1,13 @@
 //! Cluster DNS against unbound and knot-resolver with the same names: what a query costs, how long a search takes, and what
 //! many Services cost.
 //!
-//! Every server has a pair of namespaces, one core and one thread; the client has the other core.
+//! Every server has a pair of namespaces, one core and one thread; the client has the other core. Where it is measured what a query
+//! costs, other work takes most of the server's core, or else the client would be the limit.
 
 mod agent;
 mod load;
 mod names;
+pub mod neighbour;
 mod peers;
 pub mod scale;
 pub mod serve;
@@ -72,10 +74,10 @@ fn pairs(ours: &[f64], theirs: &[f64]) -> Vec<(f64, f64)> {
     ours.iter().copied().zip(theirs.iter().copied()).collect()
 }
 
-/// Cluster names, as many as the client can: queries for each second of the server's processor.
+/// Cluster names, as many as the server can: queries for each second of its processor.
 fn cost(weft: &Candidate, peers: [&Candidate; 2]) -> anyhow::Result<Vec<Row>> {
     let measured = in_turn([weft, peers[0], peers[1]], |candidate| {
-        let load = Load::most(candidate)?;
+        let load = Load::limit(candidate)?;
         eprintln!(
             "      {}: {:.0} queries a second with {:.2} of a core",
             candidate.kind, load.rate, load.busy
