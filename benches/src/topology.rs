@@ -185,6 +185,7 @@ impl Node {
             cgroup: None,
             direct_return: false,
             dns_addresses: Vec::new(),
+            dns_questions_of_pod: 0,
             pod_ranges: vec![range],
             node_addresses: vec![address],
         };

@@ -108,10 +108,14 @@ impl Lab {
         Place::new("the host outside".into(), self.exec(&["outside"]), netns, addresses(outside))
     }
 
+    /// `weft status -o json`, whether all is fine or not.
+    pub fn status(&self) -> String {
+        weft(&["status", "-o", "json", "--name", &self.name]).stdout
+    }
+
     /// What each kernel has counted, a line a node.
     fn counters(&self) -> String {
-        let text = weft(&["status", "-o", "json", "--name", &self.name]).stdout;
-        let status: Value = serde_json::from_str(&text).unwrap_or_default();
+        let status: Value = serde_json::from_str(&self.status()).unwrap_or_default();
         let line = |node: &Value| format!("{} {}", node["node"], node["counters"]);
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
         nodes.iter().map(line).collect::<Vec<_>>().join("\n")

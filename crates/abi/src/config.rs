@@ -24,6 +24,11 @@ pub struct Config {
     pub label_v6: Address,
     /// Cookie of the node's network namespace: a socket in it belongs to the node, any other to a Pod.
     pub netns_cookie: u64,
+    /// From one question of a Pod to the next that sockets of the node answer (cluster DNS), at its highest pace, in
+    /// nanoseconds; zero: there is none.
+    pub dns_gap_ns: u64,
+    /// So far may a Pod be ahead of that pace, in nanoseconds.
+    pub dns_burst_ns: u64,
     /// UDP port of the overlay, network byte order.
     pub vxlan_port_be: u16,
     /// [`Config::DIRECT_RETURN`].
@@ -39,7 +44,7 @@ impl Config {
     pub const DIRECT_RETURN: u16 = 1;
 }
 
-const _: () = assert!(size_of::<Config>() == 104);
+const _: () = assert!(size_of::<Config>() == 120);
 
 // SAFETY: integers without padding.
 unsafe impl Plain for Config {}

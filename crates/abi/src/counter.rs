@@ -77,6 +77,8 @@ counters! {
     SocketsFull = "sockets-full" pass,
     /// A new flow found the table of flows full, or its client has too many in it.
     FlowsFull = "flows-full" drop,
+    /// A Pod asks the node's DNS more often than one client may.
+    DnsRate = "dns-rate" drop,
     /// A later fragment whose first has not been seen.
     Fragment = "fragment" drop,
     /// A flow from outside, handed to the node of its backend.

@@ -15,6 +15,9 @@ pub struct Pod {
     pub flags: u32,
     /// Cookie of the Pod's network namespace.
     pub netns_cookie: u64,
+    /// What it has asked of the node's DNS takes until then at the pace of [`Config::dns_gap_ns`](crate::Config::dns_gap_ns),
+    /// monotonic nanoseconds. Written by the kernel programs, left alone by everybody else.
+    pub asked_until_ns: u64,
 }
 
 impl Pod {
@@ -26,7 +29,7 @@ impl Pod {
 }
 
 impl PartialEq for Pod {
-    /// Leaves [`Pod::HAS_FLOWS`] out, which is not user space's to write.
+    /// Leaves [`Pod::HAS_FLOWS`] and [`Pod::asked_until_ns`] out, which are not user space's to write.
     fn eq(&self, other: &Pod) -> bool {
         let wanted = |pod: &Pod| (pod.ifindex, pod.flags & !Pod::HAS_FLOWS, pod.netns_cookie);
         wanted(self) == wanted(other)
@@ -35,7 +38,7 @@ impl PartialEq for Pod {
 
 impl Eq for Pod {}
 
-const _: () = assert!(size_of::<Pod>() == 16);
+const _: () = assert!(size_of::<Pod>() == 24);
 
 // SAFETY: integers without padding.
 unsafe impl Plain for Pod {}

@@ -111,7 +111,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     );
     parts.spawn(ports);
     if let (Some(dns), Some(heard)) = (dns, names) {
-        let sources = dns::Sources { heard, nodes: api.nodes.clone(), pods: api.pods.clone() };
+        let sources =
+            dns::Sources { heard, nodes: api.nodes.clone(), pods: api.pods.clone(), node: handle.clone() };
         parts.spawn(dns.run(client.clone(), sources, drain.clone()));
     }
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));

@@ -24,6 +24,8 @@ pub struct Settings {
     pub service_ranges: Vec<IpNet>,
     /// Service addresses whose port 53 sockets of this node answer while there are any: the cluster DNS.
     pub dns_addresses: Vec<IpAddr>,
+    /// Questions a second that these sockets are given of each Pod address (connections, over TCP); 0: all.
+    pub dns_questions_of_pod: u32,
     /// Sockets of processes in this cgroup and below are connected to Services' backends; absent: only packets are translated.
     pub cgroup: Option<PathBuf>,
     /// A backend's node answers clients from outside itself, instead of through the node that they came by.

@@ -84,9 +84,33 @@ pub(crate) fn service_range() -> Route {
     Route { path: Route::SERVICES, ..Route::default() }
 }
 
+/// So long may a Pod ask at once what it may ask in that time, nanoseconds. All that comes at once stands in the queue of one
+/// socket, which has room for several Pods' bursts.
+const BURST_NS: u64 = 50_000_000;
+/// Where that is less, so many questions may come at once: a program that starts looks several names up, each in several domains
+/// and for both families.
+const BURST: u64 = 64;
+/// But no more than what may be asked in a second: so long at most does it take until a Pod that has asked too much may ask
+/// at another pace.
+const LONGEST_BURST_NS: u64 = 1_000_000_000;
+
+/// From one question to the next, and how far ahead of that a Pod may be, nanoseconds; zero questions a second: no limit.
+pub(crate) fn pace(questions: u32) -> (u64, u64) {
+    let gap = 1_000_000_000_u64.checked_div(u64::from(questions)).unwrap_or(0);
+    (gap, (BURST * gap).clamp(BURST_NS, LONGEST_BURST_NS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pace_has_a_burst_and_none_is_no_limit() {
+        assert_eq!(pace(20_000), (50_000, 50_000_000));
+        assert_eq!(pace(100), (10_000_000, 640_000_000));
+        assert_eq!(pace(1), (1_000_000_000, 1_000_000_000));
+        assert_eq!((pace(0).0, pace(u32::MAX).0), (0, 0));
+    }
 
     #[test]
     fn prefixes_of_both_families_share_one_table() {

@@ -37,6 +37,7 @@ use crate::{
     admin::{DnsServerStatus, DnsStatus},
     cluster::Heard,
     drain::Drain,
+    node::thread::Handle,
 };
 use clients::PodSearches;
 use feed::Programming;
@@ -84,6 +85,8 @@ pub(crate) struct Sources {
     pub(crate) heard: Heard,
     pub(crate) nodes: watch::Receiver<Mirror<NodeName, Node>>,
     pub(crate) pods: watch::Receiver<Mirror<PodKey, Pod>>,
+    /// Whose kernel programs are told how often a Pod may ask.
+    pub(crate) node: Handle,
 }
 
 // === impl Dns ===
@@ -125,7 +128,7 @@ impl Dns {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_namespaces(client.clone(), namespaces, of_namespaces));
         tasks.spawn(watch_settings(client, config_map, of_settings));
-        tasks.spawn(settings::follow(self.clone(), configured, wanted));
+        tasks.spawn(settings::follow(self.clone(), configured, wanted, sources.node));
         tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
         tasks.spawn(clients::follow(self.clone(), sources.pods));
         tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, synced));

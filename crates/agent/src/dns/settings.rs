@@ -7,6 +7,7 @@ use weft_dns::settings::Settings;
 use weft_kube::Mirror;
 
 use super::Dns;
+use crate::node::thread::Handle;
 
 /// The key.
 const KEY: &str = "dns";
@@ -18,6 +19,7 @@ pub(super) async fn follow(
     dns: Dns,
     mut config_map: watch::Receiver<Mirror<String, BTreeMap<String, String>>>,
     wanted: watch::Sender<Settings>,
+    node: Handle,
 ) {
     if config_map.wait_for(Mirror::is_synced).await.is_err() {
         return;
@@ -33,6 +35,9 @@ pub(super) async fn follow(
                 Ok(settings) => {
                     dns.standing().settings_error = None;
                     dns.0.forwarder.replace_settings(&settings);
+                    if node.limit_dns(settings.limits.queries_per_client).is_err() {
+                        return;
+                    }
                     wanted.send_if_modified(|last| {
                         let news = *last != settings;
                         *last = settings;

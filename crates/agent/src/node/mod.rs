@@ -21,6 +21,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use weft_datapath::{Datapath, Path, Settings, Swept, probe};
+use weft_dns::settings::ClientLimits;
 use weft_model::{
     Ipam, NodeName, NodePlan, RangeConflict, plan as model_plan,
     services::{HealthCheck, ServiceKey},
@@ -94,6 +95,8 @@ pub struct Node {
     repairs: u64,
     swept: Swept,
     services: Services,
+    /// Questions a second that one Pod may ask the cluster's DNS.
+    dns_questions_of_pod: u32,
     report: Report,
 }
 
@@ -146,6 +149,7 @@ impl Node {
             settled_by: None,
             repairs: 0,
             swept: Swept::default(),
+            dns_questions_of_pod: ClientLimits::default().queries_per_client,
             report,
         };
         if !node.nodes.is_empty() {
@@ -164,6 +168,7 @@ impl Node {
             cgroup: self.config.cgroup.clone(),
             direct_return: self.config.direct_return,
             dns_addresses: self.config.dns_addresses.clone(),
+            dns_questions_of_pod: self.dns_questions_of_pod,
             pod_ranges: pod_ranges.to_vec(),
             node_addresses: node_addresses.to_vec(),
         }

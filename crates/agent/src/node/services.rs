@@ -267,6 +267,16 @@ impl Node {
         self.services.planner.set_dns(ClusterDns::new(&self.config.dns_addresses, &self.config.name, &peers));
     }
 
+    /// From now on one Pod may ask the cluster's DNS so many questions a second.
+    pub fn limit_dns(&mut self, questions_of_pod: u32) {
+        self.dns_questions_of_pod = questions_of_pod;
+        let Some(open) = &mut self.datapath else { return };
+        if let Err(error) = open.plane.limit_dns(questions_of_pod) {
+            // The next repair compares what the kernel has with what is set.
+            tracing::warn!("how often a Pod may ask DNS is not in force yet: {error}; trying again");
+        }
+    }
+
     /// Brings what has changed of Services into the kernel. Before all of them are known nothing is: what an earlier agent
     /// left goes on working.
     pub fn write_services(&mut self) -> Option<Programmed> {

@@ -50,6 +50,7 @@ enum Command {
     ServiceStatus(oneshot::Sender<Result<Vec<ServiceStatus>, String>>),
     Announce(Vec<(IpAddr, Instant)>, oneshot::Sender<Result<(), String>>),
     Uplink(oneshot::Sender<Option<(u32, [u8; 6])>>),
+    LimitDns(u32),
     Nodes(Vec<weft_model::Node>),
     Health(BTreeMap<NodeName, probe::Health>),
     Cni(Box<Call>, oneshot::Sender<String>),
@@ -174,6 +175,7 @@ fn obey(node: &mut Node, command: Command) {
         Command::Announce(held, reply) => drop(reply.send(node.announce(&held))),
         Command::Uplink(reply) => drop(reply.send(node.uplink())),
         Command::Status(reply) => drop(reply.send(Box::new(node.status()))),
+        Command::LimitDns(questions_of_pod) => node.limit_dns(questions_of_pod),
         Command::InSync(reply) => drop(reply.send(node.in_sync())),
         Command::ServiceStatus(reply) => drop(reply.send(node.service_status())),
         Command::End => {}
@@ -200,6 +202,11 @@ impl Handle {
     /// These are the cluster's nodes now.
     pub fn set_nodes(&self, nodes: Vec<weft_model::Node>) -> Result<(), Ended> {
         self.commands.send(Command::Nodes(nodes)).map_err(|_| Ended)
+    }
+
+    /// From now on one Pod may ask the cluster's DNS so many questions a second.
+    pub fn limit_dns(&self, questions_of_pod: u32) -> Result<(), Ended> {
+        self.commands.send(Command::LimitDns(questions_of_pod)).map_err(|_| Ended)
     }
 
     /// Serves a runtime's call.

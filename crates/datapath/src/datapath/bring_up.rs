@@ -7,7 +7,7 @@ use weft_model::PodRange;
 use weft_netns::netlink::{Link, RouteSpec, VxlanSpec, or_exists, or_gone};
 
 use super::{ApplyError, Datapath, OVERLAY, Repaired};
-use crate::{load::Direction, mtu::Mtu, route, sysctl, table::Raw, uplink};
+use crate::{encode, load::Direction, mtu::Mtu, route, sysctl, table::Raw, uplink};
 
 impl Datapath {
     /// Everything that this node has whatever the cluster looks like. Idempotent; says what it had to do.
@@ -29,24 +29,8 @@ impl Datapath {
         }
         self.overlay_addresses(&overlay, &mut done)?;
         self.dns_routes(&overlay, &mut done)?;
-        let config = Config {
-            overlay_ifindex: overlay.index,
-            uplink_ifindex: self.uplink.index,
-            overlay_mtu: Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay,
-            uplink_mtu: self.uplink.mtu,
-            tunnel_v4: self.own_tunnel_end(true),
-            tunnel_v6: self.own_tunnel_end(false),
-            label_v4: self.own_plain_address(true).map(Address::from).unwrap_or_default(),
-            label_v6: self.own_plain_address(false).map(Address::from).unwrap_or_default(),
-            netns_cookie: self.own_namespace,
-            vxlan_port_be: self.settings.vxlan_port.to_be(),
-            flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },
-            uplink_mac: self.uplink.mac,
-            ..Config::default()
-        };
-        if self.config.get(&0, 0)?.0 != config {
-            self.config.set(0, Raw(config), 0)?;
-            done.push("indexes and MTUs of the uplink and the overlay told to the programs".to_owned());
+        if self.tell_programs()? {
+            done.push("indexes, MTUs and limits told to the programs".to_owned());
         }
         let uplink = self.uplink.name.clone();
         let hooks = [
@@ -75,6 +59,33 @@ impl Datapath {
             done.push(format!("{blocks} programs of Pods' interfaces replaced"));
         }
         Ok(done)
+    }
+
+    /// What the programs must know of the node. Says whether it is news.
+    pub(super) fn tell_programs(&mut self) -> Result<bool, ApplyError> {
+        let (dns_gap_ns, dns_burst_ns) = encode::pace(self.settings.dns_questions_of_pod);
+        let config = Config {
+            overlay_ifindex: self.overlay,
+            uplink_ifindex: self.uplink.index,
+            overlay_mtu: Mtu::new(self.uplink.mtu, &self.settings.node_addresses, true).overlay,
+            uplink_mtu: self.uplink.mtu,
+            tunnel_v4: self.own_tunnel_end(true),
+            tunnel_v6: self.own_tunnel_end(false),
+            label_v4: self.own_plain_address(true).map(Address::from).unwrap_or_default(),
+            label_v6: self.own_plain_address(false).map(Address::from).unwrap_or_default(),
+            netns_cookie: self.own_namespace,
+            dns_gap_ns,
+            dns_burst_ns,
+            vxlan_port_be: self.settings.vxlan_port.to_be(),
+            flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },
+            uplink_mac: self.uplink.mac,
+            ..Config::default()
+        };
+        let news = self.config.get(&0, 0)?.0 != config;
+        if news {
+            self.config.set(0, Raw(config), 0)?;
+        }
+        Ok(news)
     }
 
     /// The overlay device, made anew if it is not there or is another.

@@ -205,6 +205,13 @@ impl Datapath {
         Ok(applied)
     }
 
+    /// From now on sockets of this node are given so many questions a second of each Pod, see
+    /// [`Settings::dns_questions_of_pod`].
+    pub fn limit_dns(&mut self, questions_of_pod: u32) -> Result<(), ApplyError> {
+        self.settings.dns_questions_of_pod = questions_of_pod;
+        self.tell_programs().map(drop)
+    }
+
     /// Turns the plan into wanted entries.
     fn want_plan(&mut self) {
         let Some(plan) = &self.plan else { return };

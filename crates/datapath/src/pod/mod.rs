@@ -182,7 +182,10 @@ impl Datapath {
         let netns_cookie = netns.cookie()?;
         self.namespaces.insert(netns_cookie, spec.netns.clone());
         for address in &spec.addresses {
-            self.pods.set(Address::from(*address), Pod { ifindex: link.index, flags, netns_cookie });
+            self.pods.set(
+                Address::from(*address),
+                Pod { ifindex: link.index, flags, netns_cookie, asked_until_ns: 0 },
+            );
         }
         self.pods.flush()?;
         self.programs.bind_pod(&mut self.netlink, link.index)?;

@@ -1,6 +1,16 @@
 //! The Service that sockets of a node answer: cluster DNS.
 
-use std::net::SocketAddr;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use weft_datapath::{Counter, Path};
 use weft_model::Protocol;
@@ -108,3 +118,115 @@ fn what_the_node_answers_itself_is_not_tracked_and_ports_that_the_service_has_no
         assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }
+
+/// Asks as fast as it can until told to end.
+struct Flood {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<(u64, Duration)>,
+}
+
+impl Flood {
+    /// `segments` datagrams at a time, which the kernel tells apart late.
+    fn begin(from: &Netns, to: SocketAddr, segments: u16) -> Flood {
+        let end = Arc::new(AtomicBool::new(false));
+        let (told, socket) = (Arc::clone(&end), Udp::connect(from, to).0);
+        const LENGTH: u16 = 20;
+        if segments > 1 {
+            segment(&socket, LENGTH);
+        }
+        let thread = thread::spawn(move || {
+            let (mut sent, begun) = (0, Instant::now());
+            while !told.load(Ordering::Relaxed) {
+                sent += u64::from(socket.send(&vec![7; usize::from(LENGTH * segments)]).is_ok());
+            }
+            (sent, begun.elapsed())
+        });
+        Flood { end, thread }
+    }
+
+    /// How often it asked, in which time.
+    fn end(self) -> (u64, Duration) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// From now on what is sent at once are datagrams of so many bytes.
+fn segment(socket: &UdpSocket, length: u16) {
+    let value = libc::c_int::from(length);
+    // SAFETY: the option's value is an int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const value).cast(),
+            size_of_val(&value) as u32,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+const LIMIT: u32 = 1000;
+/// What may come at once, at this limit.
+const BURST: f64 = 64.0;
+
+#[test]
+fn a_pod_that_asks_too_often_takes_nothing_from_its_neighbour() {
+    for (family, segments) in [(0, 1), (1, 1), (0, 16), (1, 16)] {
+        let (mut cluster, _far) = cluster(Path::Overlay, family);
+        let (noisy, quiet) = (cluster.nodes[0].pod(), cluster.nodes[0].pod());
+        let _here = Answerer::at(&cluster.nodes[0].netns.0, dns(family), "here");
+        assert_eq!(who(client(&quiet), family), "here");
+        cluster.nodes[0].with(|datapath| datapath.limit_dns(LIMIT).unwrap());
+        assert_eq!(cluster.nodes[0].drops(Counter::DnsRate), 0);
+        let flood = Flood::begin(client(&noisy), dns(family), segments);
+        let asks = Udp::connect(client(&quiet), dns(family));
+        for number in 0..40 {
+            let answer = asks.ask().unwrap_or_else(|error| panic!("{segments} at a time, {number}: {error}"));
+            assert_eq!(answer.name, "here");
+        }
+        let (sent, took) = flood.end();
+        let dropped = cluster.nodes[0].drops(Counter::DnsRate);
+        let passed = (sent - dropped) * u64::from(segments);
+        // The kernel's clock ticks every few milliseconds, and the last datagrams may be more than one.
+        let most = f64::from(LIMIT) * (took.as_secs_f64() + 0.02) + BURST + f64::from(segments);
+        assert!(dropped > 0, "{sent} were no flood");
+        assert!(passed >= BURST as u64 && passed as f64 <= most, "{passed} of {sent} passed in {took:?}");
+    }
+}
+
+#[test]
+fn how_often_a_pod_may_ask_is_changed_at_once_and_is_nothing_to_the_node() {
+    for family in BOTH {
+        let (mut cluster, _far) = cluster(Path::Overlay, family);
+        let pod = cluster.nodes[0].pod();
+        let _here = Answerer::at(&cluster.nodes[0].netns.0, dns(family), "here");
+        assert_eq!(who(client(&pod), family), "here");
+        let connected = Tcp::connect(client(&pod), dns(family)).unwrap();
+        cluster.nodes[0].with(|datapath| datapath.limit_dns(1).unwrap());
+        let asks = Udp::connect(client(&pod), dns(family));
+        while cluster.nodes[0].drops(Counter::DnsRate) == 0 {
+            asks.0.send(b"?").unwrap();
+        }
+        // Connections count, and what goes on in them does not.
+        let too_much =
+            (0..10).find_map(|_| Tcp::connect_within(client(&pod), dns(family), PATIENCE).map(drop).err());
+        assert_eq!(too_much.unwrap().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connected.ask().unwrap().name, "here");
+        let node = &cluster.nodes[0].netns.0;
+        let of_node = Udp::connect(node, dns(family));
+        for _ in 0..20 {
+            assert_eq!(of_node.ask().unwrap().name, "here");
+        }
+        cluster.nodes[0].with(|datapath| datapath.limit_dns(0).unwrap());
+        let before = cluster.nodes[0].drops(Counter::DnsRate);
+        let asks = Udp::connect(client(&pod), dns(family));
+        for _ in 0..20 {
+            assert_eq!(asks.ask().unwrap().name, "here");
+        }
+        assert_eq!(cluster.nodes[0].drops(Counter::DnsRate), before);
+    }
+}
+
+const PATIENCE: Duration = Duration::from_millis(200);

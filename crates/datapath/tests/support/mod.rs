@@ -195,6 +195,7 @@ impl Node {
             vxlan_port: 8472,
             service_ranges: Vec::new(),
             dns_addresses: Vec::new(),
+            dns_questions_of_pod: 0,
             cgroup: None,
             direct_return: false,
             pod_ranges: self.pod_ranges.clone(),

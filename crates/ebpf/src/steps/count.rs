@@ -19,9 +19,15 @@ pub fn packet(counter: Counter) {
 /// Adds one to a word that other CPUs add to as well.
 #[inline(always)]
 pub fn add(counter: *mut u64) {
+    add_many(counter, 1);
+}
+
+/// Adds to a word that other CPUs add to as well.
+#[inline(always)]
+pub fn add_many(counter: *mut u64, more: u64) {
     // The target's atomics lack what the instruction set has (no compare-and-swap, hence no `fetch_add` in `core`).
     // SAFETY: the pointer is to an aligned word of a map's value.
-    unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more) };
 }
 
 /// Takes one from a word that other CPUs change as well.
