@@ -25,6 +25,7 @@ impl Lab {
     /// Brings a lab up and waits until everything is.
     pub fn up(arguments: &[&str]) -> anyhow::Result<Lab> {
         let lab = Lab { name: random_name("b") };
+        weft_scratch::lab(&lab.name, &path("weft")?);
         lab.weft(&[&["lab", "up"], arguments].concat())?;
         Ok(lab)
     }

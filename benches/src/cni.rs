@@ -37,7 +37,7 @@ struct Plugin {
 pub fn run() -> anyhow::Result<Vec<Row>> {
     let lab = Lab::up(&["--nodes", "1"])?;
     let mut ours = weft(&lab)?;
-    let state = tempfile::tempdir()?;
+    let state = weft_scratch::folder();
     let mut theirs = bridge(state.path())?;
     for round in 0..ITERATIONS {
         let mut order = [&mut ours, &mut theirs];

@@ -11,7 +11,7 @@ const ROUNDS: usize = 5;
 
 /// The benchmark.
 pub fn run() -> anyhow::Result<Vec<Row>> {
-    let folder = tempfile::tempdir()?;
+    let folder = weft_scratch::folder();
     let manifest = folder.path().join("thirty.yaml");
     fs::write(&manifest, deployments())?;
     let file = manifest.to_string_lossy().into_owned();

@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use weft_datapath::{Datapath, Path, PodSpec, Settings, cgroup, host_interface};
 use weft_model::{Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{Netlink, Netns, netlink::VethSpec, random_name};
+pub use weft_scratch::Bpffs;
 
 /// A namespace that goes with the value.
 pub struct Scratch(pub Netns);
@@ -21,7 +21,9 @@ pub struct Scratch(pub Netns);
 impl Scratch {
     /// A new namespace with loopback up.
     pub fn new() -> anyhow::Result<Scratch> {
-        let scratch = Scratch(Netns::create(&random_name("bench-"))?);
+        let name = random_name("bench-");
+        weft_scratch::netns(&name);
+        let scratch = Scratch(Netns::create(&name)?);
         let mut netlink = Netlink::open_in(&scratch.0)?;
         let loopback = netlink.link("lo")?.index;
         netlink.set_up(loopback)?;
@@ -50,7 +52,7 @@ impl Drop for Scratch {
 
 /// A cgroup, which this process may be in or not: whether its sockets are Weft's business.
 pub struct Cgroup {
-    path: PathBuf,
+    cgroup: weft_scratch::Cgroup,
     /// Where the process is otherwise.
     home: PathBuf,
 }
@@ -64,19 +66,17 @@ impl Cgroup {
         let mount = cgroup::mount_point()?.context("no cgroup2 is mounted")?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
-        let path = mount.join(random_name("bench-"));
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Cgroup { path, home: mount.join(own) })
+        Ok(Cgroup { cgroup: weft_scratch::Cgroup::new(), home: mount.join(own) })
     }
 
     /// Its folder.
     pub fn path(&self) -> &FilePath {
-        &self.path
+        self.cgroup.path()
     }
 
     /// Moves this process there.
     pub fn enter(&self) -> anyhow::Result<Inside<'_>> {
-        move_to(&self.path)?;
+        move_to(self.path())?;
         Ok(Inside(self))
     }
 }
@@ -90,14 +90,6 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Err(error) = move_to(&self.0.home) {
             eprintln!("warning: {error:#}");
-        }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.path) {
-            eprintln!("warning: {}: {error}", self.path.display());
         }
     }
 }
@@ -134,32 +126,6 @@ pub struct Node {
     next: u8,
 }
 
-/// A bpffs that goes with the value.
-pub struct Bpffs(tempfile::TempDir);
-
-impl Bpffs {
-    /// A new one.
-    pub fn new() -> anyhow::Result<Bpffs> {
-        let folder = tempfile::tempdir()?;
-        mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .context("mount a bpffs")?;
-        Ok(Bpffs(folder))
-    }
-
-    /// Where it is mounted.
-    pub fn path(&self) -> &FilePath {
-        self.0.path()
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.0.path(), MntFlags::MNT_DETACH) {
-            eprintln!("warning: {}: {error}", self.0.path().display());
-        }
-    }
-}
-
 impl Node {
     /// A node whose `eth0` is there already.
     pub fn start(netns: Scratch, number: u8) -> anyhow::Result<Node> {
@@ -172,13 +138,13 @@ impl Node {
         number: u8,
         change: impl FnOnce(&mut Settings) -> anyhow::Result<()>,
     ) -> anyhow::Result<Node> {
-        let bpffs = Bpffs::new()?;
+        let bpffs = Bpffs::new();
         let address = IpAddr::from([192, 168, 1, number]);
         let range: IpNet = format!("10.244.{number}.0/24").parse()?;
         let name = NodeName::new(format!("node-{number}"));
         let mut settings = Settings {
             node: name.clone(),
-            bpffs: FilePath::join(bpffs.0.path(), "weft"),
+            bpffs: bpffs.path().join("weft"),
             uplink: Some("eth0".to_owned()),
             vxlan_port: 8472,
             service_ranges: Vec::new(),

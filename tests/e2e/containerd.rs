@@ -12,6 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use weft_netns::random_name;
 use weft_tests::{Lab, Output, run, wait_for, wait_until};
 
 const PODS: &str = "
@@ -30,12 +31,12 @@ spec: {nodeName: node-2, containers: [{name: web, image: nginx, ports: [{contain
 /// nowhere else.
 struct Containerd {
     process: Child,
-    folder: tempfile::TempDir,
+    folder: weft_scratch::TempDir,
 }
 
 impl Containerd {
     fn start(lab: &Lab, node: &str) -> Containerd {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = weft_scratch::folder();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
             "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{}\"\n",
@@ -111,7 +112,8 @@ fn a_container_reaches_pods_is_reached_by_them_and_gives_its_address_back() {
     let lab = Lab::with_nodes(2).running(PODS).up();
     let (near, far) = (lab.pod("near"), lab.pod("far"));
     let containerd = Containerd::start(&lab, "node-1");
-    let name = Lab::random_name();
+    let name = random_name("t-");
+    weft_scratch::containers(containerd.folder.path(), &name);
     let server = ["/bin/busybox", "httpd", "-f", "-p", "80"];
     let run = ["run", "--detach", "--rootfs", "--cni", &containerd.rootfs(), &name];
     containerd.ctr(&[&run[..], &server[..]].concat()).succeeds();

@@ -1,6 +1,6 @@
 //! kubectl, unchanged, with nothing but `--kubeconfig`.
 
-use weft_tests::{Lab, wait_for, wait_until};
+use weft_tests::{Lab, ManifestFile, wait_for, wait_until};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -53,9 +53,9 @@ fn every_verb_works_against_a_lab() {
 #[test]
 fn apply_works_on_the_client_and_on_the_server() {
     let lab = Lab::with_nodes(1).up();
-    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    std::fs::write(file.path(), DEPLOYMENT).unwrap();
-    let path = file.path().to_str().unwrap();
+    let file = ManifestFile::new(DEPLOYMENT);
+    let path = file.path();
+    let path = path.to_str().unwrap();
     assert!(lab.kubectl(&["apply", "-f", path]).succeeds().contains("created"));
     assert!(lab.kubectl(&["apply", "-f", path]).succeeds().contains("unchanged"));
     assert!(lab.kubectl(&["diff", "-f", path]).succeeds().is_empty());

@@ -2,15 +2,18 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use weft_tests::{Lab, assert_nothing_left, machine_state, wait_until, weft, weft_path};
+use weft_tests::{
+    Lab, ManifestFile, assert_nothing_left, leftovers, machine_state, wait_for, wait_until, weft, weft_path,
+};
 
 const POD: &str = "
 apiVersion: v1
@@ -50,10 +53,9 @@ fn ctrl_c_takes_a_lab_in_the_foreground_down() {
 #[test]
 fn an_interrupted_start_leaves_nothing() {
     let name = Lab::random_name();
-    let manifest = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     // A Pod that no node takes keeps the lab from becoming ready.
     let waiting = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {nodeSelector: {no: node}, containers: [{name: a, image: a}]}\n";
-    fs::write(manifest.path(), waiting).unwrap();
+    let manifest = ManifestFile::new(waiting);
     let mut child = Command::new(weft_path())
         .args(["lab", "up", "--nodes", "1", "--name", &name, "-f"])
         .arg(manifest.path())
@@ -78,6 +80,51 @@ fn a_killed_lab_is_cleaned_up_by_the_next_command() {
         !fs::exists(lab.folder()).unwrap()
     });
     assert_nothing_left(lab.name());
+}
+
+#[test]
+fn a_lab_whose_processes_were_killed_is_taken_down() {
+    let lab = Lab::with_nodes(1).running(POD).up();
+    let agent = lab.agent("node-1");
+    kill(Pid::from_raw(lab.pid()), Signal::SIGKILL).unwrap();
+    // It ends by itself when the lab is gone, unless it is killed as well.
+    let _ = kill(agent, Signal::SIGKILL);
+    lab.weft_lab("down", &[]).succeeds();
+    assert_nothing_left(lab.name());
+}
+
+/// A test that is killed: this very program once more.
+#[test]
+#[ignore = "a part of the next test"]
+fn keeper() {
+    let lab = Lab::with_nodes(1).running(POD);
+    println!("lab: {}", lab.name());
+    let lab = lab.up();
+    println!("lab: {}", lab.name());
+    std::thread::sleep(std::time::Duration::from_secs(1000));
+}
+
+#[test]
+fn of_a_test_that_is_killed_no_lab_is_left() {
+    for is_up in [false, true] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "lab_life::keeper", "--ignored", "--nocapture"]).env_remove("WEFT_KEEP");
+        let mut test = command.stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+        let said = BufReader::new(test.stdout.take().unwrap()).lines();
+        let mut names = said.filter_map(|line| Some(line.unwrap().split_once("lab: ")?.1.to_owned()));
+        let name = names.next().unwrap();
+        if is_up {
+            assert_eq!(names.next().as_ref(), Some(&name));
+        } else {
+            wait_until("the lab to begin", || fs::exists(format!("/run/netns/weft-{name}-fabric")).unwrap());
+        }
+        killpg(Pid::from_raw(test.id().cast_signed()), Signal::SIGKILL).unwrap();
+        test.wait().unwrap();
+        wait_for("the killed test's lab to be gone", || {
+            let left = leftovers(&name);
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+        });
+    }
 }
 
 #[test]
@@ -120,7 +167,7 @@ fn malformed_manifests_are_refused_with_file_and_line_before_anything_is_made() 
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\nspec:\n  replicas: many\n", Some(6)),
         ("apiVersion: v1\nkind: Pod\n", Some(1)),
     ] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = weft_scratch::folder();
         let file = folder.path().join("app.yaml");
         fs::write(&file, text).unwrap();
         let name = Lab::random_name();
@@ -136,7 +183,7 @@ fn malformed_manifests_are_refused_with_file_and_line_before_anything_is_made() 
 #[test]
 fn what_the_api_server_refuses_is_named_with_file_and_line_and_nothing_stays() {
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fine}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n";
-    let folder = tempfile::tempdir().unwrap();
+    let folder = weft_scratch::folder();
     let file = folder.path().join("app.yaml");
     fs::write(&file, manifest).unwrap();
     let name = Lab::random_name();
@@ -149,7 +196,7 @@ fn what_the_api_server_refuses_is_named_with_file_and_line_and_nothing_stays() {
 #[test]
 fn without_root_it_says_so() {
     // Somewhere that everybody may read.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = weft_scratch::folder();
     let copy = folder.path().join("weft");
     fs::copy(weft_path(), &copy).unwrap();
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -2,8 +2,7 @@
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-use weft_netns::random_name;
-use weft_tests::{assert_nothing_left, machine_state, run, weft_path};
+use weft_tests::{Lab, assert_nothing_left, machine_state, run, weft_path};
 
 /// What a kernel may lack, played by a filter of system calls (seccomp): the calls fail as they do where the feature is not
 /// built in.
@@ -81,7 +80,7 @@ fn doctor_names_what_the_kernel_lacks_and_a_lab_is_refused_before_anything_is_ma
         let names = |text: &str| words.iter().all(|word| text.to_lowercase().contains(word));
         assert!(missing.iter().any(|line| names(line)), "{lack:?}\n{}", output.stdout);
 
-        let name = random_name("l");
+        let name = Lab::random_name();
         let before = machine_state();
         let said = lack.weft(&["lab", "up", "--nodes", "1", "--name", &name]).fails_with(3);
         assert!(names(&said) && said.contains("weft doctor"), "{lack:?}: {said}");

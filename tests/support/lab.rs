@@ -5,6 +5,7 @@ use std::{fs, net::IpAddr, path::PathBuf, process::Command};
 use nix::unistd::Pid;
 use serde_json::Value;
 use weft_netns::{Netlink, Netns, random_name};
+use weft_scratch::TempDir;
 
 use crate::{
     Output, Place, assert_nothing_left,
@@ -34,9 +35,11 @@ impl Lab {
         }
     }
 
-    /// A name that no other test has.
+    /// A name that no other test has. The lab of that name goes with this process.
     pub fn random_name() -> String {
-        random_name("t")
+        let name = random_name("t");
+        weft_scratch::lab(&name, weft_path());
+        name
     }
 
     /// Its name.
@@ -66,7 +69,7 @@ impl Lab {
     /// Applies a manifest.
     #[track_caller]
     pub fn apply(&self, manifest: &str) {
-        let file = write_manifest(manifest);
+        let file = ManifestFile::new(manifest);
         self.weft_lab("apply", &["-f", file.path().to_str().unwrap()]).succeeds();
     }
 
@@ -202,6 +205,11 @@ impl LabBuilder {
         self
     }
 
+    /// The name that it will have.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// With more options of `weft lab up`.
     pub fn option(mut self, name: &str, value: &str) -> LabBuilder {
         self.arguments.extend([name.to_owned(), value.to_owned()]);
@@ -219,7 +227,7 @@ impl LabBuilder {
 
     /// Tries to bring it up.
     pub fn try_up(self) -> Output {
-        let files: Vec<_> = self.manifests.iter().map(|manifest| write_manifest(manifest)).collect();
+        let files: Vec<_> = self.manifests.iter().map(|manifest| ManifestFile::new(manifest)).collect();
         let mut command = Command::new(weft_path());
         command.args(["lab", "up", "--name", &self.name]).args(&self.arguments);
         for file in &files {
@@ -229,10 +237,23 @@ impl LabBuilder {
     }
 }
 
-fn write_manifest(manifest: &str) -> tempfile::NamedTempFile {
-    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    fs::write(file.path(), manifest).unwrap();
-    file
+/// A file of this manifest.
+pub struct ManifestFile {
+    folder: TempDir,
+}
+
+impl ManifestFile {
+    /// Writes it.
+    pub fn new(manifest: &str) -> ManifestFile {
+        let file = ManifestFile { folder: weft_scratch::folder() };
+        fs::write(file.path(), manifest).unwrap();
+        file
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("manifest.yaml")
+    }
 }
 
 fn addresses(record: &Value) -> Vec<IpAddr> {

@@ -5,7 +5,7 @@ use std::fs;
 use weft_netns::{Netlink, Netns};
 
 /// Namespaces, mounts, cgroups, files and processes of a lab.
-fn leftovers(name: &str) -> Vec<String> {
+pub fn leftovers(name: &str) -> Vec<String> {
     let prefix = format!("weft-{name}-");
     let mut found: Vec<String> =
         Netns::list().unwrap().into_iter().filter(|netns| netns.starts_with(&prefix)).collect();

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use crate::command::{output, root};
 
 /// What each of our packages may import of ours. A package that is not listed here may not exist.
-const OURS: [(&str, &[&str]); 18] = [
+const OURS: [(&str, &[&str]); 19] = [
     ("weft-abi", &[]),
     ("weft-model", &[]),
     ("weft-netns", &[]),
+    ("weft-scratch", &["weft-netns"]),
     ("weft-cni", &[]),
     ("weft-cni-plugin", &[]),
     ("weft-apiserver", &[]),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tempfile::TempDir;
+use weft_scratch::TempDir;
 
 use super::{names, upstream::Upstream};
 use crate::topology::{Scratch, join};
@@ -69,7 +69,7 @@ impl Candidate {
         let (client, server) = (Scratch::new()?, Scratch::new()?);
         join(&client, &server, [CLIENT, SERVER.ip()])?;
         let upstream = Upstream::start(&server)?;
-        let folder = tempfile::tempdir()?;
+        let folder = weft_scratch::folder();
         let questions: String = names::shuffled().map(|name| format!("{name} A\n")).collect();
         fs::write(folder.path().join("questions"), questions)?;
         let mut command = Command::new("taskset");

@@ -15,10 +15,10 @@ use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle as JoinHandleOf};
 use weft_agent::admin::{Client, Status};
 use weft_apiserver::{ApiServer, Config};
+use weft_scratch::TempDir;
 
 use crate::{
     binaries,
@@ -99,7 +99,7 @@ impl Cluster {
         let api = ApiServer::new(Config::default())?;
         let inside = node.0.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
         let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let folder = tempfile::tempdir()?;
+        let folder = weft_scratch::folder();
         for (name, listener) in [("inside", &inside), ("outside", &outside)] {
             let url = format!("https://{}", listener.local_addr()?);
             fs::write(folder.path().join(name), api.kubeconfig(&url, "bench"))?;
@@ -112,7 +112,7 @@ impl Cluster {
             node,
             _fabric: fabric,
             cgroup: Cgroup::new()?,
-            bpffs: Bpffs::new()?,
+            bpffs: Bpffs::new(),
             folder,
             runtime,
             client,

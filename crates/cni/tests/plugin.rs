@@ -84,7 +84,7 @@ fn agent(dir: &Path, answer: &'static str) -> thread::JoinHandle<Value> {
 
 #[test]
 fn add_is_forwarded_and_the_answer_printed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let agent = agent(dir.path(), r#"{"cniVersion":"1.1.0","ips":[{"code":1}]}"#);
     let config = config(dir.path(), "1.1.0");
     let answer = call(&[ADD, &[("CNI_ARGS", "K8S_POD_NAME=\"ä\n")]].concat(), &config);
@@ -107,7 +107,7 @@ fn add_is_forwarded_and_the_answer_printed() {
 
 #[test]
 fn an_error_of_the_agent_ends_in_failure() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let agent = agent(dir.path(), r#"{"cniVersion":"1.0.0","code":11,"msg":"later","details":"x"}"#);
     call(ADD, config(dir.path(), "1.0.0")).fails_with(11);
     agent.join().unwrap();
@@ -115,7 +115,7 @@ fn an_error_of_the_agent_ends_in_failure() {
 
 #[test]
 fn an_empty_answer_is_a_success_without_output() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let agent = agent(dir.path(), "");
     let answer = call(&with("DEL"), config(dir.path(), "1.0.0"));
     assert!(answer.success && answer.stdout.is_empty());
@@ -125,7 +125,7 @@ fn an_empty_answer_is_a_success_without_output() {
 
 #[test]
 fn agent_away() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let config = config(dir.path(), "1.1.0");
     for (verb, code) in [("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)] {
         let error = call(&with(verb), &config).fails_with(code);
@@ -136,7 +136,7 @@ fn agent_away() {
 
 #[test]
 fn agent_away_del_succeeds_and_waits_in_the_queue() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let (config, queue_dir) = (config(dir.path(), "1.0.0"), dir.path().join("queue"));
     for _ in 0..2 {
         let answer = call(&with("DEL"), &config);
@@ -151,7 +151,7 @@ fn agent_away_del_succeeds_and_waits_in_the_queue() {
 
 #[test]
 fn an_agent_that_dies_during_the_call_counts_as_away() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let listener = UnixListener::bind(dir.path().join("agent.sock")).unwrap();
     let config = config(dir.path(), "1.0.0");
     let dying = thread::spawn(move || {
@@ -169,7 +169,7 @@ fn an_agent_that_dies_during_the_call_counts_as_away() {
 
 #[test]
 fn del_that_cannot_be_queued_fails() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     std::fs::write(dir.path().join("queue"), "a file, no folder").unwrap();
     call(&with("DEL"), config(dir.path(), "1.0.0")).fails_with(5);
 }
@@ -196,7 +196,7 @@ fn an_unsupported_version_is_refused_with_the_supported_ones() {
 
 #[test]
 fn a_verb_newer_than_the_configuration_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     for (verb, version) in [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")] {
         call(&with(verb), config(dir.path(), version)).fails_with(1);
     }
@@ -204,7 +204,7 @@ fn a_verb_newer_than_the_configuration_is_refused() {
 
 #[test]
 fn a_missing_or_wrong_environment_is_code_4_and_named() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = weft_scratch::folder();
     let config = config(dir.path(), "1.0.0");
     let error = call(&[], &config).fails_with(4);
     assert!(error["details"].as_str().unwrap().contains("CNI_COMMAND"));

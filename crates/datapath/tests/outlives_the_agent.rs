@@ -16,7 +16,7 @@ use weft_netns::Netlink;
 
 /// Changes what the pins say they were made from.
 fn write_meta(node: &Node, index: u32, value: u64) {
-    let data = MapData::from_pin(node.bpffs.0.join("weft/maps/META")).unwrap();
+    let data = MapData::from_pin(node.bpffs.path().join("weft/maps/META")).unwrap();
     let mut meta: Array<_, u64> = Array::try_from(Map::Array(data)).unwrap();
     meta.set(index, value, 0).unwrap();
 }

@@ -226,7 +226,7 @@ async fn a_slow_server_is_waited_for() {
 
 #[tokio::test]
 async fn a_kubeconfig_that_is_missing_or_nonsense_is_named() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = weft_scratch::folder();
     let path = folder.path().join("there-is-none");
     let error = Client::new(Some(&path)).await.err().unwrap().to_string();
     assert!(error.contains("there-is-none"), "{error}");

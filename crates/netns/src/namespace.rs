@@ -255,6 +255,7 @@ mod tests {
     #[test]
     fn a_named_namespace_is_made_entered_listed_and_removed() {
         let name = random_name("t-ns-");
+        weft_scratch::netns(&name);
         let netns = Netns::create(&name).unwrap();
         assert!(matches!(Netns::create(&name), Err(NetnsError::Exists(_))));
         assert!(Netns::list().unwrap().contains(&name));
@@ -269,6 +270,7 @@ mod tests {
     #[test]
     fn a_child_starts_inside() {
         let name = random_name("t-ns-");
+        weft_scratch::netns(&name);
         let netns = Netns::create(&name).unwrap();
         let mut command = Command::new("readlink");
         let output = netns.enter_child(command.arg("/proc/self/ns/net")).unwrap().output().unwrap();
@@ -280,6 +282,7 @@ mod tests {
     #[test]
     fn a_panic_inside_is_an_error_outside() {
         let name = random_name("t-ns-");
+        weft_scratch::netns(&name);
         let netns = Netns::create(&name).unwrap();
         let result = netns.run(|| panic!("inside"));
         Netns::delete(&name).unwrap();

@@ -7,22 +7,8 @@ use std::net::IpAddr;
 use weft_netns::{
     Netlink, Netns,
     netlink::{NeighbourSpec, RouteSpec, VethSpec, VxlanSpec},
-    random_name,
 };
-
-struct Scratch(Netns);
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch(Netns::create(&random_name("t-nl-")).unwrap())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        Netns::delete(self.0.name()).unwrap();
-    }
-}
+use weft_scratch::Scratch;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -30,7 +16,7 @@ fn ip(text: &str) -> IpAddr {
 
 #[test]
 fn a_veth_pair_between_two_namespaces_with_addresses_routes_and_neighbours() {
-    let (left, right) = (Scratch::new(), Scratch::new());
+    let (left, right) = (Scratch::new("t-nl-"), Scratch::new("t-nl-"));
     let mut netlink = Netlink::open_in(&left.0).unwrap();
     let mac = [2, 0, 0, 0, 0, 1];
     let spec = VethSpec {
@@ -81,7 +67,7 @@ fn a_veth_pair_between_two_namespaces_with_addresses_routes_and_neighbours() {
 
 #[test]
 fn a_vxlan_device_in_metadata_mode_and_a_bridge() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("t-nl-");
     let mut netlink = Netlink::open_in(&scratch.0).unwrap();
     netlink.add_vxlan(&VxlanSpec { name: "vx", port: 8472, mac: [2, 0, 0, 0, 0, 9], mtu: 1450 }).unwrap();
     let link = netlink.link("vx").unwrap();

@@ -36,7 +36,7 @@ spec: {clusterIP: 10.96.9.9, ports: [{port: 80}]}
 /// A process that looks a name up again and again, as programs do: through glibc, with its usual time-outs.
 struct LookUps {
     child: Option<Child>,
-    folder: tempfile::TempDir,
+    folder: weft_scratch::TempDir,
 }
 
 /// How many, and how many of them without success.
@@ -48,7 +48,7 @@ struct Counts {
 
 impl LookUps {
     fn begin(from: &Place, name: &str) -> LookUps {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = weft_scratch::folder();
         let path = folder.path().display();
         let script = format!(
             "n=0; f=0; until test -e {path}/stop; do getent ahostsv4 {name} > /dev/null || f=$((f+1)); n=$((n+1)); \

@@ -80,7 +80,7 @@ fn settled(node: &Node) {
     assert!(status.pods.is_empty());
     assert_eq!(status.pod_ranges[0].free, status.pod_ranges[0].capacity);
     assert_eq!(std::fs::read_dir(node.path("state/attachments")).unwrap().count(), 0);
-    let links: Vec<_> = std::fs::read_dir(node.machine.bpffs.path().join("links"))
+    let links: Vec<_> = std::fs::read_dir(node.machine.pins().join("links"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("pod_"))

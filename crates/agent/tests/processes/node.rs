@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread::{self, JoinHandle},
@@ -12,10 +11,7 @@ use std::{
 };
 
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -124,13 +120,11 @@ impl Node {
         for (flag, name) in places {
             command.arg(flag).arg(self.path(name));
         }
-        command.arg("--bpffs").arg(self.machine.bpffs.path());
-        command.arg("--cgroup-root").arg(&self.machine.cgroup.0).args(["--service-cidr", "10.96.0.0/16"]);
+        command.arg("--bpffs").arg(self.machine.pins());
+        command.arg("--cgroup-root").arg(self.machine.cgroup.path()).args(["--service-cidr", "10.96.0.0/16"]);
         command.args(["--node-name", NODE, "--uplink", "eth0", "--metrics", "127.0.0.1:9464"]);
         command.env(ROLE, "agent").stdin(Stdio::null()).stderr(log);
         self.machine.netns.0.enter_child(&mut command).unwrap();
-        // SAFETY: one system call between fork and exec. The agent goes with a test that is killed.
-        unsafe { command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
         command
     }
 
@@ -154,7 +148,7 @@ impl Node {
 
     /// Whether a process of the node reaches this address over TCP.
     pub fn connects(&self, address: &str, port: u16) -> bool {
-        let join = format!("echo $$ > {}/cgroup.procs", self.machine.cgroup.0.display());
+        let join = format!("echo $$ > {}/cgroup.procs", self.machine.cgroup.path().display());
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{join} && exec 3<>/dev/tcp/{address}/{port}")]).stderr(Stdio::null());
         self.machine.netns.0.enter_child(&mut command).unwrap();

@@ -11,9 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 use weft_agent::{
     node::{Config, Node},
@@ -26,88 +24,12 @@ use weft_model::{
     services::{HealthCheck, ServiceKey},
 };
 use weft_netns::{
-    Netlink, Netns,
+    Netlink,
     netlink::{RouteSpec, VethSpec},
-    random_name,
 };
+pub use weft_scratch::{Bpffs, Cgroup, Scratch, TempDir};
 
 pub const NODE: &str = "node-1";
-
-/// A namespace that goes with the value.
-pub struct Scratch(pub Netns);
-
-impl Scratch {
-    pub fn new(prefix: &str) -> Self {
-        Self(Netns::create(&random_name(prefix)).expect("namespaces need root"))
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    pub fn addresses(&self, interface: &str) -> Vec<IpAddr> {
-        let mut inside = Netlink::open_in(&self.0).unwrap();
-        let index = inside.link(interface).unwrap().index;
-        let mut addresses: Vec<IpAddr> = inside
-            .addresses(Some(index))
-            .unwrap()
-            .into_iter()
-            .filter(|found| found.global)
-            .map(|found| found.address)
-            .collect();
-        addresses.sort();
-        addresses
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = Netns::delete(self.0.name());
-    }
-}
-
-/// A bpffs of its own; unmounting it drops every pin.
-pub struct Bpffs(PathBuf);
-
-impl Bpffs {
-    pub fn new() -> Self {
-        let path = std::env::temp_dir().join(random_name("t-bpf-"));
-        fs::create_dir(&path).unwrap();
-        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        Self(path)
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.0.join("weft")
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-/// A cgroup that goes with the value.
-pub struct Cgroup(pub PathBuf);
-
-impl Cgroup {
-    pub fn new() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mount = mount.filter(|fields| fields[2] == "cgroup2").map(|fields| fields[1].to_owned()).next();
-        let path = Path::new(&mount.expect("a cgroup2 mount")).join(random_name("t-cg-"));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
 
 /// The machine that an agent runs on.
 pub struct Machine {
@@ -144,19 +66,18 @@ impl Machine {
         netlink.add_address(uplink, "192.168.1.2".parse().unwrap(), 24).unwrap();
         netlink.add_address(uplink, "fd00:192:168:1::2".parse().unwrap(), 64).unwrap();
         netlink.set_route(&RouteSpec::default_via("192.168.1.1".parse().unwrap(), uplink)).unwrap();
-        Self {
-            cgroup: Cgroup::new(),
-            netns,
-            fabric,
-            bpffs: Bpffs::new(),
-            state: tempfile::tempdir().unwrap(),
-        }
+        Self { cgroup: Cgroup::new(), netns, fabric, bpffs: Bpffs::new(), state: weft_scratch::folder() }
+    }
+
+    /// Where the data plane is pinned.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.path().join("weft")
     }
 
     pub fn config(&self) -> Config {
         Config {
             name: NODE.into(),
-            bpffs: self.bpffs.path(),
+            bpffs: self.pins(),
             uplink: Some("eth0".to_owned()),
             vxlan_port: 8472,
             cgroup: None,

@@ -162,7 +162,7 @@ async fn debug_adds_a_container_to_a_running_pod() {
 #[test]
 fn a_kustomization_is_applied() {
     let cluster = Cluster::start();
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = weft_scratch::folder();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("write");
     write("kustomization.yaml", "namePrefix: dev-\nresources: [map.yaml]\n");
     write("map.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: '1'}\n");

@@ -72,7 +72,7 @@ impl Cluster {
     pub fn restart_with_other_programs(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         node.stop();
-        let meta = MapData::from_pin(node.bpffs.0.join("weft/maps/META")).unwrap();
+        let meta = MapData::from_pin(node.bpffs.path().join("weft/maps/META")).unwrap();
         let mut meta: Array<_, u64> = Map::Array(meta).try_into().unwrap();
         meta.set(1, 7, 0).unwrap();
         start(node, false);

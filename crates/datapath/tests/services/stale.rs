@@ -13,7 +13,7 @@ struct Raw<T: weft_abi::Plain>(T);
 unsafe impl<T: weft_abi::Plain> aya::Pod for Raw<T> {}
 
 fn open<K: weft_abi::Plain, V: weft_abi::Plain>(node: &Node, name: &str) -> HashMap<MapData, Raw<K>, Raw<V>> {
-    let data = MapData::from_pin(node.bpffs.0.join("weft/maps").join(name)).unwrap();
+    let data = MapData::from_pin(node.bpffs.path().join("weft/maps").join(name)).unwrap();
     HashMap::try_from(Map::HashMap(data)).unwrap()
 }
 

@@ -38,7 +38,7 @@ impl Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "client", "--ignored", "--nocapture", "--quiet"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let procs = services.cgroup.0.join("cgroup.procs");
+        let procs = services.cgroup.path().join("cgroup.procs");
         let file = fs::OpenOptions::new().write(true).open(&procs).unwrap();
         // SAFETY: write(2) alone, on a descriptor that was opened before.
         unsafe {

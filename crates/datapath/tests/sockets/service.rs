@@ -1,51 +1,25 @@
 //! A node that serves Services, and servers that say who they are.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    path::PathBuf,
     sync::Arc,
     thread,
 };
 
-use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten, cgroup};
+use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten};
 use weft_model::{
     Protocol,
     services::{BackendKey, BackendState, Frontend, FrontendKind, ServicePortKey, ServicePortPlan},
 };
 use weft_netns::random_name;
+use weft_scratch::Cgroup;
 
 use crate::support::{Fabric, Node, Pod, service::service_port};
 
 /// Addresses of the Service that sockets of the node answer.
 pub const DNS: &str = "10.96.0.53";
 pub const DNS6: &str = "fd00:10:96::53";
-
-/// A cgroup; whatever runs in it ends with the value.
-pub struct Cgroup(pub PathBuf);
-
-impl Cgroup {
-    fn new() -> Cgroup {
-        let mount = cgroup::mount_point().unwrap().expect("a cgroup2 mount");
-        let path = mount.join(random_name("t-cg-"));
-        fs::create_dir(&path).unwrap();
-        Cgroup(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        // It is busy until what was ended is gone.
-        for _ in 0..1000 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-}
 
 /// A node with socket hooks on a cgroup of its own.
 pub struct Services {
@@ -65,7 +39,7 @@ impl Services {
 
     pub fn start(&mut self) {
         let mut settings = self.node.settings();
-        settings.cgroup = Some(self.cgroup.0.clone());
+        settings.cgroup = Some(self.cgroup.path().to_owned());
         settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
         settings.dns_addresses = [DNS, DNS6].map(|address| address.parse().unwrap()).to_vec();
         self.node.start_with(settings);

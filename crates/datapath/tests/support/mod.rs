@@ -7,59 +7,22 @@ pub mod service;
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
-    path::PathBuf,
     time::Duration,
 };
 
 use ipnet::IpNet;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use weft_datapath::{Applied, Datapath, Path, PodSpec, Settings, host_interface};
 use weft_model::{Masquerade, NodeName, NodePlan, Peer};
 use weft_netns::{
     Netlink, Netns,
     netlink::{RouteSpec, VethSpec},
-    random_name,
 };
+pub use weft_scratch::{Bpffs, Scratch};
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
-
-/// A namespace that goes with the value.
-pub struct Scratch(pub Netns);
-
-impl Scratch {
-    pub fn new(prefix: &str) -> Scratch {
-        Scratch(Netns::create(&random_name(prefix)).unwrap())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = Netns::delete(self.0.name());
-    }
-}
-
-/// A bpffs of its own; unmounting it drops every pin.
-pub struct Bpffs(pub PathBuf);
-
-impl Bpffs {
-    pub fn new() -> Bpffs {
-        let path = std::env::temp_dir().join(random_name("t-bpf-"));
-        fs::create_dir(&path).unwrap();
-        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        Bpffs(path)
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
 
 /// Nodes on one link.
 pub struct Fabric {
@@ -190,7 +153,7 @@ impl Node {
     pub fn settings(&self) -> Settings {
         Settings {
             node: self.name.clone(),
-            bpffs: self.bpffs.0.join("weft"),
+            bpffs: self.bpffs.path().join("weft"),
             uplink: None,
             vxlan_port: 8472,
             service_ranges: Vec::new(),

@@ -141,24 +141,10 @@ mod tests {
 
     #[test]
     fn the_last_line_of_search_domains_counts() {
-        let file = tempfile(b"nameserver 192.0.2.1\nsearch a.example\nsearch B.example c.example. .\n");
-        assert_eq!(search_domains(&file.0), ["b.example", "c.example"]);
+        let folder = weft_scratch::folder();
+        let file = folder.path().join("resolv.conf");
+        fs::write(&file, "nameserver 192.0.2.1\nsearch a.example\nsearch B.example c.example. .\n").unwrap();
+        assert_eq!(search_domains(&file), ["b.example", "c.example"]);
         assert!(search_domains(Path::new("/nonexistent/resolv.conf")).is_empty());
-    }
-
-    /// A file that is removed with it.
-    struct File(PathBuf);
-
-    fn tempfile(text: &[u8]) -> File {
-        let name = format!("weft-search-{}-{:x}", std::process::id(), super::super::upstream::random());
-        let file = File(std::env::temp_dir().join(name));
-        fs::write(&file.0, text).unwrap();
-        file
-    }
-
-    impl Drop for File {
-        fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
-        }
     }
 }

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tempfile::TempDir;
 use tokio::sync::watch;
 use weft_apiserver::{ApiServer, Config};
 use weft_kube::Client;
+use weft_scratch::TempDir;
 
 pub const LIMIT: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ impl Cluster {
         let server = ApiServer::new(Config::default()).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        let folder = tempfile::tempdir().unwrap();
+        let folder = weft_scratch::folder();
         let path = folder.path().join("kubeconfig");
         std::fs::write(&path, server.kubeconfig(&url, "test")).unwrap();
         let (stop, drain) = watch::channel(false);

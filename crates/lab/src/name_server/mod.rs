@@ -191,17 +191,16 @@ mod tests {
 
     struct Fixture {
         server: Server,
-        folder: PathBuf,
+        folder: weft_scratch::TempDir,
     }
 
     impl Fixture {
         fn new(records: &str) -> Fixture {
-            let folder = std::env::temp_dir().join(weft_netns::random_name("t-records-"));
-            std::fs::create_dir(&folder).unwrap();
-            std::fs::write(records_file(&folder), records).unwrap();
+            let folder = weft_scratch::folder();
+            std::fs::write(records_file(folder.path()), records).unwrap();
             let server = Server {
-                records: Mutex::new(Records::follow(records_file(&folder))),
-                asked: Mutex::new(Asked::open(&folder.join("asked")).unwrap()),
+                records: Mutex::new(Records::follow(records_file(folder.path()))),
+                asked: Mutex::new(Asked::open(&folder.path().join("asked")).unwrap()),
             };
             Fixture { server, folder }
         }
@@ -212,12 +211,6 @@ mod tests {
             let answer = self.server.answer(question, protocol, client).unwrap();
             assert_eq!(answer[..2], question[..2], "the message's number");
             (answer[3] & 15, answer[2] & 2 != 0, u16::from_be_bytes([answer[6], answer[7]]), answer)
-        }
-    }
-
-    impl Drop for Fixture {
-        fn drop(&mut self) {
-            std::fs::remove_dir_all(&self.folder).unwrap();
         }
     }
 
@@ -238,7 +231,7 @@ mod tests {
         let (code, _, count, answer) = server.ask(&query("a.example.com", 16, Some(1232)), "UDP");
         assert_eq!((code, count), (0, 1));
         assert!(answer.windows(11).any(|part| part == b"\x0asome words"));
-        let asked = std::fs::read_to_string(server.folder.join("asked")).unwrap();
+        let asked = std::fs::read_to_string(server.folder.path().join("asked")).unwrap();
         assert!(asked.starts_with("UDP 127.0.0.1 a.example.com A\n"), "{asked}");
     }
 
@@ -268,10 +261,11 @@ mod tests {
         let server = Fixture::new(RECORDS);
         let ask = |server: &Fixture| server.ask(&query("new.example.com", 1, None), "UDP").0;
         assert_eq!(ask(&server), 3);
-        std::fs::write(records_file(&server.folder), "new.example.com 1 A 192.0.2.9 and more\n").unwrap();
+        std::fs::write(records_file(server.folder.path()), "new.example.com 1 A 192.0.2.9 and more\n")
+            .unwrap();
         assert_eq!(ask(&server), 3);
         assert_eq!(server.ask(&query("a.example.com", 1, None), "UDP").2, 2, "as before");
-        std::fs::write(records_file(&server.folder), "new.example.com 1 A 192.0.2.9\n").unwrap();
+        std::fs::write(records_file(server.folder.path()), "new.example.com 1 A 192.0.2.9\n").unwrap();
         assert_eq!(ask(&server), 0);
     }
 

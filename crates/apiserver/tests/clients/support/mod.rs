@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use ::http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use weft_apiserver::{ApiServer, Config};
+use weft_scratch::TempDir;
 
 /// How long anything may take that is waited for.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -38,7 +38,7 @@ impl Cluster {
         let server = ApiServer::new(config).expect("make the server");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
         let url = format!("https://{}", listener.local_addr().expect("the bound address"));
-        let folder = tempfile::tempdir().expect("make a folder");
+        let folder = weft_scratch::folder();
         std::fs::write(folder.path().join("kubeconfig"), server.kubeconfig(&url, "test"))
             .expect("write kubeconfig");
         let (stop, drain) = watch::channel(false);

@@ -1,24 +1,8 @@
 //! Settings and the node's resolv.conf change.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use super::{Forwarder, a, fake::Fake, forwarder, is_fine, said, until};
-
-/// A file that is removed with it.
-struct File(PathBuf);
-
-impl File {
-    fn new() -> Self {
-        let unique = format!("weft-resolv-{}-{:x}", std::process::id(), super::super::upstream::random());
-        Self(std::env::temp_dir().join(unique))
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 #[tokio::test]
 async fn other_servers_of_a_domain_make_what_was_known_of_it_forgotten() {
@@ -61,14 +45,15 @@ async fn hosts_take_effect_at_once() {
 
 #[tokio::test]
 async fn the_nodes_resolv_conf_is_followed() {
-    let file = File::new();
-    let forwarder = Forwarder::new(&"".parse().unwrap(), &file.0, Vec::new());
+    let folder = weft_scratch::folder();
+    let file = folder.path().join("resolv.conf");
+    let forwarder = Forwarder::new(&"".parse().unwrap(), &file, Vec::new());
     assert!(forwarder.counts().no_upstreams.is_some());
     let servers = |forwarder: &Forwarder| -> Vec<String> {
         forwarder.counts().upstreams.into_iter().map(|upstream| upstream.server).collect()
     };
     // Nothing is sent there: nobody asks.
-    fs::write(&file.0, "nameserver 127.1.2.3\nnameserver 127.1.2.4\n").unwrap();
+    fs::write(&file, "nameserver 127.1.2.3\nnameserver 127.1.2.4\n").unwrap();
     until("it is seen", || match servers(&forwarder).len() {
         2 => Ok(()),
         other => Err(format!("{other} servers")),
@@ -76,8 +61,8 @@ async fn the_nodes_resolv_conf_is_followed() {
     .await;
     assert_eq!(forwarder.counts().no_upstreams, None);
     // A file that is being written is no reason to ask nobody.
-    fs::write(&file.0, "").unwrap();
-    fs::write(&file.0, "nameserver 127.1.2.5\n").unwrap();
+    fs::write(&file, "").unwrap();
+    fs::write(&file, "nameserver 127.1.2.5\n").unwrap();
     until("it is seen", || match servers(&forwarder).as_slice() {
         [one] if one == "127.1.2.5:53" => Ok(()),
         other => Err(format!("{other:?}")),
