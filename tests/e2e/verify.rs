@@ -93,6 +93,150 @@ spec: {type: NodePort, selector: {app: lost}, ports: [{port: 80}]}
     assert_eq!(report(&lab, 0)["holds"], true);
 }
 
+/// A Pod on each node that answers on SCTP, and Services of every type in front of them; a Pod with ports of its node, of
+/// which one is for the node alone.
+const SCTP_AND_HOST_PORTS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: signal}
+spec:
+  selector: {matchLabels: {app: signal}}
+  template:
+    metadata: {labels: {app: signal}}
+    spec: {containers: [{name: s, image: signal, ports: [{name: s, containerPort: 3868, protocol: SCTP}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: inside}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: signal}, ports: [{port: 38, targetPort: s, protocol: SCTP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: signal}
+  externalIPs: [192.168.1.240]
+  ports: [{port: 38, targetPort: s, protocol: SCTP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {type: NodePort, selector: {app: nobody}, ports: [{port: 38, protocol: SCTP}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ported}
+spec:
+  nodeName: node-2
+  containers:
+  - name: web
+    image: nginx
+    ports:
+    - {containerPort: 80, hostPort: 8080}
+    - {containerPort: 53, hostPort: 8080, protocol: UDP}
+    - {containerPort: 3868, hostPort: 8080, protocol: SCTP}
+    - {containerPort: 81, hostPort: 8081, hostIP: 127.0.0.1}
+";
+
+/// The lines of `weft verify`'s matrix whose names begin so: how many visits from nodes, Pods and outside. All were good.
+fn visits(report: &Value, named: &str) -> Vec<[u64; 3]> {
+    let rows = report["services"]["matrix"].as_array().unwrap();
+    let rows = rows.iter().filter(|row| row["service"].as_str().unwrap().starts_with(named));
+    let count = |count: &Value| {
+        assert_eq!(count["good"], count["all"], "{report:#}");
+        count["all"].as_u64().unwrap()
+    };
+    rows.map(|row| [count(&row["nodes"]), count(&row["pods"]), count(&row["outside"])]).collect()
+}
+
+#[test]
+fn it_proves_sctp_services_and_host_ports_from_everywhere() {
+    let lab =
+        Lab::with_nodes(2).option("--ip-family", "dual").running(PODS).running(SCTP_AND_HOST_PORTS).up();
+    lab.load_balancer("balanced");
+    let report = wait_for("verify to hold", || {
+        let output = weft(&["verify", "-o", "json", "--name", lab.name()]);
+        if output.code == Some(0) { Ok(output.stdout) } else { Err(output.stdout) }
+    });
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["services"]["unproved"].as_array().unwrap().len(), 0, "{report:#}");
+    // From two nodes and two Pods on each, over both families.
+    for family in ["default/inside SCTP", "default/inside SCTP IPv6"] {
+        assert_eq!(visits(&report, family)[0], [2, 4, 0], "{family}: {report:#}");
+    }
+    for family in ["default/balanced SCTP", "default/balanced SCTP IPv6"] {
+        let [nodes, pods, outside] = visits(&report, family)[0];
+        assert!(nodes == 2 && pods >= 12 && outside == 3, "{family}: {report:#}");
+    }
+    let [nodes, pods, outside] = visits(&report, "default/empty SCTP")[0];
+    assert!(nodes > 0 && pods > 0 && outside > 0, "what has no endpoint refuses: {report:#}");
+    // From the Pod's own node, the other one, their Pods and outside.
+    for protocol in ["TCP", "UDP", "SCTP"] {
+        for family in ["", " IPv6"] {
+            let name = format!("host port 8080 of default/ported on node-2 {protocol}{family}");
+            let expected = if protocol == "SCTP" { 1 } else { 2 };
+            let [nodes, pods, outside] = visits(&report, &name)[0];
+            assert!(nodes >= expected && pods == 4 && outside == 1, "{name}: {report:#}");
+        }
+    }
+    // On the node itself, and not from outside: that was looked at as well.
+    assert_eq!(visits(&report, "host port 8081 of default/ported on node-2 TCP"), [[1, 0, 1]]);
+    let table = weft(&["verify", "--name", lab.name()]).succeeds();
+    assert!(table.contains("host ports reached, clients' addresses kept"), "{table}");
+    // SAFETY: a call without pointers, whose descriptor nobody else has.
+    let has_sctp = unsafe {
+        let descriptor = libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP);
+        descriptor >= 0 && libc::close(descriptor) == 0
+    };
+    assert_eq!(table.contains("this machine's kernel has no SCTP"), !has_sctp, "{table}");
+}
+
+#[test]
+fn it_names_the_sctp_services_and_host_ports_that_fail() {
+    let broken_service = "
+apiVersion: v1
+kind: Service
+metadata: {name: lost}
+spec: {type: NodePort, selector: {app: lost}, ports: [{port: 38, targetPort: 3868, protocol: SCTP}]}
+";
+    let ported = SCTP_AND_HOST_PORTS
+        .replace("metadata: {name: ported}", "metadata: {name: ported, labels: {app: lost}}");
+    let lab = Lab::with_nodes(2).running(PODS).running(&ported).running(broken_service).up();
+    let report_holds = || {
+        let output = weft(&["verify", "-o", "json", "--name", lab.name()]);
+        if output.code == Some(0) { Ok(()) } else { Err(output.stdout) }
+    };
+    wait_for("verify to hold", report_holds);
+    let mut inside = Netlink::open_in(&lab.pod("ported").netns()).unwrap();
+    let default = inside.routes().unwrap().into_iter().find(|route| route.prefix_len == 0).unwrap();
+    inside.delete_route(&default).unwrap();
+    let broken = report(&lab, 1);
+    let failed = broken["services"]["failed"].as_array().unwrap();
+    let host_port = |protocol| format!("host port 8080 of default/ported on node-2 {protocol}");
+    for service in ["default/lost SCTP", &host_port("TCP"), &host_port("SCTP")] {
+        for from in ["outside", "node-1", "default/alone"] {
+            let named = failed.iter().any(|one| one["from"] == from && one["service"] == service);
+            assert!(named, "{from} -> {service}: {failed:#?}");
+        }
+    }
+    // Of a program that answers no datagram from anywhere, nothing is known.
+    let unproved = broken["services"]["unproved"].as_array().unwrap();
+    assert!(unproved.contains(&Value::from(host_port("UDP"))), "{unproved:#?}");
+    let others = failed.iter().filter(|one| one["from"] != "default/ported");
+    for one in others {
+        let service = one["service"].as_str().unwrap();
+        assert!(service.starts_with("host port") || service == "default/lost SCTP", "{failed:#?}");
+    }
+    let table = weft(&["verify", "--name", lab.name()]);
+    assert_eq!(table.code, Some(1));
+    let said = table.stdout.lines().find(|line| line.starts_with("host ports reached")).unwrap();
+    assert!(said.ends_with("NO"), "{}", table.stdout);
+    inside.set_route(&RouteSpec { ..default }).unwrap();
+    wait_for("verify to hold", report_holds);
+}
+
 #[test]
 fn status_draws_the_nodes_their_pods_and_the_paths_between_them() {
     let lab = Lab::with_nodes(2).option("--routing", "overlay").running(PODS).up();

@@ -29,7 +29,7 @@ pub use resolve::LookUp;
 pub(crate) use resolve::{resolv_conf, resolve};
 pub use service::{BackendStatus, EndpointStatus, ServiceStatus};
 pub(crate) use visit::visit;
-pub use visit::{Visit, Visited, visit_from};
+pub use visit::{Visit, Visited, kernel_speaks_sctp, visit_from};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

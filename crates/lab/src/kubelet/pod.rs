@@ -374,11 +374,7 @@ impl Ports {
                 continue;
             }
             for port in spec.ports.iter().flatten() {
-                let protocol = match port.protocol.as_deref() {
-                    None | Some("TCP") => Protocol::Tcp,
-                    Some("UDP") => Protocol::Udp,
-                    _ => continue,
-                };
+                let Some(protocol) = Protocol::named(port.protocol.as_deref()) else { continue };
                 let number = match &port.target_port {
                     None => port.port,
                     Some(IntOrString::Int(0)) => port.port,

@@ -5,6 +5,7 @@
 //! and plain text, told apart by the first bytes.
 
 mod http;
+mod sctp;
 mod tcp;
 mod tls;
 mod udp;
@@ -35,10 +36,31 @@ pub(crate) struct Identity {
 pub(crate) enum Protocol {
     Tcp,
     Udp,
+    Sctp,
 }
 
 /// A port that is to be answered on.
 pub(crate) type Port = (Protocol, u16);
+
+impl Protocol {
+    /// As manifests name it; TCP where they do not. None that is not known.
+    pub(crate) fn named(name: Option<&str>) -> Option<Protocol> {
+        match name {
+            None | Some("TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+/// The sockets of a port.
+enum Opened {
+    /// A listener, or a socket for datagrams.
+    Own(Socket),
+    /// Packets of SCTP, where the kernel has no sockets for it: one a family.
+    Packets(Vec<Socket>),
+}
 
 /// An open port. Its task ends when the sender says true, once the connections that it has are over.
 struct Listening {
@@ -119,17 +141,25 @@ impl Responder {
             .collect()
     }
 
-    fn serve(&self, (protocol, _): Port, socket: Socket) -> io::Result<Listening> {
+    fn serve(&self, (protocol, port): Port, opened: Opened) -> io::Result<Listening> {
         let (identity, log) = (self.identity.clone(), self.log.clone());
         let (close, closed) = watch::channel(false);
-        let task = match protocol {
-            Protocol::Tcp => {
+        let task = match (protocol, opened) {
+            (Protocol::Udp, Opened::Own(socket)) => {
+                let socket = tokio::net::UdpSocket::from_std(socket.into())?;
+                tokio::spawn(udp::serve(socket, identity, log, closed))
+            }
+            // A one-to-one socket of SCTP is used as TCP's is.
+            (_, Opened::Own(socket)) => {
                 let listener = tokio::net::TcpListener::from_std(socket.into())?;
                 tokio::spawn(tcp::serve(listener, identity, log, closed))
             }
-            Protocol::Udp => {
-                let socket = tokio::net::UdpSocket::from_std(socket.into())?;
-                tokio::spawn(udp::serve(socket, identity, log, closed))
+            (_, Opened::Packets(sockets)) => {
+                let sockets: io::Result<Vec<_>> = sockets
+                    .into_iter()
+                    .map(|socket| tokio::net::UdpSocket::from_std(socket.into()))
+                    .collect();
+                tokio::spawn(sctp::serve(sockets?, port, identity, log, closed))
             }
         };
         Ok(Listening { close, task })
@@ -179,13 +209,14 @@ impl Identity {
 }
 
 /// Opens a socket in the calling thread's namespace: both families on one, IPv4 alone where there is no IPv6.
-fn open((protocol, port): Port) -> io::Result<Socket> {
+fn open((protocol, port): Port) -> io::Result<Opened> {
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (Type::STREAM, SocketProtocol::TCP),
+        Protocol::Udp => (Type::DGRAM, SocketProtocol::UDP),
+        Protocol::Sctp => (Type::STREAM, SocketProtocol::SCTP),
+    };
     let open_for = |domain: Domain, address: IpAddr| -> io::Result<Socket> {
-        let (kind, protocol) = match protocol {
-            Protocol::Tcp => (Type::STREAM, SocketProtocol::TCP),
-            Protocol::Udp => (Type::DGRAM, SocketProtocol::UDP),
-        };
-        let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
+        let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(number))?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(false)?;
         }
@@ -200,11 +231,20 @@ fn open((protocol, port): Port) -> io::Result<Socket> {
         }
         Ok(socket)
     };
-    match open_for(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()) {
+    let opened = match open_for(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
             open_for(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())
         }
         other => other,
+    };
+    match opened {
+        Err(error)
+            if protocol == Protocol::Sctp
+                && matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT)) =>
+        {
+            sctp::open().map(Opened::Packets)
+        }
+        opened => opened.map(Opened::Own),
     }
 }
 

@@ -71,21 +71,21 @@ async fn exchange(
     Ok((port, source))
 }
 
-struct Received {
-    length: usize,
-    source: SocketAddr,
+pub(super) struct Received {
+    pub(super) length: usize,
+    pub(super) source: SocketAddr,
     /// The address that the datagram was sent to, and as the kernel wants it back.
-    destination: Option<SocketAddr>,
+    pub(super) destination: Option<SocketAddr>,
     info: Option<Info>,
 }
 
 #[derive(Clone, Copy)]
-enum Info {
+pub(super) enum Info {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo);
     let mut slices = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(
@@ -124,7 +124,7 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     Ok(Received { length: message.bytes, source, destination, info })
 }
 
-fn send(socket: &UdpSocket, answer: &[u8], received: &Received) -> io::Result<usize> {
+pub(super) fn send(socket: &UdpSocket, answer: &[u8], received: &Received) -> io::Result<usize> {
     let to = SockaddrStorage::from(received.source);
     let slices = [IoSlice::new(answer)];
     let control = received.info.as_ref().map(|info| match info {

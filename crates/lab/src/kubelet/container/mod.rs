@@ -220,11 +220,7 @@ pub(super) fn ports_of(container: &Container) -> BTreeSet<crate::responder::Port
     use crate::responder::Protocol;
     let mut ports = BTreeSet::new();
     for port in container.ports.iter().flatten() {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            _ => continue,
-        };
+        let Some(protocol) = Protocol::named(port.protocol.as_deref()) else { continue };
         ports.extend(u16::try_from(port.container_port).ok().map(|port| (protocol, port)));
     }
     for probe in [&container.readiness_probe, &container.liveness_probe, &container.startup_probe]

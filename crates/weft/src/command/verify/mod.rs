@@ -178,7 +178,7 @@ fn print_names(report: Option<&NamesReport>, verdict: impl Fn(bool) -> &'static 
 const MOST_ROWS: usize = 30;
 
 fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static str) {
-    if report.ports == 0 {
+    if report.ports + report.host_ports == 0 {
         return;
     }
     let whole = |count: &services::Count| count.good == count.all;
@@ -201,8 +201,15 @@ fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static st
     println!(
         "{:<58} {}",
         format!("Services reached, clients' addresses kept ({what} of {})", report.ports),
-        verdict(report.failed.is_empty())
+        verdict(report.failed.iter().all(|failure| failure.host_port))
     );
+    if report.host_ports > 0 {
+        println!(
+            "{:<58} {}",
+            format!("host ports reached, clients' addresses kept ({what} of {})", report.host_ports),
+            verdict(!report.failed.iter().any(|failure| failure.host_port))
+        );
+    }
     println!("{:<58} {}", "connections spread evenly over backends", verdict(report.uneven.is_empty()));
     for failure in report.failed.iter().take(20) {
         println!("  {} -> {} ({}): {}", failure.from, failure.service, failure.address, failure.problem);
@@ -215,5 +222,8 @@ fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static st
     }
     for port in &report.unproved {
         println!("  not proved: {port} answers no datagrams");
+    }
+    for why in &report.sctp {
+        println!("  SCTP: {why}");
     }
 }

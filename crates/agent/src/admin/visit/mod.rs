@@ -1,5 +1,7 @@
 //! Connections from one place to Services: who answers, and whom it saw.
 
+mod sctp;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,6 +20,8 @@ use tokio::{
 use weft_model::Protocol;
 
 use super::place::{Found, run_in};
+
+pub use sctp::kernel_speaks_sctp;
 
 /// For a connection, and for an answer.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -38,7 +42,7 @@ const DNS_STATUS: &[u8] = &[0x77, 0x66, 0x10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1
 /// A Service to visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visit {
-    /// By which protocol; SCTP cannot be visited.
+    /// By which protocol.
     pub protocol: Protocol,
     /// The address.
     pub address: IpAddr,
@@ -115,7 +119,7 @@ async fn once(visit: Visit) -> Visited {
     let outcome = match visit.protocol {
         Protocol::Tcp => tcp(to, visit.ask).await,
         Protocol::Udp => udp(to).await,
-        Protocol::Sctp => Err(io::Error::new(io::ErrorKind::Unsupported, "SCTP is not tried")),
+        Protocol::Sctp => sctp::visit(to, visit.ask).await,
     };
     outcome.unwrap_or_else(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => Visited::Refused,
@@ -126,10 +130,11 @@ async fn once(visit: Visit) -> Visited {
 
 async fn tcp(to: SocketAddr, ask: bool) -> io::Result<Visited> {
     let connecting = timeout(DEADLINE, TcpStream::connect(to)).await;
-    let mut stream = connecting.map_err(|_| io::ErrorKind::TimedOut)??;
-    if !ask {
-        return Ok(Visited::Connected);
-    }
+    let stream = connecting.map_err(|_| io::ErrorKind::TimedOut)??;
+    if ask { self::ask(stream, to).await } else { Ok(Visited::Connected) }
+}
+
+async fn ask(mut stream: TcpStream, to: SocketAddr) -> io::Result<Visited> {
     let question = format!("GET / HTTP/1.0\r\nHost: {to}\r\nUser-Agent: weft-verify\r\n\r\n");
     stream.write_all(question.as_bytes()).await?;
     let mut answer = Vec::new();
