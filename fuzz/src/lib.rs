@@ -7,15 +7,18 @@
 
 use std::{fs, path::Path};
 
+mod names;
+
 /// A target: takes any octets, and panics when a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("server", weft_dns::fuzz::server),
     ("upstream", weft_dns::fuzz::upstream),
     ("settings", weft_dns::fuzz::settings),
     ("resolv_conf", weft_dns::fuzz::resolv_conf),
+    ("names", names::names),
 ];
 
 /// What fuzzers have found for a target.

@@ -25,7 +25,7 @@ pub struct LookUp<'a> {
 pub enum Found<'a> {
     /// Not for this zone to say: somebody else is to be asked.
     Elsewhere,
-    /// Not all objects have been heard of, so that nothing can be said.
+    /// Not all objects have been heard of, so that nothing can be said; or nothing was known of it before.
     NotSynced,
     /// There is no such name, nor any under it.
     Missing,
@@ -94,9 +94,22 @@ impl Zone {
     pub fn look_up<'a>(&'a self, name: &'a Name) -> LookUp<'a> {
         let domain = &self.settings.domain;
         match name.depth_under(domain) {
-            Some(_) if !self.is_synced() => LookUp { found: Found::NotSynced, zone_labels: domain.len() },
-            Some(depth) => LookUp { found: self.inside(name, depth), zone_labels: domain.len() },
+            Some(depth) => LookUp { found: self.known(name, depth), zone_labels: domain.len() },
             None => self.backwards(name),
+        }
+    }
+
+    /// Before all is heard, what was known before is told, and nothing is said not to be there.
+    fn known<'a>(&'a self, name: &'a Name, depth: usize) -> Found<'a> {
+        if self.is_synced() {
+            return self.inside(name, depth);
+        }
+        if !self.is_restored {
+            return Found::NotSynced;
+        }
+        match self.inside(name, depth) {
+            Found::Missing => Found::NotSynced,
+            found => found,
         }
     }
 

@@ -13,10 +13,12 @@ mod look_up;
 mod name;
 mod records;
 mod reverse;
+mod snapshot;
 mod zone;
 
 pub use list::NamespaceEvent;
 pub use look_up::{Found, LookUp, Owner, Pointers, Ports, Target};
 pub use name::{Name, NameError};
 pub use records::{EndpointRecord, Records};
+pub use snapshot::{Snapshot, SnapshotError};
 pub use zone::{Settings, Size, Zone};

@@ -43,8 +43,10 @@ pub struct Zone {
     slices: HashMap<SliceKey, (u32, u32)>,
     lists: [Lists; 3],
     serial: u32,
-    strings: Interned<str>,
-    ports: Interned<[SlicePort]>,
+    pub(super) strings: Interned<str>,
+    pub(super) ports: Interned<[SlicePort]>,
+    /// It knows what was known before, see [`Zone::restored`].
+    pub(super) is_restored: bool,
 }
 
 /// How much a zone knows.
@@ -62,7 +64,7 @@ pub struct Size {
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
     /// It was heard of itself.
-    is_known: bool,
+    pub(super) is_known: bool,
     seen: u32,
     /// Places in the zone's entries.
     pub(super) services: HashMap<Arc<str>, u32>,
@@ -95,6 +97,7 @@ impl Zone {
             serial: 1,
             strings: Interned::default(),
             ports: Interned::default(),
+            is_restored: false,
         }
     }
 
@@ -174,7 +177,7 @@ impl Zone {
         self.entries.get(usize::try_from(id).ok()?)?.as_deref()
     }
 
-    fn entry_mut(&mut self, id: u32) -> Option<&mut Entry> {
+    pub(super) fn entry_mut(&mut self, id: u32) -> Option<&mut Entry> {
         self.entries.get_mut(usize::try_from(id).ok()?)?.as_deref_mut()
     }
 
@@ -209,22 +212,29 @@ impl Zone {
         let id = self.id_or_new(&slice.key.namespace, &slice.service);
         let key =
             SliceKey { namespace: self.strings.one(&slice.key.namespace), name: Arc::from(&*slice.key.name) };
+        let kept = self.kept_slice(slice, Arc::clone(&key.name));
+        if self.keep_slice(id, key, kept) {
+            self.renew(id);
+        }
+    }
+
+    /// The Service's entry has this slice, and no other has it; whether that is news.
+    pub(super) fn keep_slice(&mut self, id: u32, key: SliceKey, kept: Slice) -> bool {
         let seen = self.list(SLICES).last;
-        match self.slices.entry(key.clone()) {
+        match self.slices.entry(key) {
             hash_map::Entry::Occupied(mut known) => {
                 let before = mem::replace(known.get_mut(), (id, seen)).0;
                 if before != id {
-                    self.drop_slice(before, &key.name);
+                    self.drop_slice(before, &kept.name);
                 }
             }
             hash_map::Entry::Vacant(new) => drop(new.insert((id, seen))),
         }
-        let kept = self.kept_slice(slice, key.name);
-        let Some(entry) = self.entry_mut(id) else { return };
+        let Some(entry) = self.entry_mut(id) else { return false };
         match entry.slices.binary_search_by(|one| one.name.cmp(&kept.name)) {
             Ok(place) => match entry.slices.get_mut(place) {
                 Some(known) if *known != kept => *known = kept,
-                _ => return,
+                _ => return false,
             },
             Err(place) => {
                 // Most Services have one or two.
@@ -232,7 +242,7 @@ impl Zone {
                 entry.slices.insert(place, kept);
             }
         }
-        self.renew(id);
+        true
     }
 
     fn kept_slice(&mut self, slice: &EndpointSlice, name: Arc<str>) -> Slice {
@@ -267,7 +277,7 @@ impl Zone {
     }
 
     /// Records are made anew of what is known of the Service; an entry of which nothing is known goes.
-    fn renew(&mut self, id: u32) {
+    pub(super) fn renew(&mut self, id: u32) {
         let Some(entry) = self.entry_mut(id) else { return };
         let records = match &entry.service {
             Some(service) => Records::new(service, &entry.slices),
@@ -316,7 +326,7 @@ impl Zone {
         }
     }
 
-    fn id_or_new(&mut self, namespace: &str, name: &str) -> u32 {
+    pub(super) fn id_or_new(&mut self, namespace: &str, name: &str) -> u32 {
         if let Some(id) = self.id(namespace, name) {
             return id;
         }
@@ -400,7 +410,7 @@ impl Zone {
 }
 
 /// It can stand in a name as one label.
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|octet| {
             octet == b'-' || octet == b'_' || octet.is_ascii_lowercase() || octet.is_ascii_digit()

@@ -10,14 +10,14 @@ use proptest::{
 };
 use weft_model::{
     Protocol,
-    dns::{NamespaceEvent, Settings, Zone},
+    dns::{Found, NamespaceEvent, Settings, Zone},
     services::{
         AddressType, Endpoint, EndpointSlice, Event, Service, ServiceKey, ServicePort, ServiceType, SliceKey,
         SlicePort, TrafficPolicy,
     },
 };
 
-use crate::reference::{World, backwards, zone_says};
+use crate::reference::{Said, World, backwards, zone_says};
 
 const ADDRESSES: [&str; 6] = ["10.244.0.1", "10.244.0.2", "10.96.0.1", "fd00::1", "fd00::2", "fd00:96::1"];
 
@@ -139,13 +139,35 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn zone() -> Zone {
-    Zone::new(Settings {
+fn settings() -> Settings {
+    Settings {
         domain: "cluster.local".parse().unwrap(),
         pod_records: true,
         name_servers: Vec::new(),
         ranges: Vec::new(),
-    })
+    }
+}
+
+fn zone() -> Zone {
+    Zone::new(settings())
+}
+
+/// The zone as it comes out of what another has written.
+fn restart(zone: &Zone) -> Zone {
+    let (mut bytes, mut part) = (Vec::new(), Some(0));
+    while let Some(from) = part {
+        part = zone.write_part(from, &mut bytes);
+    }
+    Zone::restored(settings(), &bytes).unwrap()
+}
+
+/// What a zone says that has heard nothing itself: never that there is no such name.
+fn restored_says(zone: &Zone, name: &str) -> Said {
+    match zone.look_up(&name.parse().unwrap()).found {
+        Found::NotSynced => None,
+        Found::Missing => panic!("{name} is said not to be there"),
+        _ => zone_says(zone, name),
+    }
 }
 
 /// Tells the zone all that there is, of each kind the first `1 / part` only; whether the lists come to their ends.
@@ -269,6 +291,64 @@ proptest! {
         prop_assert_eq!(zone.size(), fresh.size());
         prop_assert_eq!(zone.size().endpoints, world.slices.values().map(|one| one.endpoints.len()).sum::<usize>());
     }
+}
+
+proptest! {
+    #[test]
+    fn a_zone_that_is_kept_is_the_same_after_a_restart(before in vec(step(), 1..30), after in vec(step(), 1..10)) {
+        let (mut zone, mut world) = (zone(), World::default());
+        list(&mut zone, &world, 1, true);
+        before.into_iter().for_each(|step| run(&mut zone, &mut world, step));
+        let mut restored = restart(&zone);
+        prop_assert!(!restored.is_synced());
+        prop_assert_eq!(restored.size(), zone.size());
+        let expected = world.says(&candidates());
+        for (name, said) in &expected {
+            prop_assert_eq!(&restored_says(&restored, name), said, "{}", name);
+        }
+        prop_assert_eq!(restart(&restored).size(), zone.size());
+
+        // What happened while nobody listened is heard by and by, and then nothing is left of what was kept.
+        after.into_iter().for_each(|step| run(&mut zone, &mut world, step));
+        list(&mut restored, &world, 2, false);
+        prop_assert!(!restored.is_synced());
+        list(&mut restored, &world, 1, true);
+        for (name, said) in &world.says(&candidates()) {
+            prop_assert_eq!(&zone_says(&restored, name), said, "{}", name);
+        }
+        let mut fresh = self::zone();
+        list(&mut fresh, &world, 1, true);
+        prop_assert_eq!(restored.size(), fresh.size());
+    }
+}
+
+#[test]
+fn a_zone_of_many_parts_is_kept_whole() {
+    let mut world = World::default();
+    for number in 0..200 {
+        let service = Service {
+            key: ServiceKey::new("x", format!("s{number}")),
+            uid: Arc::from("uid"),
+            kind: ServiceType::ClusterIp,
+            not_ours: false,
+            cluster_ips: [].into(),
+            headless: true,
+            external_name: None,
+            ports: [].into(),
+            external_ips: [].into(),
+            ingress: [].into(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity_seconds: None,
+            source_ranges: None,
+            health_check_port: None,
+        };
+        world.services.insert(service.key.clone(), service);
+    }
+    let mut zone = zone();
+    list(&mut zone, &world, 1, true);
+    assert_eq!(zone.size().services, 200);
+    assert_eq!(restart(&zone).size(), zone.size());
 }
 
 #[test]
