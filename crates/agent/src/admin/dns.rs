@@ -13,6 +13,9 @@ pub struct DnsStatus {
     pub error: Option<String>,
     /// All names have been heard of since the agent's start.
     pub synced: bool,
+    /// They have not been, and what was known before its start is answered: how many seconds ago that was written.
+    #[serde(default)]
+    pub snapshot_age: Option<u64>,
     /// Namespaces known.
     pub namespaces: u64,
     /// Services known, headless ones and those of other proxies among them.

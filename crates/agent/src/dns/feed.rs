@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
 use weft_model::{dns::NamespaceEvent, services::Event};
 
 use super::Dns;
@@ -41,16 +44,33 @@ pub(super) struct Latencies {
     pub(super) sum: f64,
 }
 
-/// What is heard becomes what is answered. `whole` becomes true when nothing is missing any more.
+/// While nothing is heard for so long, what was known before the start is answered. What clients asked in vain they ask again after
+/// 2.5 s at the earliest (musl; glibc after 5 s), and where the API server is there, all is heard of before.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// What is heard becomes what is answered. `ready` becomes true when nothing is missing any more, or, if something was known before
+/// the start, when nothing is heard.
 pub(super) async fn feed(
     dns: Dns,
     mut heard: Heard,
     mut namespaces: mpsc::Receiver<(Instant, NamespaceEvent)>,
-    whole: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
 ) {
     let (mut events, mut names) = (Vec::new(), Vec::new());
+    let mut whole = false;
+    let mut silent_at = tokio::time::Instant::now() + SILENCE;
     loop {
+        let before = dns.age_of_names(whole).filter(|_| !*ready.borrow());
         tokio::select! {
+            () = sleep_until(silent_at), if before.is_some() => {
+                let known_for = before.unwrap_or_default().as_secs();
+                tracing::warn!(
+                    "nothing is heard of the API server: DNS is answered from what was known {known_for} s ago, and what \
+                     was not known then with SERVFAIL"
+                );
+                ready.send_replace(true);
+                continue;
+            }
             count = heard.recv_many(&mut events, AT_A_TIME) => {
                 if count == 0 {
                     return;
@@ -62,6 +82,13 @@ pub(super) async fn feed(
                 }
             }
         }
+        // A list begins when it is asked for, whether or not there is an answer.
+        let is_answer = |event: &Event| !matches!(event, Event::ServicesBegin | Event::SlicesBegin);
+        if events.iter().any(|(_, event)| is_answer(event))
+            || names.iter().any(|(_, event)| *event != NamespaceEvent::Begin)
+        {
+            silent_at = tokio::time::Instant::now() + SILENCE;
+        }
         let synced = {
             let mut zone = dns.0.zone.write().unwrap_or_else(PoisonError::into_inner);
             events.iter().for_each(|(_, event)| zone.hear(event));
@@ -69,13 +96,14 @@ pub(super) async fn feed(
             zone.is_synced()
         };
         // The first list is no change.
-        if *whole.borrow() {
+        if whole {
             dns.0.programming.done(&events);
         }
         events.clear();
         names.clear();
-        let news = whole.send_if_modified(|whole| synced && !std::mem::replace(whole, synced));
-        if news {
+        if synced && !whole {
+            whole = true;
+            ready.send_replace(true);
             let size = dns.0.zone.read().unwrap_or_else(PoisonError::into_inner).size();
             tracing::info!(?size, "the cluster's names are known");
             crate::memory::give_back();

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{sync::watch, time::sleep};
 use weft_dns::{
     server::{self, Server},
@@ -28,14 +27,14 @@ struct Wanted {
     limits: ClientLimits,
 }
 
-/// Answers once `synced`, by the settings and at the addresses as they are. Returns when there is nothing more to follow.
+/// Answers once `ready`, by the settings and at the addresses as they are. Returns when there is nothing more to follow.
 pub(super) async fn serve(
     dns: Dns,
     mut settings: watch::Receiver<Settings>,
     mut nodes: watch::Receiver<Mirror<NodeName, Node>>,
-    mut synced: watch::Receiver<bool>,
+    mut ready: watch::Receiver<bool>,
 ) {
-    if synced.wait_for(|synced| *synced).await.is_err() {
+    if ready.wait_for(|ready| *ready).await.is_err() {
         return;
     }
     let mut running: Option<Wanted> = None;
@@ -105,7 +104,14 @@ fn addresses(dns: &Dns, nodes: &Mirror<NodeName, Node>) -> Vec<SocketAddr> {
 
 /// What names the zone has follows from the settings and from the ranges that nodes have.
 fn describe_zone(dns: &Dns, settings: &Settings, nodes: &Mirror<NodeName, Node>) {
-    let ranges: Vec<IpNet> = nodes.objects().values().flat_map(|node| node.pod_ranges.clone()).collect();
+    let ranges = {
+        let mut known = dns.0.kept.known();
+        // Before any node is known, those that were.
+        if nodes.is_synced() {
+            known.ranges = nodes.objects().values().flat_map(|node| node.pod_ranges.clone()).collect();
+        }
+        known.ranges.clone()
+    };
     let wanted = dns.0.place.zone_settings(settings, &ranges);
     let zone = &dns.0.zone;
     let same = *zone.read().unwrap_or_else(PoisonError::into_inner).settings() == wanted;

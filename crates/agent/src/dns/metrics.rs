@@ -152,6 +152,12 @@ impl Snapshot {
             ("weft_dns_cache_bytes", "Memory of what is remembered", counts.cache.bytes),
             ("weft_dns_synced", "1 when all names of the cluster are known", status.synced.into()),
             (
+                "weft_dns_snapshot_age_seconds",
+                "Age of what is answered from before the agent's start; 0 when the API has been heard of",
+                // As small as it may be, it is not none.
+                status.snapshot_age.map_or(0, |age| age.max(1)),
+            ),
+            (
                 "weft_dns_listening",
                 "1 when DNS is answered on this node",
                 (!status.addresses.is_empty()).into(),

@@ -1,10 +1,12 @@
 //! Cluster DNS on this node: the zone is kept in line with the API, and served at the address of the cluster's DNS Service and
 //! at the node's path addresses, where other nodes' Pods ask while their own agent is away.
 //!
-//! Nothing listens before the zone is whole: until then another node's agent answers, which knows more.
+//! Nothing listens before the zone is whole: until then another node's agent answers, which knows more. Only when nothing at all
+//! is heard is answered what was known before ([`kept`]).
 
 mod clients;
 mod feed;
+mod kept;
 mod listen;
 mod metrics;
 mod settings;
@@ -41,6 +43,7 @@ use crate::{
 };
 use clients::PodSearches;
 use feed::Programming;
+use kept::Kept;
 
 /// So many Namespaces are on their way to the zone; then the watch waits.
 const ON_THE_WAY: usize = 64;
@@ -55,6 +58,7 @@ struct Shared {
     forwarder: Arc<Forwarder>,
     clients: Arc<PodSearches>,
     programming: Programming,
+    kept: Kept,
     standing: Mutex<Standing>,
     /// What answers, while it does.
     server: ArcSwapOption<Server>,
@@ -103,10 +107,15 @@ impl Dns {
         let named = || format!("--cluster-domain {:?}", options.cluster_domain);
         let domain: dns::Name = options.cluster_domain.parse().with_context(named)?;
         let own = options.cluster_domain.parse().map_err(anyhow::Error::msg).with_context(named)?;
-        let settings = weft_dns::settings::Settings::default();
         let place = Place { node: node.clone(), options: options.clone(), domain };
-        let zone = Zone::new(place.zone_settings(&settings, &[]));
+        let began = kept::read(&options.state_dir);
+        let mut kept = Kept::new(&options.state_dir, began.as_ref());
+        let settings = kept.settings();
+        let zone = began.map_or_else(Vec::new, |began| began.zone);
+        let names = place.zone_settings(&settings, &kept.known().ranges);
+        let zone = kept.zone(&zone, names);
         Ok(Some(Self(Arc::new(Shared {
+            kept,
             zone: Arc::new(RwLock::new(zone)),
             forwarder: Arc::new(Forwarder::new(&settings, &options.resolv_conf, vec![own])),
             clients: Arc::default(),
@@ -123,15 +132,19 @@ impl Dns {
         let (namespaces, namespaces_heard) = mpsc::channel(ON_THE_WAY);
         let (config_map, configured) = watch::channel(Mirror::default());
         let [of_namespaces, of_settings] = self.0.follows.clone();
-        let (wanted, settings) = watch::channel(weft_dns::settings::Settings::default());
-        let (whole, synced) = watch::channel(false);
+        let begun_with = self.0.kept.settings();
+        // The node's thread has ended: so will this.
+        let _ = sources.node.limit_dns(begun_with.limits.queries_per_client);
+        let (wanted, settings) = watch::channel(begun_with);
+        let (ready, is_ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_namespaces(client.clone(), namespaces, of_namespaces));
         tasks.spawn(watch_settings(client, config_map, of_settings));
         tasks.spawn(settings::follow(self.clone(), configured, wanted, sources.node));
-        tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, whole));
+        tasks.spawn(feed::feed(self.clone(), sources.heard, namespaces_heard, ready));
         tasks.spawn(clients::follow(self.clone(), sources.pods));
-        tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, synced));
+        tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, is_ready));
+        tasks.spawn(kept::keep(self.clone()));
         let ended = tokio::select! {
             () = drain.begun() => Ok(()),
             Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a part of the cluster's DNS ended by itself")),
@@ -139,6 +152,7 @@ impl Dns {
         tasks.shutdown().await;
         // From here on other nodes are asked.
         self.0.server.store(None);
+        self.keep_names().await;
         ended
     }
 
@@ -182,13 +196,16 @@ impl Dns {
             round_trip_us: upstream.trip.and_then(|trip| u64::try_from(trip.as_micros()).ok()),
         };
         let [namespaces, config_map] = self.0.follows.each_ref().map(|health| health.borrow().error.clone());
-        let unheard =
-            namespaces.filter(|_| !synced).map(|why| format!("Namespaces cannot be watched: {why}"));
+        let snapshot_age = self.age_of_names(synced);
+        let unheard = namespaces
+            .filter(|_| !synced && snapshot_age.is_none())
+            .map(|why| format!("Namespaces cannot be watched: {why}"));
         let unset = config_map.map(|why| format!("the ConfigMap kube-system/weft cannot be watched: {why}"));
         DnsStatus {
             addresses: standing.addresses,
             error: standing.error.or(unheard),
             synced,
+            snapshot_age: snapshot_age.map(|age| age.as_secs()),
             namespaces: size.namespaces as u64,
             services: size.services as u64,
             endpoints: size.endpoints as u64,

@@ -34,6 +34,7 @@ pub(super) async fn follow(
             match text.parse::<Settings>() {
                 Ok(settings) => {
                     dns.standing().settings_error = None;
+                    dns.0.kept.known().settings.clone_from(&text);
                     dns.0.forwarder.replace_settings(&settings);
                     if node.limit_dns(settings.limits.queries_per_client).is_err() {
                         return;

@@ -198,6 +198,92 @@ pub fn before_all_names_are_known_none_is_denied() {
     waits_for(&node, "db.shop.svc.cluster.local.", &["10.244.2.3", "10.244.2.4"]);
 }
 
+/// Waits until everything that was made so far is kept.
+fn is_kept(node: &Node, name: &str) {
+    let file = node.path("state/names");
+    node.wait_for("the names to be kept", || {
+        let kept = fs::read(&file).ok()?;
+        kept.windows(name.len()).any(|octets| octets == name.as_bytes()).then_some(())
+    });
+}
+
+/// The API server answers nobody any more, and the agent starts again.
+fn start_without_api(node: &mut Node) {
+    node.api.faults().set_answer(Some(503));
+    node.api.faults().close_watches();
+    node.signal(Signal::SIGKILL);
+    start(node);
+}
+
+pub fn without_the_api_an_agent_that_starts_answers_what_was_known() {
+    let mut node = node();
+    start(&mut node);
+    listens(&node);
+    node.outside().apply(&[json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "weft", "namespace": "kube-system" },
+        "data": { "dns": "ttl: 30\nhosts: {printer.example: [192.0.2.7]}" },
+    })]);
+    waits_for(&node, "printer.example.", &["192.0.2.7"]);
+    is_kept(&node, "printer.example");
+    assert_eq!(node.status().unwrap().dns.unwrap().snapshot_age, None);
+    start_without_api(&mut node);
+    waits_for(&node, "web.shop.svc.cluster.local.", &["10.96.7.7"]);
+    let web = ask(&node, DNS, "web.shop.svc.cluster.local.");
+    assert_eq!(web.answers[0].ttl, 30, "the settings are those of before");
+    assert_eq!(addresses(&ask(&node, DNS, "printer.example.")), ["192.0.2.7"]);
+    assert_eq!(addresses(&ask(&node, DNS, "db.shop.svc.cluster.local.")), ["10.244.2.3", "10.244.2.4"]);
+    // What is not known may be there all the same.
+    for name in ["new.shop", "web.elsewhere", "db-7.db.shop"] {
+        assert_eq!(ask(&node, DNS, &format!("{name}.svc.cluster.local.")).code, "SERVFAIL", "{name}");
+    }
+    let dns = node.status().unwrap().dns.unwrap();
+    assert!(!dns.synced && dns.snapshot_age.is_some() && dns.error.is_none(), "{dns:?}");
+    let metrics = node.get("/metrics");
+    let age = metrics.lines().find(|line| line.starts_with("weft_dns_snapshot_age_seconds ")).unwrap();
+    assert!(!age.ends_with(" 0"), "{age}");
+    // The API is back, and with it what is new.
+    node.api.faults().set_answer(None);
+    node.outside().apply(&[service("new", json!({ "clusterIP": "10.96.7.9" }))]);
+    node.kubectl(&["delete", "service", "-n", "shop", "db"], "");
+    let new = "new.shop.svc.cluster.local.";
+    node.wait_for("the new name", || {
+        assert_eq!(addresses(&ask(&node, DNS, "web.shop.svc.cluster.local.")), ["10.96.7.7"], "all along");
+        (addresses(&ask(&node, DNS, new)) == ["10.96.7.9"]).then_some(())
+    });
+    node.wait_for("what is gone to be gone", || {
+        (ask(&node, DNS, "db.shop.svc.cluster.local.").code == "NXDOMAIN").then_some(())
+    });
+    assert_eq!(ask(&node, DNS, "web.elsewhere.svc.cluster.local.").code, "NXDOMAIN");
+    assert_eq!(node.status().unwrap().dns.unwrap().snapshot_age, None);
+    assert!(node.get("/metrics").contains("weft_dns_snapshot_age_seconds 0"));
+    // An agent that is asked to end keeps what it knows before it does.
+    node.outside().apply(&[service("last", json!({ "clusterIP": "10.96.7.10" }))]);
+    waits_for(&node, "last.shop.svc.cluster.local.", &["10.96.7.10"]);
+    node.signal(Signal::SIGTERM);
+    is_kept(&node, "last");
+}
+
+pub fn names_that_were_kept_and_do_not_read_are_left_out() {
+    let mut node = node();
+    start(&mut node);
+    listens(&node);
+    is_kept(&node, "web");
+    node.signal(Signal::SIGKILL);
+    let file = node.path("state/names");
+    let mut kept = fs::read(&file).unwrap();
+    let last = kept.last_mut().unwrap();
+    *last = last.wrapping_add(1);
+    fs::write(&file, kept).unwrap();
+    node.api.faults().set_answer(Some(503));
+    start(&mut node);
+    node.wait_for("the agent to try", || node.status()?.api.filter(|api| api.failures > 3));
+    let dns =
+        node.wait_for("what is missing to be told", || node.status()?.dns.filter(|dns| dns.error.is_some()));
+    assert!(!dns.synced && dns.addresses.is_empty() && dns.snapshot_age.is_none(), "{dns:?}");
+    node.api.faults().set_answer(None);
+    waits_for(&node, "web.shop.svc.cluster.local.", &["10.96.7.7"]);
+}
+
 pub fn without_a_dns_address_nobody_listens() {
     let mut node = node();
     node.start();

@@ -45,6 +45,14 @@ const TESTS: &[(&str, fn())] = &[
     ("names_follow_the_api", dns::names_follow_the_api),
     ("settings_of_dns_take_effect_or_are_told", dns::settings_of_dns_take_effect_or_are_told),
     ("before_all_names_are_known_none_is_denied", dns::before_all_names_are_known_none_is_denied),
+    (
+        "without_the_api_an_agent_that_starts_answers_what_was_known",
+        dns::without_the_api_an_agent_that_starts_answers_what_was_known,
+    ),
+    (
+        "names_that_were_kept_and_do_not_read_are_left_out",
+        dns::names_that_were_kept_and_do_not_read_are_left_out,
+    ),
     ("without_a_dns_address_nobody_listens", dns::without_a_dns_address_nobody_listens),
     ("killed_at_random_nothing_leaks", chaos::killed_at_random_nothing_leaks),
 ];

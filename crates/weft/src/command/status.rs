@@ -73,6 +73,12 @@ fn dns_problems(node: &str, dns: &DnsStatus) -> Vec<String> {
     if let Some(error) = &dns.error {
         problems.push(format!("{node} does not answer DNS: {error}"));
     }
+    if let Some(age) = dns.snapshot_age {
+        problems.push(format!(
+            "{node} answers DNS from what it knew {age} s ago, and what it did not know then with SERVFAIL: it has not heard of the \
+             API server since it started"
+        ));
+    }
     if let Some(error) = &dns.settings_error {
         problems.push(format!("{node} answers DNS as it was set before: {error}"));
     }
