@@ -73,6 +73,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         None => None,
     };
     let config = config(&options, &name)?;
+    let ranges =
+        announce::Ranges { pods: options.pod_cidrs.clone(), services: options.service_cidrs.clone() };
     let metrics = Arc::new(metrics::Metrics::new());
     let (health_checks, health_checked) = mpsc::unbounded_channel();
     let to_node = Arc::clone(&metrics);
@@ -123,7 +125,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         api.nodes.clone(),
         drain.clone(),
     ));
-    parts.spawn(announce::lead(client.clone(), name.clone(), api.nodes.clone(), drain.clone()));
+    parts.spawn(announce::lead(client.clone(), name.clone(), api.nodes.clone(), ranges, drain.clone()));
     parts.spawn(cluster.run(client, name, handle.clone(), api, ports_warn, drain));
 
     let outcome = tokio::select! {

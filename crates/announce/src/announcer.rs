@@ -96,7 +96,7 @@ impl Announcer {
         }
     }
 
-    /// These nodes are ready.
+    /// These nodes may answer; who is not among them gives up what it holds.
     pub fn set_nodes(&mut self, nodes: &[String]) {
         self.nodes = nodes.to_vec();
         for (address, known) in &mut self.addresses {
@@ -117,10 +117,7 @@ impl Announcer {
         let (mut requests, mut soonest) = (Vec::new(), None::<Instant>);
         let mut over = Vec::new();
         for (address, known) in &mut self.addresses {
-            // Nobody is left to be eligible when no node is ready: what was known last goes on.
-            let nobody = self.nodes.is_empty();
-            let ready = nobody || self.nodes.contains(&self.me);
-            let eligible = known.wanted && known.eligible && ready;
+            let eligible = known.wanted && known.eligible && self.nodes.contains(&self.me);
             match known.election.next(eligible, known.patience, now) {
                 Step::Take(before) => requests.push(Request::Take { address: *address, before }),
                 Step::Give(lease) => {

@@ -32,6 +32,21 @@ pub enum PoolsError {
     /// Two ranges share addresses.
     #[error("loadBalancerPools: {0} of pool {1:?} and {2} of pool {3:?} share addresses")]
     Overlap(AddressRange, String, AddressRange, String),
+    /// A range has addresses that something else in the cluster has.
+    #[error(
+        "loadBalancerPools: {range} of pool {pool:?} and {taken} ({whose}) share addresses; give the pool addresses that \
+         nothing in the cluster has"
+    )]
+    Taken {
+        /// The range.
+        range: AddressRange,
+        /// Its pool.
+        pool: String,
+        /// What it overlaps.
+        taken: IpNet,
+        /// Whose that is.
+        whose: String,
+    },
 }
 
 /// All pools, in the order in which they are drawn from.
@@ -129,6 +144,23 @@ impl Pools {
     /// There is nothing to give: addresses are somebody else's business.
     pub fn is_empty(&self) -> bool {
         self.pools.is_empty()
+    }
+
+    /// Nothing of these ranges, each with whose it is, is in a pool.
+    ///
+    /// # Errors
+    /// The first that is.
+    pub fn check<'t>(&self, taken: impl IntoIterator<Item = (IpNet, &'t str)>) -> Result<(), PoolsError> {
+        for (taken, whose) in taken {
+            let other = AddressRange { first: taken.network(), last: taken.broadcast() };
+            for pool in &self.pools {
+                if let Some(range) = pool.ranges().find(|range| range.overlaps(other)) {
+                    let (pool, whose) = (pool.name.clone(), whose.to_owned());
+                    return Err(PoolsError::Taken { range, pool, taken, whose });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The pool that an address belongs to.
@@ -287,6 +319,28 @@ mod tests {
         );
         let both = error("- {name: a, cidrs: [10.0.0.0/24]}\n- {name: b, ranges: [10.0.0.255-10.0.1.0]}");
         assert!(both.contains("share addresses"), "{both}");
+    }
+
+    #[test]
+    fn what_somebody_else_has_is_in_no_pool() {
+        let pools: Pools =
+            "- {name: a, cidrs: [192.0.2.0/24]}\n- {name: b, ranges: [10.96.200.0-10.96.200.9, '2001:db8::/64']}"
+                .parse()
+                .unwrap();
+        let check = |net: &str| pools.check([(net.parse().unwrap(), "the Services' range")]);
+        let said = check("10.96.0.0/16").unwrap_err().to_string();
+        for part in
+            ["10.96.200.0-10.96.200.9", "pool \"b\"", "10.96.0.0/16 (the Services' range)", "give the pool"]
+        {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        assert!(check("192.0.2.7/32").is_err() && check("0.0.0.0/0").is_err());
+        assert!(check("2001:db8::1/128").is_err() && check("::/0").is_err());
+        assert!(
+            check("192.0.3.0/24").is_ok()
+                && check("10.96.200.10/32").is_ok()
+                && check("2001:db9::/64").is_ok()
+        );
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Inputs {
     pub me: String,
     /// Addresses of Services, and whether this node can serve each; `None` before that is known.
     pub wanted: watch::Receiver<Option<BTreeMap<IpAddr, bool>>>,
-    /// Names of the nodes that are ready; `None` before that is known.
+    /// Names of the nodes that may answer; `None` before that is known.
     pub nodes: watch::Receiver<Option<Vec<String>>>,
     /// Leases by name; `None` before that is known.
     pub leases: watch::Receiver<Option<BTreeMap<String, Lease>>>,

@@ -9,6 +9,8 @@ use weft_model::{DnsPolicy, Node, NodeName, Phase, Pod, PodDns, PodKey};
 
 /// The zone that a node is in.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// Of a node that is to receive nothing from outside by itself: that the label is there counts, not what it says.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// The taint of a node that the cluster autoscaler is about to remove (KEP-3836).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -39,6 +41,7 @@ pub fn node(node: &core::Node) -> Node {
                 .iter()
                 .flat_map(|spec| spec.taints.iter().flatten())
                 .any(|taint| taint.key == TO_BE_DELETED),
+        excluded: node.labels().contains_key(EXCLUDED),
         name: NodeName::new(name),
     }
 }
@@ -138,6 +141,15 @@ mod tests {
         );
         assert_eq!(node.pod_ranges.len(), 2);
         assert!(node.ready);
+    }
+
+    #[test]
+    fn a_node_that_load_balancers_are_to_leave_out() {
+        assert!(!a_node(json!({ "metadata": { "name": "n" } })).excluded);
+        for value in ["", "true", "false"] {
+            let labels = json!({ "node.kubernetes.io/exclude-from-external-load-balancers": value });
+            assert!(a_node(json!({ "metadata": { "name": "n", "labels": labels } })).excluded, "{value:?}");
+        }
     }
 
     #[test]

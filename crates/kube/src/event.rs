@@ -62,6 +62,12 @@ impl ObjectRef {
         }
     }
 
+    /// A ConfigMap, whichever of its name it is.
+    pub fn config_map(namespace: &str, name: &str) -> Self {
+        let (namespace, name) = (Some(namespace.to_owned()), name.to_owned());
+        Self { kind: "ConfigMap", namespace, name, uid: String::new() }
+    }
+
     /// Where Events about it stand.
     fn events(&self) -> &str {
         self.namespace.as_deref().unwrap_or(NAMESPACE)

@@ -31,6 +31,9 @@ pub struct Node {
     /// The node is about to go: load balancers are to send it nothing new.
     #[serde(default)]
     pub leaving: bool,
+    /// The label `node.kubernetes.io/exclude-from-external-load-balancers`: it is to answer for no address from outside.
+    #[serde(default)]
+    pub excluded: bool,
 }
 
 // === impl NodeName ===

@@ -18,6 +18,7 @@ fn node(name: &str, created: i64, addresses: &[&str], ranges: &[&str]) -> Node {
         ready: true,
         zone: None,
         leaving: false,
+        excluded: false,
     }
 }
 
@@ -164,6 +165,7 @@ fn clusters() -> impl Strategy<Value = Vec<Node>> {
                 ready: true,
                 zone: None,
                 leaving: false,
+                excluded: false,
             })
             .collect()
     })

@@ -318,3 +318,101 @@ data:
     lab.load_balancer("late");
     assert_eq!(lab.load_balancer("three")[0], freed);
 }
+
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+#[test]
+fn a_node_that_is_excluded_hands_its_addresses_over_without_an_outage_and_takes_part_again() {
+    let lab = lab(2, SERVICE).up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("balanced")[0];
+    reaches(&outside, socket(address, 80));
+    let first = answers_for(&lab, &outside, address);
+    let second = if first == "node-1" { "node-2" } else { "node-1" };
+    let label =
+        |node: &str, how: &str| lab.kubectl(&["label", "node", node, &format!("{EXCLUDED}{how}")]).succeeds();
+    let moves_to = |node: &str| {
+        wait_for(&format!("{node} to answer"), || {
+            let now = answers_for(&lab, &outside, address);
+            if now == node { Ok(()) } else { Err(now) }
+        });
+    };
+    let load = outside.begins_requests(socket(address, 80), 50);
+    never_two(&outside, address, || {
+        label(&first, "=");
+        moves_to(second);
+        // Without the label it takes part again: it is the only one left.
+        label(&first, "-");
+        label(second, "=true");
+        moves_to(&first);
+    });
+    let requests = load.end();
+    assert!(requests.done > 0 && requests.failed == 0, "{requests:?}");
+    label(&first, "=");
+    wait_for("nobody to answer", || {
+        let found = who_has(&outside, v4(address), Duration::from_millis(200));
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    });
+    assert!(event(&lab, "balanced", "LoadBalancerNotAnnounced").contains(EXCLUDED));
+    label(second, "-");
+    moves_to(second);
+    reaches(&outside, socket(address, 80));
+}
+
+#[test]
+fn pools_that_have_addresses_of_pods_services_or_nodes_are_refused_and_those_in_force_stay() {
+    let lab = lab(1, SERVICE).up();
+    let first = lab.load_balancer("balanced")[0];
+    let refused = |range: &str, taken: &str| {
+        lab.apply(&format!(
+            "
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: weft, namespace: kube-system}}
+data:
+  loadBalancerPools: |
+    - {{name: mine, cidrs: [{range}]}}
+"
+        ));
+        wait_for("the Event about the pools", || {
+            let events = lab.get(&["events", "-n", "kube-system"]);
+            let said: Vec<String> = events["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|event| event["reason"] == "LoadBalancerPoolsRefused")
+                .map(|event| event["message"].as_str().unwrap().to_owned())
+                .collect();
+            let names = |said: &String| said.contains("\"mine\"") && said.contains(taken);
+            if said.iter().any(names) { Ok(()) } else { Err(said) }
+        });
+    };
+    refused("10.96.200.0/24", "10.96.0.0/16 (the Services' range)");
+    refused("10.244.0.128/25", "10.244.0.0/");
+    refused("192.168.1.0/29", "192.168.1.2/32 (node node-1)");
+    // The pools of before are in force: a new Service gets an address of theirs.
+    lab.apply(&SERVICE.replace("name: balanced", "name: late"));
+    let late = lab.load_balancer("late")[0];
+    assert_eq!(
+        (v4(late).octets()[..3].to_vec(), v4(late).octets()[3] >= 128),
+        (vec![192, 168, 1], true),
+        "{late}"
+    );
+    assert_eq!(lab.load_balancer("balanced")[0], first);
+    lab.apply(
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: weft, namespace: kube-system}
+data:
+  loadBalancerPools: |
+    - {name: mine, cidrs: [192.168.1.128/26, 192.168.1.200/30]}
+",
+    );
+    lab.apply(
+        &SERVICE
+            .replace("name: balanced", "name: asks")
+            .replace("{type", "{loadBalancerIP: 192.168.1.201, type"),
+    );
+    assert_eq!(lab.load_balancer("asks")[0].to_string(), "192.168.1.201");
+}

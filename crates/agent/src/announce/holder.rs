@@ -32,7 +32,7 @@ pub(crate) async fn hold(
     let inputs = Inputs {
         me: name.to_string(),
         wanted: of(node.balancers(), |balancers| balancers.as_ref().map(wanted), &mut tasks),
-        nodes: of(nodes, |nodes| nodes.is_synced().then(|| ready(nodes.objects().values())), &mut tasks),
+        nodes: of(nodes, |nodes| nodes.is_synced().then(|| candidates(nodes.objects().values())), &mut tasks),
         leases: of(leases, |leases| leases.is_synced().then(|| leases.objects().clone()), &mut tasks),
     };
     tasks.spawn(run(inputs, Leases { client, label: LABEL }, NodeFence { node }));
@@ -81,8 +81,13 @@ fn wanted(balancers: &Balancers) -> BTreeMap<IpAddr, bool> {
     wanted
 }
 
-fn ready<'n>(nodes: impl Iterator<Item = &'n Node>) -> Vec<String> {
-    nodes.filter(|node| node.ready && !node.leaving).map(|node| node.name.to_string()).collect()
+/// Nodes that may answer for addresses: those that are ready, or, when none is, all the same those that are not; never one
+/// that is excluded.
+fn candidates<'n>(nodes: impl Iterator<Item = &'n Node>) -> Vec<String> {
+    let included: Vec<&Node> = nodes.filter(|node| !node.excluded).collect();
+    let ready: Vec<&Node> = included.iter().filter(|node| node.ready && !node.leaving).copied().collect();
+    let candidates = if ready.is_empty() { included } else { ready };
+    candidates.into_iter().map(|node| node.name.to_string()).collect()
 }
 
 /// The data plane of this node.
@@ -111,6 +116,25 @@ mod tests {
     use weft_model::services::LocalEndpoints;
 
     use super::*;
+
+    #[test]
+    fn nodes_that_are_excluded_never_answer_and_those_that_are_not_ready_when_none_is() {
+        let node = |name: &str, ready, excluded| Node {
+            name: name.into(),
+            uid: String::new(),
+            created: 0,
+            addresses: Vec::new(),
+            pod_ranges: Vec::new(),
+            ready,
+            zone: None,
+            leaving: false,
+            excluded,
+        };
+        let of = |nodes: &[Node]| candidates(nodes.iter());
+        assert_eq!(of(&[node("a", true, false), node("b", true, true), node("c", false, false)]), ["a"]);
+        assert_eq!(of(&[node("a", false, false), node("b", true, true)]), ["a"]);
+        assert!(of(&[node("a", true, true), node("b", false, true)]).is_empty());
+    }
 
     #[test]
     fn a_local_policy_needs_an_endpoint_of_the_family() {

@@ -6,8 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use weft_announce::{Decision, Election, LeaseStore, Pools, Refused, Step, Terms, allocate, announcer};
+use weft_announce::{
+    Decision, Election, LeaseStore, Pools, PoolsError, Refused, Step, Terms, allocate, announcer,
+};
 use weft_kube::{
     Client, Mirror, ObjectRef, WarningEvent, WatchHealth, watch_balanced, watch_leases, watch_settings,
 };
@@ -19,7 +22,9 @@ use crate::drain::Drain;
 /// Name of the Lease, and the label that it is watched by.
 const LEASE: &str = "weft-load-balancers";
 const LABEL: &str = "weft.network/allocates";
-/// Key of the ConfigMap `kube-system/weft`.
+/// The ConfigMap, and its key.
+const NAMESPACE: &str = "kube-system";
+const CONFIG_MAP: &str = "weft";
 const POOLS: &str = "loadBalancerPools";
 /// Nothing is written when the Lease lapses sooner than this: the request must be over by then.
 const LEAST_LEFT: Duration = Duration::from_secs(5);
@@ -31,17 +36,28 @@ const ORPHANED: Duration = Duration::from_secs(60);
 /// After something that could not be written.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Events about Services that nobody may answer for: so many at once.
+const MOST_EVENTS: usize = 20;
+
+/// Ranges of the cluster that no pool may have anything of.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranges {
+    pub(crate) pods: Vec<IpNet>,
+    pub(crate) services: Vec<IpNet>,
+}
+
 /// Takes part in the election, and allocates while it is won. Returns when the drain begins.
 pub(crate) async fn lead(
     client: Client,
     name: NodeName,
     nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    ranges: Ranges,
     mut drain: Drain,
 ) -> anyhow::Result<()> {
     let (leading, led) = watch::channel(None);
     let mut tasks = JoinSet::new();
     tasks.spawn(elect(client.clone(), name.to_string(), leading));
-    tasks.spawn(follow(client, name, nodes, led));
+    tasks.spawn(follow(client, name, nodes, ranges, led));
     drain.begun().await;
     tasks.shutdown().await;
     Ok(())
@@ -108,6 +124,7 @@ async fn follow(
     client: Client,
     name: NodeName,
     nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    ranges: Ranges,
     mut leading: watch::Receiver<Option<Instant>>,
 ) {
     loop {
@@ -115,7 +132,7 @@ async fn follow(
             return;
         }
         // What others do about Services is of no interest while another agent leads.
-        let mut work = Allocation::start(client.clone(), name.clone(), nodes.clone());
+        let mut work = Allocation::start(client.clone(), name.clone(), nodes.clone(), ranges.clone());
         tokio::select! {
             () = work.run(leading.clone()) => {}
             () = until_over(leading.clone()) => tracing::info!("another agent gives LoadBalancer Services their addresses"),
@@ -140,14 +157,22 @@ struct Allocation {
     orphans: HashMap<String, (String, Instant)>,
     /// Why each Service does not have its addresses, as it was told.
     told: HashMap<ServiceKey, String>,
-    /// The last good pools, and what they were read from.
+    /// Services of which it was told that no node may answer for them.
+    silent: HashSet<ServiceKey>,
+    ranges: Ranges,
+    /// The pools in force, and why those that the ConfigMap has are not, as it was told.
     pools: Pools,
-    text: Option<String>,
+    refused: Option<String>,
     _watches: JoinSet<()>,
 }
 
 impl Allocation {
-    fn start(client: Client, name: NodeName, nodes: watch::Receiver<Mirror<NodeName, Node>>) -> Self {
+    fn start(
+        client: Client,
+        name: NodeName,
+        nodes: watch::Receiver<Mirror<NodeName, Node>>,
+        ranges: Ranges,
+    ) -> Self {
         let (services_mirror, services) = watch::channel(Mirror::default());
         let (settings_mirror, settings) = watch::channel(Mirror::default());
         let (leases_mirror, leases) = watch::channel(Mirror::default());
@@ -177,8 +202,10 @@ impl Allocation {
             leases,
             orphans: HashMap::new(),
             told: HashMap::new(),
+            silent: HashSet::new(),
+            ranges,
             pools: Pools::default(),
-            text: None,
+            refused: None,
             _watches: watches,
         }
     }
@@ -191,7 +218,7 @@ impl Allocation {
             return;
         }
         loop {
-            self.read_pools();
+            let mut whole = self.read_pools().await;
             let services: Vec<BalancedService> =
                 self.services.borrow_and_update().objects().values().flatten().cloned().collect();
             let nodes: BTreeSet<IpAddr> = {
@@ -199,7 +226,6 @@ impl Allocation {
                 nodes.objects().values().flat_map(|node| node.addresses.iter().copied()).collect()
             };
             let decisions = allocate(&services, &self.pools, &nodes);
-            let mut whole = true;
             for decision in &decisions {
                 let left = leading.borrow().map(|until| until.saturating_duration_since(Instant::now()));
                 if left.is_none_or(|left| left < LEAST_LEFT) {
@@ -208,6 +234,7 @@ impl Allocation {
                 }
                 whole &= self.carry_out(decision).await;
             }
+            whole &= self.say_who_is_silent(&decisions).await;
             self.bury(&decisions, &services).await;
             self.told.retain(|key, _| decisions.iter().any(|decision| decision.service.key == *key));
             tokio::select! {
@@ -241,19 +268,100 @@ impl Allocation {
         }
     }
 
-    /// Reads the configuration when it is another one. One that is wrong leaves the last good one in force.
-    fn read_pools(&mut self) {
-        let settings = self.settings.borrow_and_update();
-        let text = settings.objects().get("weft").and_then(|data| data.get(POOLS));
-        if self.text.as_ref() == text && (self.text.is_some() || self.pools.is_empty()) {
-            return;
-        }
-        self.text = text.cloned();
-        match text.map_or(Ok(Pools::default()), |text| text.parse()) {
-            Ok(pools) => self.pools = pools,
-            Err(error) => {
-                tracing::error!("ConfigMap kube-system/weft: {error}; the last good pools stay in force")
+    /// Takes over the pools that the ConfigMap has. Those that are wrong, or that have what something else in the cluster has,
+    /// change nothing, and it is told. True when nothing is left to do.
+    async fn read_pools(&mut self) -> bool {
+        let text = self
+            .settings
+            .borrow_and_update()
+            .objects()
+            .get(CONFIG_MAP)
+            .and_then(|data| data.get(POOLS))
+            .cloned();
+        let read = text.map_or(Ok(Pools::default()), |text| text.parse::<Pools>());
+        let why = match read.and_then(|pools| self.check(&pools).map(|()| pools)) {
+            Ok(pools) => {
+                (self.pools, self.refused) = (pools, None);
+                return true;
             }
+            Err(error) => format!("{error}; the pools that were in force before stay"),
+        };
+        if self.refused.as_ref() == Some(&why) {
+            return true;
+        }
+        tracing::error!("ConfigMap {NAMESPACE}/{CONFIG_MAP}: {why}");
+        let event = WarningEvent {
+            about: ObjectRef::config_map(NAMESPACE, CONFIG_MAP),
+            reporter: self.name.clone(),
+            reason: "LoadBalancerPoolsRefused",
+            message: why.clone(),
+            key: "LoadBalancerPoolsRefused".into(),
+        };
+        let told = self.tell(&event).await;
+        if told {
+            self.refused = Some(why);
+        }
+        told
+    }
+
+    /// Whether pools have nothing that Pods, Services or nodes have.
+    fn check(&mut self, pools: &Pools) -> Result<(), PoolsError> {
+        let named = |ranges: &[IpNet], whose: &'static str| {
+            ranges.iter().map(|range| (*range, whose)).collect::<Vec<_>>()
+        };
+        pools.check(named(&self.ranges.services, "the Services' range"))?;
+        pools.check(named(&self.ranges.pods, "the Pods' range"))?;
+        for node in self.nodes.borrow_and_update().objects().values() {
+            let whose = format!("Pods of node {}", node.name);
+            pools.check(node.pod_ranges.iter().map(|range| (*range, whose.as_str())))?;
+            let whose = format!("node {}", node.name);
+            pools.check(node.addresses.iter().map(|address| (IpNet::from(*address), whose.as_str())))?;
+        }
+        Ok(())
+    }
+
+    /// Tells of Services whose addresses no node may answer for. True when nothing is left to do.
+    async fn say_who_is_silent(&mut self, decisions: &[Decision<'_>]) -> bool {
+        let nobody = {
+            let nodes = self.nodes.borrow_and_update();
+            !nodes.objects().is_empty() && nodes.objects().values().all(|node| node.excluded)
+        };
+        if !nobody {
+            self.silent.clear();
+            return true;
+        }
+        let mut done = true;
+        for Decision { service, addresses, .. } in decisions.iter().take(MOST_EVENTS) {
+            if addresses.is_empty() || self.silent.contains(&service.key) {
+                continue;
+            }
+            let event = WarningEvent {
+                about: ObjectRef::service(&service.key, &service.uid),
+                reporter: self.name.clone(),
+                reason: "LoadBalancerNotAnnounced",
+                message: "no node answers for its LoadBalancer addresses: every node has the label \
+                          node.kubernetes.io/exclude-from-external-load-balancers; take it from one of them"
+                    .into(),
+                key: "LoadBalancerNotAnnounced".into(),
+            };
+            let told = self.tell(&event).await;
+            if told {
+                self.silent.insert(service.key.clone());
+            }
+            done &= told;
+        }
+        done
+    }
+
+    /// Publishes an Event. True when it was.
+    async fn tell(&self, event: &WarningEvent) -> bool {
+        match tokio::time::timeout(PATIENCE, self.client.publish(event)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!("Event about {} cannot be published: {error}", event.about);
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -286,16 +394,10 @@ impl Allocation {
             message: message.clone(),
             key: format!("{} {message}", problem.reason()),
         };
-        match tokio::time::timeout(PATIENCE, self.client.publish(&event)).await {
-            Ok(Ok(())) => {
-                self.told.insert(service.key.clone(), message);
-                done
-            }
-            Ok(Err(error)) => {
-                tracing::warn!("Event about Service {} cannot be published: {error}", service.key);
-                false
-            }
-            Err(_) => false,
+        let told = self.tell(&event).await;
+        if told {
+            self.told.insert(service.key.clone(), message);
         }
+        done && told
     }
 }

@@ -8,7 +8,7 @@ use weft_kube::{Client, LeaseError};
 use weft_model::Lease;
 
 pub(crate) use holder::{Balancers, hold};
-pub(crate) use leader::lead;
+pub(crate) use leader::{Ranges, lead};
 
 /// Leases, as the API has them. `label` is what they are watched by.
 #[derive(Clone)]

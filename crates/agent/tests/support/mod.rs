@@ -192,6 +192,7 @@ pub fn node(name: &str, created: i64, ranges: &[&str]) -> weft_model::Node {
         ready: true,
         zone: None,
         leaving: false,
+        excluded: false,
     }
 }
 

@@ -214,6 +214,28 @@ fn who_can_no_longer_serve_gives_up_at_once() {
     assert!(next.len() == 1 && next[0] != holder, "{next:?}");
 }
 
+#[test]
+fn who_may_no_longer_answer_hands_over_and_takes_part_again() {
+    let mut world = World::new(2);
+    let may = |world: &mut World, names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        world.nodes.iter_mut().for_each(|node| node.announcer.set_nodes(&names));
+        for _ in 0..30 {
+            world.step(&mut soon);
+        }
+    };
+    may(&mut world, &["node-0", "node-1"]);
+    for only in ["node-0", "node-1", "node-0"] {
+        may(&mut world, &[only]);
+        assert!(ADDRESSES.iter().all(|address| world.answering(address) == [only]), "only {only}");
+    }
+    may(&mut world, &[]);
+    assert!(ADDRESSES.iter().all(|address| world.answering(address).is_empty()), "nobody may");
+    may(&mut world, &["node-0", "node-1"]);
+    may(&mut world, &["node-0", "node-1"]);
+    assert!(ADDRESSES.iter().all(|address| world.answering(address).len() == 1), "both may again");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
