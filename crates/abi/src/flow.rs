@@ -223,6 +223,16 @@ pub const fn spread(key: &FlowKey, client_alone: bool) -> u32 {
     (mix(hash, 0) >> 32) as u32
 }
 
+/// How many backends a flow is tried with, so that it differs from the client's others by its backend. Then its source port is
+/// changed.
+pub const BACKEND_TRIES: u32 = 6;
+
+/// The number of a further try, from what [`spread`] says: far on in the table of backends, where neighbours are often the same.
+#[inline(always)]
+pub const fn spread_again(spread: u32, attempt: u32) -> u32 {
+    spread.wrapping_add(attempt.wrapping_mul(0x9e37_79b9))
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

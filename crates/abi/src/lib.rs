@@ -26,8 +26,8 @@ pub use backend::{BACKEND_PORT_WORDS, Backend, MAX_BACKENDS, backend_port};
 pub use config::Config;
 pub use counter::Counter;
 pub use flow::{
-    Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_OF_CLIENT,
-    MAX_FLOWS_OF_OUTSIDER, MAX_FRAGMENTS, spread,
+    BACKEND_TRIES, Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_OF_CLIENT,
+    MAX_FLOWS_OF_OUTSIDER, MAX_FRAGMENTS, spread, spread_again,
 };
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_PODS, Pod};

@@ -246,7 +246,7 @@ pub struct Answer {
     pub client: SocketAddr,
 }
 
-fn answer(text: &str) -> Answer {
+pub fn answer(text: &str) -> Answer {
     let mut words = text.split(' ');
     let name = words.next().unwrap().to_owned();
     Answer { name, client: words.next().unwrap().parse().unwrap() }

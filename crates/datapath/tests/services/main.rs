@@ -6,6 +6,7 @@
 mod support;
 
 mod again;
+mod choice;
 mod cluster;
 mod inside;
 mod labels;

@@ -7,12 +7,15 @@ use crate::support::Node;
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Raw<T: weft_abi::Plain>(T);
+pub struct Raw<T: weft_abi::Plain>(pub T);
 
 // SAFETY: `Plain` promises the same.
 unsafe impl<T: weft_abi::Plain> aya::Pod for Raw<T> {}
 
-fn open<K: weft_abi::Plain, V: weft_abi::Plain>(node: &Node, name: &str) -> HashMap<MapData, Raw<K>, Raw<V>> {
+pub fn open<K: weft_abi::Plain, V: weft_abi::Plain>(
+    node: &Node,
+    name: &str,
+) -> HashMap<MapData, Raw<K>, Raw<V>> {
     let data = MapData::from_pin(node.bpffs.path().join("weft/maps").join(name)).unwrap();
     HashMap::try_from(Map::HashMap(data)).unwrap()
 }

@@ -7,8 +7,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weft_abi::{
-    Address, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route, ServicePort, Slots,
-    SourceRange, Step, spread,
+    Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route,
+    ServicePort, Slots, SourceRange, Step, spread, spread_again,
 };
 
 use super::{
@@ -27,11 +27,7 @@ use crate::{
 };
 
 /// Tries to find a backend, or a source port, by which the flow differs from the client's others.
-const TRIES: u32 = 8;
-/// The first of these tries that change the source port.
-const PORT_TRIES: u32 = 6;
-/// From one try to the next in the table of backends: neighbours there are often the same backend.
-const STRIDE: u32 = 0x9e37_79b9;
+const TRIES: u32 = BACKEND_TRIES + 2;
 /// First of the ports that replace others: behind those that hosts give their own sockets.
 const FIRST_PORT: u32 = 61_000;
 const PORTS: u32 = 65_536 - FIRST_PORT;
@@ -127,17 +123,16 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     let mut labelled = false;
     for attempt in 0..TRIES {
         // The other node chose one of this node's, which may have changed since.
-        let another = attempt < PORT_TRIES && !with_affinity && !labelled || work.hook == hook::DIRECT;
+        let another = attempt < BACKEND_TRIES && !with_affinity && !labelled || work.hook == hook::DIRECT;
         let other = if another { attempt } else { 0 };
-        let how =
-            if inside { Spread::Random } else { Spread::Hash(hash.wrapping_add(other.wrapping_mul(STRIDE))) };
+        let how = if inside { Spread::Random } else { Spread::Hash(spread_again(hash, other)) };
         let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
             return Err(without_backend(ctx, frontend, service_port, inside));
         };
         if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
             continue;
         }
-        let change_port = attempt >= PORT_TRIES || (with_affinity || labelled) && attempt > 0;
+        let change_port = attempt >= BACKEND_TRIES || (with_affinity || labelled) && attempt > 0;
         // A node's address is a frontend on that node alone: the backend's could not translate.
         let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
         labelled = entries(config, work, &choice, change_port, direct);
