@@ -42,12 +42,11 @@ impl Cluster {
     pub fn of(nodes: u8, path: Path, direct_return: bool) -> Cluster {
         let fabric = Fabric::new();
         let mut cluster = Cluster {
-            nodes: (0..nodes).map(|number| fabric.node(number + 2)).collect(),
+            nodes: (0..nodes).map(|number| fabric.bare_node(number + 2)).collect(),
             fabric,
             kept: Vec::new(),
         };
         for node in &mut cluster.nodes {
-            node.stop();
             start(node, direct_return);
         }
         cluster.take(path);

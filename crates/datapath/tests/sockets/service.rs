@@ -29,9 +29,7 @@ pub struct Services {
 
 impl Services {
     pub fn new(fabric: &Fabric, number: u8) -> Services {
-        let mut node = fabric.node(number);
-        node.stop();
-        let mut services = Services { node, cgroup: Cgroup::new() };
+        let mut services = Services { node: fabric.bare_node(number), cgroup: Cgroup::new() };
         services.start();
         services.replace(Vec::new());
         services

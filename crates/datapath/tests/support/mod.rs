@@ -62,6 +62,13 @@ impl Fabric {
     }
 
     pub fn node(&self, number: u8) -> Node {
+        let mut node = self.bare_node(number);
+        node.start();
+        node
+    }
+
+    /// A node without a data plane yet. The kernel takes long to verify one: with what it is to have, it is started once.
+    pub fn bare_node(&self, number: u8) -> Node {
         let netns = Scratch::new("t-node-");
         let mut fabric = Netlink::open_in(&self.netns.0).unwrap();
         let port = format!("n{number}");
@@ -95,7 +102,7 @@ impl Fabric {
             format!("10.244.{number}.0/24").parse().unwrap(),
             format!("fd00:10:244:{number}::/64").parse().unwrap(),
         ];
-        let mut node = Node {
+        Node {
             name: NodeName::new(format!("node-{number}")),
             netns,
             bpffs: Bpffs::new(),
@@ -103,9 +110,7 @@ impl Fabric {
             pod_ranges,
             datapath: None,
             next: 2,
-        };
-        node.start();
-        node
+        }
     }
 }
 
