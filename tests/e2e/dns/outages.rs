@@ -220,6 +220,40 @@ fn an_agent_that_has_not_heard_of_everything_says_of_nothing_that_it_is_not_ther
 }
 
 #[test]
+fn an_agent_that_hears_nothing_answers_what_was_known_before() {
+    let settings = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: weft, namespace: kube-system}
+data: {dns: 'hosts: {printer.example.com: [192.0.2.7]}'}
+";
+    let lab = Lab::with_nodes(1).running(MANIFEST).running(settings).up();
+    let client = lab.pod("client");
+    let name = "web.default.svc.cluster.local.";
+    answers(&client, name, "A", &["10.96.9.9"]);
+    answers(&client, "printer.example.com.", "A", &["192.0.2.7"]);
+    let kept = lab.folder().join("nodes/node-1/state/names");
+    wait_until("the names to be kept", || {
+        let text = fs::read(&kept).map(|kept| String::from_utf8_lossy(&kept).into_owned());
+        text.is_ok_and(|text| text.contains("printer.example.com") && text.contains("web"))
+    });
+    let deaf = Deaf::on(&lab);
+    // The first question may be asked before it is known that nothing is heard; clients ask again.
+    let resolved = |name: &str| client.runs(&["getent", "ahostsv4", name]).succeeds();
+    assert!(resolved("web").contains("10.96.9.9"));
+    // By way of the search list, of which no name is known.
+    assert!(resolved("printer.example.com").contains("192.0.2.7"));
+    let unknown = dig(&client, &["new.default.svc.cluster.local.", "A"]).unwrap();
+    assert_eq!(unknown.status, "SERVFAIL");
+    let status: serde_json::Value = serde_json::from_str(&lab.status()).unwrap();
+    assert!(status["nodes"][0]["dns"]["snapshot_age"].is_u64(), "{status}");
+    assert!(status["problems"].to_string().contains("answers DNS from what it knew"), "{status}");
+    drop(deaf);
+    until(&client, "new.default.svc.cluster.local.", "A", |answer| answer.status == "NXDOMAIN");
+    answers(&client, name, "A", &["10.96.9.9"]);
+}
+
+#[test]
 fn while_it_has_not_heard_of_everything_another_nodes_agent_answers() {
     let lab = Lab::with_nodes(2).running(MANIFEST).up();
     let client = lab.pod("client");
