@@ -79,6 +79,8 @@ counters! {
     FlowsFull = "flows-full" drop,
     /// A Pod asks the node's DNS more often than one client may.
     DnsRate = "dns-rate" drop,
+    /// More ICMP errors were due to clients outside than a CPU sends in a second.
+    RefusalRate = "refusal-rate" drop,
     /// A later fragment whose first has not been seen.
     Fragment = "fragment" drop,
     /// A flow from outside, handed to the node of its backend.

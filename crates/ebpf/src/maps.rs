@@ -78,6 +78,10 @@ pub static STEPS: ProgramArray = ProgramArray::pinned(programs::STEPS.len() as u
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
+/// When this CPU's bucket of ICMP errors to clients outside is full again: coarse monotonic nanoseconds.
+#[map]
+pub static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 pub static ANNOUNCED: HashMap<Address, Announced> = HashMap::pinned(MAX_ANNOUNCED, BPF_F_NO_PREALLOC);
 

@@ -1,11 +1,17 @@
 //! Clients outside of the cluster.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use weft_datapath::{Counter, Path};
 use weft_model::{Protocol, services::WhenEmpty};
 
-use crate::cluster::{BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, eventually, service};
+use crate::cluster::{
+    BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service,
+};
 
 /// Every node port leads to the one backend, wherever it is, and keeps the client's address.
 fn node_port_keeps_the_client(path: Path) {
@@ -106,5 +112,60 @@ fn what_is_refused_and_what_is_dropped_are_told_apart() {
         let connected = Tcp::connect_within(cluster.outside(), nobody, within).map(drop).unwrap_err().kind();
         assert_eq!(connected, ErrorKind::TimedOut, "an address that no Service has");
         assert!(cluster.count(Counter::NoService) > before);
+    }
+}
+
+/// What a CPU sends at once, and in each second after.
+const REFUSALS_BURST: u64 = 50;
+const REFUSALS_A_SECOND: u64 = 1000;
+
+#[test]
+fn a_flood_from_outside_is_refused_no_more_often_than_a_kernel_would_and_pods_and_resets_as_ever() {
+    let mut cluster = Cluster::new(Path::Native);
+    let pod = cluster.nodes[0].pod();
+    for family in BOTH {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let empty = service(protocol, &[]).cluster_ip(family, 80).node_port(family, NODE_PORT);
+            cluster.serve(&empty);
+        }
+        let to = cluster.node_port(0, family);
+        let any = SocketAddr::new(cluster.outside_address(family), 0);
+        let socket = cluster.outside().run(|| UdpSocket::bind(any).unwrap()).unwrap();
+        let before = cluster.count(Counter::Refused);
+        let limited = cluster.count(Counter::RefusalRate);
+        let (begun, mut sent) = (Instant::now(), 0_u64);
+        eventually("refusals to be left out", || {
+            for _ in 0..5000 {
+                // Neighbours are found meanwhile.
+                sent += u64::from(socket.send_to(b"flood", to).is_ok());
+            }
+            let left_out = cluster.count(Counter::RefusalRate) - limited;
+            if left_out > 1000 { Ok(()) } else { Err(std::io::Error::other(format!("{left_out} of {sent}"))) }
+        });
+        let refused = cluster.count(Counter::Refused) - before;
+        let cpus = u64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+        // The programs' clock is a tick late.
+        let seconds = begun.elapsed().as_secs() + 1;
+        let most = cpus * (REFUSALS_BURST + 1 + REFUSALS_A_SECOND * seconds);
+        assert!((1..=most).contains(&refused), "{refused} of {sent} in {seconds} s");
+        // Resets are not counted against it, and neither is what a Pod is refused.
+        for _ in 0..200 {
+            let error = Tcp::connect(cluster.outside(), to).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        }
+        let before = cluster.count(Counter::Refused);
+        let vip = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 80);
+        let any = SocketAddr::new(pod.addresses[family], 0);
+        let socket = client(&pod).run(|| UdpSocket::bind(any).unwrap()).unwrap();
+        for _ in 0..2000 {
+            socket.send_to(b"flood", vip).unwrap();
+        }
+        assert_eq!(cluster.count(Counter::Refused) - before, 2000);
+        // Once the flood is over everybody is told again.
+        let refused = || match Udp::connect(cluster.outside(), to).ask() {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(std::io::Error::other(format!("{other:?}"))),
+        };
+        eventually("ECONNREFUSED over UDP", refused);
     }
 }

@@ -16,11 +16,14 @@ use super::{
     table::{ACK, FIN, RST, SYN},
 };
 use crate::{
-    maps::CONFIG,
+    maps::{CONFIG, REFUSALS},
     steps::{count, parse::skb},
 };
 
 const TTL: u8 = 64;
+/// ICMP errors to clients outside: one a millisecond and CPU, and so many at once.
+const REFUSAL_GAP_NS: u64 = 1_000_000;
+const REFUSALS_BURST: u64 = 50;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const TCP_CHECKSUM: usize = 16;
@@ -43,10 +46,13 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.part == part::LATER {
         return Verdict::drop(Counter::Fragment);
     }
+    let is_reset = work.key.protocol == TCP && work.mtu == 0;
     if work.mtu == 0 {
+        if !is_reset && work.hook == hook::UPLINK_INGRESS && !may_refuse(work.now_ns) {
+            return Verdict::drop(Counter::RefusalRate);
+        }
         count::packet(Counter::Refused);
     }
-    let is_reset = work.key.protocol == TCP && work.mtu == 0;
     if is_reset && work.tcp & RST != 0 {
         return Verdict::drop(Counter::Untranslated);
     }
@@ -56,6 +62,22 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         return Verdict::drop(Counter::Untranslated);
     }
     answer(ctx, config, work)
+}
+
+/// Whether a client outside, whose address may be anybody's, is sent one more ICMP error: a token bucket a CPU, kept as the time
+/// at which it is full again. The kernel limits its own in the same way (`icmp_msgs_per_sec`, `icmp_msgs_burst`), and resets
+/// and what path MTUs need as little. Pods cannot lie about their address, and one is not to silence what others are told.
+#[inline(always)]
+fn may_refuse(now_ns: u64) -> bool {
+    let Some(full_ns) = REFUSALS.get_ptr_mut(0) else { return false };
+    // SAFETY: the value is this CPU's, and programs of one CPU do not interrupt each other here.
+    unsafe {
+        if *full_ns > now_ns + REFUSALS_BURST * REFUSAL_GAP_NS {
+            return false;
+        }
+        *full_ns = (*full_ns).max(now_ns) + REFUSAL_GAP_NS;
+    }
+    true
 }
 
 /// Back to where the packet came from.
