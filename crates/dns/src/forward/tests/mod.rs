@@ -6,6 +6,7 @@ mod churn;
 mod fake;
 mod lies;
 mod outages;
+mod shared;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -13,10 +13,10 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
-use super::check;
+use super::{check, connection::Shared};
 use crate::question::Question;
 
 /// The largest datagram that is asked for: one that crosses any network unfragmented.
@@ -43,12 +43,13 @@ pub(in crate::forward) enum ExchangeError {
 }
 
 /// How a server is asked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
+#[derive(Clone, Copy)]
+pub(super) struct Way<'w> {
     pub(super) address: SocketAddr,
-    pub(super) tcp: bool,
+    /// It is asked over TCP alone, by this connection.
+    pub(super) shared: Option<&'w Shared>,
     pub(super) edns: bool,
-    /// A datagram that was not answered for so long may be lost: it is sent again.
+    /// A datagram that was not answered for so long may be lost, and a connection held up: the question is sent again.
     pub(super) again: Duration,
 }
 
@@ -57,23 +58,24 @@ pub(super) struct Way {
 /// # Errors
 /// When there was none.
 pub(super) async fn exchange(
-    way: Way,
+    way: Way<'_>,
     id: u16,
     question: &Question,
     deadline: Instant,
 ) -> Result<Message, ExchangeError> {
     let query = query(id, question, way.edns)?;
-    if !way.tcp {
-        match over_udp(way, id, question, &query, deadline).await {
-            Ok(message) if !message.metadata.truncation => return Ok(message),
-            Ok(_) => {}
-            Err(ExchangeError::Forged(count)) if Instant::now() < deadline && count >= MOST_FORGED => {}
-            Err(error) => return Err(error),
-        }
+    let over_tcp = over_tcp(way.address, id, question, &query);
+    if let Some(shared) = way.shared {
+        let asked = over_shared(shared, way.again, question, &query, over_tcp);
+        return timeout_at(deadline, asked).await.unwrap_or(Err(ExchangeError::Silent(1)));
     }
-    timeout_at(deadline, over_tcp(way.address, id, question, &query))
-        .await
-        .unwrap_or(Err(ExchangeError::Silent(1)))
+    match over_udp(way, id, question, &query, deadline).await {
+        Ok(message) if !message.metadata.truncation => return Ok(message),
+        Ok(_) => {}
+        Err(ExchangeError::Forged(count)) if Instant::now() < deadline && count >= MOST_FORGED => {}
+        Err(error) => return Err(error),
+    }
+    timeout_at(deadline, over_tcp).await.unwrap_or(Err(ExchangeError::Silent(1)))
 }
 
 fn query(id: u16, question: &Question, edns: bool) -> Result<Vec<u8>, ExchangeError> {
@@ -93,7 +95,7 @@ fn query(id: u16, question: &Question, edns: bool) -> Result<Vec<u8>, ExchangeEr
 
 /// A socket of its own for every question: its port, which the kernel chooses, is half of what a forger must guess.
 async fn over_udp(
-    way: Way,
+    way: Way<'_>,
     id: u16,
     question: &Question,
     query: &[u8],
@@ -137,6 +139,34 @@ async fn over_udp(
     }
 }
 
+/// By the connection that all share. A server may close that, or work off one question after the other on it: then this one gets a
+/// connection of its own.
+async fn over_shared(
+    shared: &Shared,
+    again: Duration,
+    question: &Question,
+    query: &[u8],
+    own: impl Future<Output = Result<Message, ExchangeError>>,
+) -> Result<Message, ExchangeError> {
+    let mut asked = shared.ask(query).await?;
+    let is_held_up = tokio::select! {
+        answer = &mut asked.answer => match answer {
+            Ok(answer) => return read(&answer, asked.id, question),
+            Err(_) => false,
+        },
+        () = sleep(again) => true,
+    };
+    if !is_held_up {
+        return own.await;
+    }
+    shared.retire(&asked).await;
+    tokio::select! {
+        Ok(answer) = &mut asked.answer => read(&answer, asked.id, question),
+        Ok(message) = own => Ok(message),
+        else => Err(ExchangeError::Io("closed the connection without an answer".to_owned())),
+    }
+}
+
 async fn over_tcp(
     address: SocketAddr,
     id: u16,
@@ -151,7 +181,11 @@ async fn over_tcp(
     let length = stream.read_u16().await?;
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
-    let message = Message::from_vec(&answer).map_err(|error| ExchangeError::Unreadable(error.to_string()))?;
+    read(&answer, id, question)
+}
+
+fn read(answer: &[u8], id: u16, question: &Question) -> Result<Message, ExchangeError> {
+    let message = Message::from_vec(answer).map_err(|error| ExchangeError::Unreadable(error.to_string()))?;
     if check::answers(&message, id, question) { Ok(message) } else { Err(ExchangeError::Forged(1)) }
 }
 

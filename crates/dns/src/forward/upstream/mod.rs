@@ -1,6 +1,7 @@
 //! A server that is asked: how it fares, and whether it leads back to us.
 
 pub(super) mod check;
+mod connection;
 mod exchange;
 
 use std::{
@@ -23,6 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(super) use connection::Shared;
 pub(super) use exchange::ExchangeError;
 
 use super::counts::{Answered, UpstreamCounts};
@@ -41,6 +43,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A server that does not lead back here is looked at again after this.
 const LOOK_FOR_LOOP: Duration = Duration::from_secs(600);
+/// The connection to a server that is asked over TCP is closed when nothing was asked for so long: sooner than most servers do.
+const IDLE: Duration = Duration::from_secs(8);
 /// What was measured counts half as much after so long: a server that was slow is tried again.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Servers whose round trips differ by less than this are equally good.
@@ -49,6 +53,8 @@ const NO_DIFFERENCE: Duration = Duration::from_millis(32);
 /// A server that is asked.
 pub(super) struct Upstream {
     server: ServerAddress,
+    /// Of one that is asked over TCP alone.
+    shared: Option<Shared>,
     health: Mutex<Health>,
     without_edns: AtomicBool,
     looping: AtomicBool,
@@ -79,6 +85,7 @@ impl Upstream {
     pub(super) fn new(server: ServerAddress) -> Self {
         Self {
             server,
+            shared: server.tcp.then(|| Shared::new(server.address, IDLE)),
             health: Mutex::default(),
             without_edns: AtomicBool::new(false),
             looping: AtomicBool::new(false),
@@ -146,11 +153,11 @@ impl Upstream {
         Ok(plain)
     }
 
-    fn way(&self) -> Way {
+    fn way(&self) -> Way<'_> {
         let trip = self.trip().unwrap_or(Duration::from_millis(100));
         Way {
             address: self.server.address,
-            tcp: self.server.tcp,
+            shared: self.shared.as_ref(),
             edns: !self.without_edns.load(Ordering::Relaxed),
             again: (trip * 3).clamp(Duration::from_millis(250), Duration::from_secs(1)),
         }
@@ -316,7 +323,7 @@ pub(crate) async fn ask_plainly(
     question: &Question,
     patience: Duration,
 ) -> Result<Message, String> {
-    let way = Way { address, tcp: false, edns: true, again: patience };
+    let way = Way { address, shared: None, edns: true, again: patience };
     let answer = exchange(way, random_id(), question, Instant::now() + patience).await;
     answer.map_err(|error| error.to_string())
 }
