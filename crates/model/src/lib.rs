@@ -4,6 +4,7 @@
 //! are [`std::net::IpAddr`]; byte order is the business of `weft-datapath`.
 
 pub mod balanced;
+mod claims;
 pub mod dns;
 pub mod ipam;
 pub mod lease;
@@ -13,6 +14,7 @@ pub mod pod;
 pub mod services;
 
 pub use balanced::BalancedService;
+pub use claims::Claims;
 pub use ipam::{Ipam, PodRange};
 pub use lease::Lease;
 pub use node::{Node, NodeName};

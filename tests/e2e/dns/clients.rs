@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use weft_tests::{Lab, Place, wait_for, weft};
 
-use super::dig::{answers, dig};
+use super::{
+    dig::{answers, dig},
+    found,
+};
 
 const MANIFEST: &str = "
 apiVersion: v1
@@ -154,14 +157,6 @@ fn short_names_are_found_by_the_pods_search_list() {
     // By address.
     let seen = client.runs(&["getent", "hosts", &web]).succeeds();
     assert!(seen.contains("web.default.svc.cluster.local"), "{seen}");
-}
-
-#[track_caller]
-fn found(from: &Place, name: &str, address: &str) {
-    wait_for(&format!("getent to find {name}"), || {
-        let output = from.runs(&["getent", "ahostsv4", name]);
-        if output.stdout.starts_with(address) { Ok(()) } else { Err(output) }
-    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod specification;
 
 use std::{fs, path::PathBuf};
 
-use weft_tests::Lab;
+use weft_tests::{Lab, Place, wait_for};
 
 fn lines(text: &str) -> Vec<&str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
@@ -28,4 +28,13 @@ fn asked_outside(lab: &Lab) -> Vec<String> {
 #[track_caller]
 fn nothing_else(lab: &Lab, expected: &[&str]) {
     assert_eq!(asked_outside(lab), expected);
+}
+
+/// A program of a Pod finds the name, by the C library.
+#[track_caller]
+fn found(from: &Place, name: &str, address: &str) {
+    wait_for(&format!("getent to find {name}"), || {
+        let output = from.runs(&["getent", "ahostsv4", name]);
+        if output.stdout.starts_with(address) { Ok(()) } else { Err(output) }
+    });
 }

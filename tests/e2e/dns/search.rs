@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fs};
 
-use weft_tests::{Lab, Place, wait_for};
+use weft_tests::{Lab, wait_for};
 
 use super::{
     asked_outside,
     dig::{answers, dig, has_no_such_name},
+    found,
 };
 
 const MANIFEST: &str = "
@@ -93,14 +94,6 @@ fn pods_with_a_search_list_of_their_own_are_answered_by_it() {
     let answer =
         dig(&lab.node("node-1"), &["@10.96.0.10", "api.example.com.default.svc.cluster.local."]).unwrap();
     assert_eq!(answer.status, "NXDOMAIN", "{answer:?}");
-}
-
-#[track_caller]
-fn found(from: &Place, name: &str, address: &str) {
-    wait_for(&format!("getent to find {name}"), || {
-        let output = from.runs(&["getent", "ahostsv4", name]);
-        if output.stdout.starts_with(address) { Ok(()) } else { Err(output) }
-    });
 }
 
 #[test]

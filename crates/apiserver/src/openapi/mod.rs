@@ -158,7 +158,12 @@ fn property(field: &schema::Field) -> Value {
         }
         kind => scalar(kind),
     };
-    match field.shape {
+    shaped(field.shape, one)
+}
+
+/// One, a list or a map of these.
+fn shaped(shape: Shape, one: Value) -> Value {
+    match shape {
         Shape::One | Shape::Inline => one,
         Shape::List => json!({"type": "array", "items": one}),
         Shape::Map => json!({"type": "object", "additionalProperties": one}),

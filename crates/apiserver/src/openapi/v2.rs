@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{add_type, custom_name, gvk, info, model_name, parameters, scalar, words};
+use super::{add_type, custom_name, gvk, info, model_name, parameters, scalar, shaped, words};
 use crate::resources::lists::Lists;
 use crate::resources::{ResourceType, Types};
 use crate::schema::{self, Shape, Type};
@@ -87,11 +87,7 @@ fn property(field: &schema::Field) -> Value {
         Type::Raw => json!({}),
         kind => scalar(kind),
     };
-    match field.shape {
-        Shape::One | Shape::Inline => one,
-        Shape::List => json!({"type": "array", "items": one}),
-        Shape::Map => json!({"type": "object", "additionalProperties": one}),
-    }
+    shaped(field.shape, one)
 }
 
 fn reference(name: &str) -> Value {

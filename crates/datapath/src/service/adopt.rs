@@ -7,15 +7,16 @@ use std::{
 };
 
 use weft_abi::{BACKEND_PORT_WORDS, Backend, Frontend, FrontendKey, Slots};
-use weft_model::services::{
-    BackendKey, Choice, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty,
+use weft_model::{
+    Claims,
+    services::{BackendKey, Choice, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty},
 };
 
 use super::{
     Leftovers, Limits, ServiceError, Services, Stores, Surroundings,
     backends::Backends,
-    claims::Claims,
     host_ports,
+    own_addresses::OwnAddresses,
     port::{Entry, Installed, Run},
     slots::{Place, SlotRuns, class_of},
 };
@@ -54,6 +55,7 @@ impl Services {
             ),
             free_ports: Vec::new(),
             claims: Claims::default(),
+            own_addresses: OwnAddresses::default(),
             installed: BTreeMap::new(),
             unclaimed: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -137,7 +139,7 @@ impl Services {
                 .iter()
                 .for_each(|state| self.backends.list(*state, protocol, std::time::Instant::now()));
             for frontend in frontends {
-                self.claims.claim(frontend, &of);
+                self.claims.add(frontend, of.clone());
             }
             self.installed.insert(of, Installed { plan, internal: None, external: Some(entry) });
         }
@@ -170,9 +172,9 @@ impl Services {
         let stale: Vec<FrontendKey> = (self.frontends.desired().iter())
             .filter(|(key, frontend)| {
                 if frontend.flags & Frontend::ADDRESS != 0 {
-                    !self.claims.has_address(&key.address)
+                    !self.own_addresses.has(&key.address)
                 } else {
-                    self.claims.owner(key).is_none()
+                    self.claims.holder(key).is_none()
                 }
             })
             .map(|(key, _)| *key)

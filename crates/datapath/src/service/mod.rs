@@ -6,11 +6,11 @@
 
 mod adopt;
 mod backends;
-mod claims;
 mod datapath;
 mod host_ports;
 mod installed;
 mod maglev;
+mod own_addresses;
 mod port;
 mod slots;
 mod sockets;
@@ -23,11 +23,17 @@ use weft_abi::{
     AffinityMember, Frontend, FrontendKey, MAX_AFFINITY_MEMBERS, MAX_FRONTENDS, MAX_SOURCE_RANGES,
     ServicePort, SourceRange, maps,
 };
-use weft_model::services::{ServicePortKey, ServicePortPlan};
+use weft_model::{
+    Claims,
+    services::{ServicePortKey, ServicePortPlan},
+};
 
 pub(crate) use self::host_ports::host_port_plan;
 pub use self::installed::{InstalledBackend, InstalledServicePort};
-use self::{backends::Backends, claims::Claims, host_ports::is_host_port, port::Installed, slots::SlotRuns};
+use self::{
+    backends::Backends, host_ports::is_host_port, own_addresses::OwnAddresses, port::Installed,
+    slots::SlotRuns,
+};
 pub(crate) use self::{backends::Gone, installed::CountReaders, sockets::SocketEnder};
 use crate::{
     load::Programs,
@@ -138,7 +144,9 @@ pub(crate) struct Services {
     runs: SlotRuns,
     /// Indexes of Service ports that are free, last the next to be used.
     free_ports: Vec<u32>,
-    claims: Claims,
+    /// Of several Service ports that want the same frontend, the first by name has it: the same on every node.
+    claims: Claims<FrontendKey, ServicePortKey>,
+    own_addresses: OwnAddresses,
     installed: BTreeMap<ServicePortKey, Installed>,
     /// Entries of an earlier process that no Service port has taken over yet.
     unclaimed: BTreeMap<u32, port::Entry>,
@@ -218,7 +226,7 @@ impl Services {
 
     /// What is not served as planned, and why: one reason each.
     fn not_served(&self) -> Vec<(ServicePortKey, Refused)> {
-        let taken = self.claims.conflicts().map(|(who, frontend, by)| {
+        let taken = self.claims.conflicts().map(|(frontend, who, by)| {
             let (address, port) = (frontend.address.into(), u16::from_be(frontend.port_be));
             (who.clone(), Refused::Taken { address, port, by: Box::new(by.clone()) })
         });

@@ -375,7 +375,8 @@ impl Services {
         let frontends = installed.plan.frontends.clone();
         for frontend in &frontends {
             let entry = encode::frontend_key(frontend.address, frontend.port, key.protocol);
-            if self.claims.claim(entry, key) {
+            self.claims.add(entry, key.clone());
+            if self.claims.holder(&entry) == Some(key) {
                 self.set_frontend(entry, key, frontend);
             }
         }
@@ -386,8 +387,8 @@ impl Services {
 
     fn release_frontend(&mut self, key: &ServicePortKey, frontend: &services::Frontend) {
         let entry = encode::frontend_key(frontend.address, frontend.port, key.protocol);
-        let was_own = self.claims.owner(&entry) == Some(key);
-        match self.claims.release(&entry, key) {
+        let was_own = self.claims.holder(&entry) == Some(key);
+        match self.claims.remove(&entry, key).cloned() {
             Some(next) => {
                 let wanted = self.installed.get(&next).and_then(|next| {
                     next.plan.frontends.iter().find(|other| same_place(other, frontend)).copied()
@@ -411,7 +412,7 @@ impl Services {
         self.frontends.set(entry, value);
         if value.flags & Frontend::OWN_ADDRESS == 0 {
             self.uncount_address(&entry);
-        } else if self.claims.count(entry) {
+        } else if self.own_addresses.count(entry) {
             let whole = Frontend { service_port: 0, flags: Frontend::ADDRESS };
             self.frontends.set(FrontendKey::whole(entry.address), whole);
         }
@@ -423,7 +424,7 @@ impl Services {
     }
 
     fn uncount_address(&mut self, entry: &FrontendKey) {
-        if self.claims.uncount(entry) {
+        if self.own_addresses.uncount(entry) {
             self.frontends.unset(&FrontendKey::whole(entry.address));
         }
     }

@@ -12,10 +12,10 @@ use super::{
     LoadBalancer, LocalEndpoints, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan,
     SliceKey, SlicePort, ThisNode,
     choose::{self, KeptEndpoint, Slice},
-    claims::Claims,
+    claims::{Claimant, Place, claim},
     intern::Interned,
 };
-use crate::Protocol;
+use crate::{Claims, Protocol};
 
 /// What a node serves, kept in line with what the API says. The plan is a function of the objects, never of the order in
 /// which they came.
@@ -26,7 +26,7 @@ pub struct Planner {
     slices: HashMap<SliceKey, (ServiceKey, u32)>,
     /// What is to be planned again.
     dirty: BTreeMap<ServiceKey, Families>,
-    claims: Claims,
+    claims: Claims<Place, Claimant>,
     lists: Lists,
     endpoints: usize,
     strings: Interned<str>,
@@ -212,10 +212,12 @@ impl Planner {
             // Whoever gains or loses a frontend by it is planned again with all others.
             for service in self.services.values().filter_map(|entry| entry.service.as_deref()) {
                 each_frontend(service, &old, |port, one| {
-                    drop(self.claims.remove(&service.key, &port.name, port.protocol, one))
+                    let (place, claimant) = claim(&service.key, port, one);
+                    self.claims.remove(&place, &claimant);
                 });
                 each_frontend(service, &self.node, |port, one| {
-                    drop(self.claims.add(&service.key, &port.name, port.protocol, one))
+                    let (place, claimant) = claim(&service.key, port, one);
+                    self.claims.add(place, claimant);
                 });
             }
         } else if self.node.zone.as_deref() == zone {
@@ -264,7 +266,7 @@ impl Planner {
 
     /// What several Services claim, and who of them is not reached by it.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        self.claims.conflicts()
+        self.claims.conflicts().map(Conflict::new).collect()
     }
 
     /// The Service as it was last heard of.
@@ -314,12 +316,14 @@ impl Planner {
         let mut others = Vec::new();
         if let Some(old) = old {
             each_frontend(old, &self.node, |port, one| {
-                others.extend(self.claims.remove(&old.key, &port.name, port.protocol, one));
+                let (place, claimant) = claim(&old.key, port, one);
+                others.extend(self.claims.remove(&place, &claimant).map(|heir| heir.service.clone()));
             });
         }
         if let Some(new) = new {
             each_frontend(new, &self.node, |port, one| {
-                others.extend(self.claims.add(&new.key, &port.name, port.protocol, one));
+                let (place, claimant) = claim(&new.key, port, one);
+                others.extend(self.claims.add(place, claimant).map(|loser| loser.service));
             });
         }
         others.iter().for_each(|other| self.mark(other, Families::BOTH));
@@ -372,7 +376,7 @@ impl Entry {
         key: &ServiceKey,
         families: Families,
         node: &ThisNode,
-        claims: &Claims,
+        claims: &Claims<Place, Claimant>,
         changes: &mut Changes,
     ) {
         let before = mem::take(&mut self.planned);
@@ -390,7 +394,10 @@ impl Entry {
                     continue;
                 }
                 let mut frontends = choose::frontends(service, port, ipv6, node);
-                frontends.retain(|one| claims.holds(key, &port.name, port.protocol, *one));
+                frontends.retain(|one| {
+                    let (place, claimant) = claim(key, port, *one);
+                    claims.holder(&place) == Some(&claimant)
+                });
                 let plan = choose::plan(service, port, ipv6, frontends, &self.slices, node);
                 let id = PortId { name: Arc::clone(&port.name), protocol: port.protocol, ipv6 };
                 changes.ports.push((named(&id), Some(plan)));

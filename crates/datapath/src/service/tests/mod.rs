@@ -1,0 +1,6 @@
+//! The tables of Services, against a kernel in memory.
+
+mod kernel;
+mod limits;
+mod plans;
+mod sequences;
