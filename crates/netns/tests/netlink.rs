@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use weft_netns::{
-    Netlink, Netns,
+    Netlink,
     netlink::{NeighbourSpec, RouteSpec, VethSpec, VxlanSpec},
 };
 use weft_scratch::Scratch;

@@ -24,6 +24,7 @@ const MARK: &str = "made: ";
 /// The process that is killed: this test program once more. Makes a thing of each kind, tells where it is, and waits.
 #[test]
 #[ignore = "a part of the other tests"]
+#[expect(clippy::zombie_processes, clippy::disallowed_methods, reason = "it ends without cleaning up")]
 fn maker() {
     let tell = |path: &Path| println!("{MARK}{}", path.display());
     let (netns, bpffs, cgroup, folder) = (Scratch::new("t-kill-"), Bpffs::new(), Cgroup::new(), folder());
