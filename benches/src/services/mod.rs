@@ -33,7 +33,8 @@ pub fn run() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A side of a comparison: where its traffic goes, and whether its client's sockets are Weft's business.
+/// A side of a comparison: where its traffic goes, and the cgroup of its client if that is a Pod. Pods that are not Weft's business
+/// have one too: the kernel accounts for each cgroup a process is in whenever it starts and stops waiting.
 struct Side<'n> {
     way: Way<'n>,
     cgroup: Option<&'n Cgroup>,
@@ -75,6 +76,7 @@ fn compare(
 struct OneNode {
     _outside: Scratch,
     cgroup: Cgroup,
+    plain: Cgroup,
     node: Node,
     client: Scratch,
     server: Scratch,
@@ -85,7 +87,7 @@ impl OneNode {
     fn new() -> anyhow::Result<OneNode> {
         let (host, outside) = (Scratch::new()?, Scratch::new()?);
         join(&host, &outside, [IpAddr::from([192, 168, 1, 2]), IpAddr::from([192, 168, 1, 1])])?;
-        let cgroup = Cgroup::new()?;
+        let (cgroup, plain) = (Cgroup::new()?, Cgroup::new()?);
         let mut node = Node::start_with(host, 2, |settings| {
             settings.cgroup = Some(cgroup.path().to_owned());
             settings.service_ranges =
@@ -94,11 +96,11 @@ impl OneNode {
         })?;
         node.alone()?;
         let ((client, _), (server, address)) = (node.pod()?, node.pod()?);
-        Ok(OneNode { _outside: outside, cgroup, node, client, server, address })
+        Ok(OneNode { _outside: outside, cgroup, plain, node, client, server, address })
     }
 
     fn direct(&self) -> Side<'_> {
-        Side { way: self.way(None), cgroup: None }
+        Side { way: self.way(None), cgroup: Some(&self.plain) }
     }
 
     fn through(&self, service: SocketAddr) -> Side<'_> {
@@ -174,7 +176,7 @@ fn kube_proxy() -> anyhow::Result<Vec<Row>> {
                 &format!("kube-proxy, {rules}"),
                 "1/s",
                 |way| way.open_rate(),
-                [&ours, &Side { way, cgroup: None }],
+                [&ours, &Side { way, cgroup: Some(&one.plain) }],
                 Goal::AtLeast(goal),
             )?);
         }
