@@ -1,14 +1,14 @@
 //! Nodes as the network sees them.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The name of a Node object; unique in the cluster.
+/// The name of a Node object; unique in the cluster. Cheap to clone: everything that is known of a node is kept by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct NodeName(String);
+#[serde(from = "String", into = "String")]
+pub struct NodeName(Arc<str>);
 
 /// What of a Node the network uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Node {
 
 impl NodeName {
     /// The name `name`, as the API has it.
-    pub fn new(name: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
 
@@ -65,5 +65,11 @@ impl From<&str> for NodeName {
 impl From<String> for NodeName {
     fn from(name: String) -> Self {
         Self::new(name)
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> Self {
+        name.as_str().to_owned()
     }
 }

@@ -222,8 +222,8 @@ impl Node {
             peer.pod_ranges.is_empty() || self.health.get(&peer.name).is_some_and(|health| health.proved)
         };
         self.config.routing != probe::Routing::Auto
-            || self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved))
             || self.settled_by.is_some_and(|deadline| deadline <= Instant::now())
+            || self.plan.as_ref().is_some_and(|plan| plan.peers.iter().all(proved))
     }
 }
 

@@ -7,6 +7,9 @@ use weft_model::{NodeName, Peer};
 use super::Node;
 use crate::admin::{CounterStatus, MtuStatus, PeerStatus, PodStatus, RangeStatus, Status};
 
+/// So many nodes are named in a condition's message.
+const NAMED: usize = 10;
+
 /// Whether this node can attach Pods, and what the API is to be told of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -71,7 +74,7 @@ impl Node {
                 message: why.clone(),
             },
         };
-        let mismatched: Vec<String> = self
+        let mut mismatched: Vec<String> = self
             .health
             .iter()
             .filter_map(|(name, health)| match health.mtu {
@@ -79,6 +82,11 @@ impl Node {
                 _ => None,
             })
             .collect();
+        let more = mismatched.len().saturating_sub(NAMED);
+        if more > 0 {
+            mismatched.truncate(NAMED);
+            mismatched.push(format!("{more} more"));
+        }
         let mtu = if mismatched.is_empty() {
             Condition {
                 kind: "WeftMTUMismatch",

@@ -35,6 +35,8 @@ const TICK: Duration = Duration::from_millis(200);
 const REPAIR: Duration = Duration::from_secs(5);
 /// The same while something does not work.
 const RETRY: Duration = Duration::from_secs(1);
+/// The look takes at most one part in so many of the thread's time: among thousands of nodes there is much to look at.
+const REPAIR_SHARE: u32 = 100;
 
 /// So many commands are taken before what they come to is written.
 const AT_ONCE: usize = 64;
@@ -117,15 +119,19 @@ fn serve(
     metrics: &Metrics,
 ) {
     let (mut next_tick, mut repaired, mut swept) = (Instant::now(), Instant::now(), Instant::now());
+    let mut repair_took = Duration::ZERO;
     loop {
         let now = Instant::now();
         if now >= next_tick {
             node.take_queue();
             next_tick = now + TICK;
         }
-        if repaired.elapsed() >= if node.is_whole() { REPAIR } else { RETRY } {
+        let rest = if node.is_whole() { REPAIR.max(repair_took * REPAIR_SHARE) } else { RETRY };
+        if repaired.elapsed() >= rest {
+            let begun = Instant::now();
             node.repair();
             repaired = Instant::now();
+            repair_took = repaired - begun;
         }
         if swept.elapsed() >= SWEEP {
             node.sweep();

@@ -1,23 +1,20 @@
 //! What is known of the paths to one node. No I/O and no clock: time comes in, requests go out.
 
 use std::{
-    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
 
 use weft_abi::Path;
 
-use super::Routing;
+use super::{Routing, pace::Pace};
 
-/// Between two probes while nothing is known yet.
-const FIRST_INTERVAL: Duration = Duration::from_millis(100);
-/// Between two probes afterwards.
-const INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Lost in a row before a path that worked counts as broken.
 const LOST: u32 = 3;
+/// Until a path that was just chosen is in force, probably.
+const CHANGE: Duration = Duration::from_millis(100);
 /// Answered in a row before a path that broke counts as whole again.
 const REGAINED: u32 = 5;
 
@@ -48,7 +45,7 @@ pub enum MtuProof {
 }
 
 /// What a probe proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
     /// That the underlay carries Pod addresses.
     Plain,
@@ -58,6 +55,7 @@ pub(super) enum Probe {
     FullSize,
 }
 
+/// In the order of their tracks.
 const PROBES: [Probe; 3] = [Probe::Plain, Probe::Path, Probe::FullSize];
 
 /// A probe to send.
@@ -78,16 +76,19 @@ pub(super) struct Peer {
     path: Path,
     overlay_mtu: u32,
     uplink_mtu: u32,
-    /// One a family and kind of probe.
-    tracks: BTreeMap<(usize, Probe), Track>,
-    waiting: BTreeMap<u64, Waiting>,
+    /// By family and [`PROBES`].
+    tracks: Box<[[Track; PROBES.len()]]>,
+    /// Few: a track is asked anew when the last answer is overdue, or ten times while nothing is known.
+    waiting: Vec<Waiting>,
     nonces: RandomState,
     sent: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    track: (usize, Probe),
+    nonce: u64,
+    family: usize,
+    probe: Probe,
     until: Instant,
 }
 
@@ -115,25 +116,39 @@ impl Track {
         }
     }
 
-    fn lost(&mut self) {
+    /// Whether it was lost is asked again at once, so that what broke is known soon however seldom it is asked.
+    fn lost(&mut self, now: Instant) {
         self.answered = 0;
         self.lost = self.lost.saturating_add(1);
         if self.lost >= LOST {
             self.works = Some(false);
+        } else {
+            self.next = self.next.min(now);
+        }
+    }
+
+    /// How long until it is asked again, for one that matters more or less.
+    fn interval(&self, pace: &Pace, matters: bool) -> Duration {
+        match self.works {
+            None => pace.first,
+            Some(true) if matters => pace.usual,
+            // On its way to be whole again.
+            Some(false) if self.answered > 0 => pace.usual,
+            Some(false) if matters => pace.usual,
+            Some(_) => pace.rare,
         }
     }
 }
 
 impl Peer {
     pub(super) fn new(routing: Routing, families: usize, now: Instant) -> Peer {
-        let tracks = (0..families).flat_map(|family| PROBES.map(|probe| ((family, probe), Track::new(now))));
         Peer {
             routing,
             path: if routing == Routing::Native { Path::Native } else { Path::Overlay },
             overlay_mtu: 0,
             uplink_mtu: 0,
-            tracks: tracks.collect(),
-            waiting: BTreeMap::new(),
+            tracks: vec![[Track::new(now); PROBES.len()]; families].into(),
+            waiting: Vec::new(),
             nonces: RandomState::new(),
             sent: 0,
         }
@@ -147,46 +162,50 @@ impl Peer {
     }
 
     /// The probes whose time has come. What was not answered in time counts as lost first.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Request> {
-        let late: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.until <= now)
-            .map(|(nonce, _)| *nonce)
-            .collect();
-        for nonce in late {
-            if let Some(waiting) = self.waiting.remove(&nonce)
-                && let Some(track) = self.tracks.get_mut(&waiting.track)
-            {
-                track.lost();
+    pub(super) fn due(&mut self, now: Instant, pace: &Pace) -> Vec<Request> {
+        while let Some(late) = self.waiting.iter().position(|waiting| waiting.until <= now) {
+            let late = self.waiting.swap_remove(late);
+            if let Some(track) = track(&mut self.tracks, late.family, late.probe) {
+                track.lost(now);
             }
         }
         self.choose_path(now);
         let mut requests = Vec::new();
-        for (&(family, probe), track) in &mut self.tracks {
-            if track.next > now || probe == Probe::Plain && self.routing != Routing::Auto {
-                continue;
+        let (routing, path) = (self.routing, self.path);
+        for (family, tracks) in self.tracks.iter_mut().enumerate() {
+            for (probe, track) in PROBES.into_iter().zip(tracks) {
+                if track.next > now || !is_asked(probe, routing) {
+                    continue;
+                }
+                track.next = now + track.interval(pace, matters(probe, routing, path));
+                self.sent += 1;
+                let nonce = self.nonces.hash_one(self.sent);
+                self.waiting.push(Waiting { nonce, family, probe, until: now + TIMEOUT });
+                let packet_size = match (probe, path) {
+                    (Probe::Plain | Probe::Path, _) => 0,
+                    (Probe::FullSize, Path::Overlay) => self.overlay_mtu,
+                    (Probe::FullSize, Path::Native) => self.uplink_mtu,
+                };
+                requests.push(Request { family, probe, nonce, packet_size });
             }
-            track.next = now + if track.works.is_none() { FIRST_INTERVAL } else { INTERVAL };
-            self.sent += 1;
-            let nonce = self.nonces.hash_one(self.sent);
-            self.waiting.insert(nonce, Waiting { track: (family, probe), until: now + TIMEOUT });
-            let packet_size = match (probe, self.path) {
-                (Probe::Plain | Probe::Path, _) => 0,
-                (Probe::FullSize, Path::Overlay) => self.overlay_mtu,
-                (Probe::FullSize, Path::Native) => self.uplink_mtu,
-            };
-            requests.push(Request { family, probe, nonce, packet_size });
         }
         requests
     }
 
+    /// When [`Peer::due`] has something to do next, if nothing is answered before; `None` when never.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let asked = |(probe, track): (Probe, &Track)| is_asked(probe, self.routing).then_some(track.next);
+        let tracks = self.tracks.iter().flat_map(|tracks| PROBES.into_iter().zip(tracks).filter_map(asked));
+        tracks.chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+    }
+
     /// An answer arrived. One that nobody waits for is ignored.
     pub(super) fn answered(&mut self, nonce: u64, now: Instant) {
-        if let Some(waiting) = self.waiting.remove(&nonce)
-            && let Some(track) = self.tracks.get_mut(&waiting.track)
-        {
-            track.answered();
+        if let Some(place) = self.waiting.iter().position(|waiting| waiting.nonce == nonce) {
+            let waiting = self.waiting.swap_remove(place);
+            if let Some(track) = track(&mut self.tracks, waiting.family, waiting.probe) {
+                track.answered();
+            }
             self.choose_path(now);
         }
     }
@@ -211,8 +230,7 @@ impl Peer {
 
     /// Whether a kind of probe works: over every family.
     fn works(&self, probe: Probe) -> Option<bool> {
-        let mut tracks =
-            self.tracks.iter().filter(|((_, kind), _)| *kind == probe).map(|(_, track)| track.works);
+        let mut tracks = self.tracks.iter().map(|tracks| tracks[probe as usize].works);
         tracks
             .try_fold(true, |all, works| works.map(|works| all && works))
             .filter(|_| !self.tracks.is_empty())
@@ -226,22 +244,40 @@ impl Peer {
         if path != self.path {
             self.path = path;
             self.forget_path();
-            for ((_, probe), track) in &mut self.tracks {
-                if *probe != Probe::Plain {
-                    track.next = now + FIRST_INTERVAL;
-                }
-            }
+            self.of_path().for_each(|track| track.next = now + CHANGE);
         }
     }
 
     /// What was proved of the path in use says nothing of another one.
     fn forget_path(&mut self) {
-        self.waiting.retain(|_, waiting| waiting.track.1 == Probe::Plain);
-        for ((_, probe), track) in &mut self.tracks {
-            if *probe != Probe::Plain {
-                *track = Track { next: track.next, ..Track::new(track.next) };
-            }
-        }
+        self.waiting.retain(|waiting| waiting.probe == Probe::Plain);
+        self.of_path().for_each(|track| *track = Track::new(track.next));
+    }
+
+    /// What is known of the path in use.
+    fn of_path(&mut self) -> impl Iterator<Item = &mut Track> {
+        let of_path = |(probe, track)| (probe != Probe::Plain).then_some(track);
+        self.tracks.iter_mut().flat_map(move |tracks| PROBES.into_iter().zip(tracks).filter_map(of_path))
+    }
+}
+
+fn track(tracks: &mut [[Track; PROBES.len()]], family: usize, probe: Probe) -> Option<&mut Track> {
+    tracks.get_mut(family).map(|tracks| &mut tracks[probe as usize])
+}
+
+/// Whether there is anything to learn from it.
+fn is_asked(probe: Probe, routing: Routing) -> bool {
+    probe != Probe::Plain || routing == Routing::Auto
+}
+
+/// Whether it tells what breaks: the one by which the path is chosen, or, where that one does not tell of the path in use, that path's
+/// own. That a path becomes better, and how large its packets may be, changes seldom.
+fn matters(probe: Probe, routing: Routing, path: Path) -> bool {
+    let by_plain = routing == Routing::Auto && path == Path::Native;
+    match probe {
+        Probe::Plain => by_plain,
+        Probe::Path => !by_plain,
+        Probe::FullSize => false,
     }
 }
 
@@ -254,6 +290,8 @@ mod tests {
         peer: Peer,
         now: Instant,
         passes: fn(&Request, Path) -> bool,
+        pace: Pace,
+        sent: usize,
     }
 
     impl Bench {
@@ -261,14 +299,15 @@ mod tests {
             let now = Instant::now();
             let mut peer = Peer::new(routing, 2, now);
             peer.set_mtu(1450, 1500);
-            Bench { peer, now, passes }
+            Bench { peer, now, passes, pace: Pace::of(2), sent: 0 }
         }
 
         fn run(&mut self, time: Duration) -> Health {
             let end = self.now + time;
             while self.now < end {
                 self.now += Duration::from_millis(50);
-                for request in self.peer.due(self.now) {
+                for request in self.peer.due(self.now, &self.pace) {
+                    self.sent += 1;
                     if (self.passes)(&request, self.peer.path) {
                         self.peer.answered(request.nonce, self.now);
                     }
@@ -323,7 +362,8 @@ mod tests {
         let mut bench = Bench::new(Routing::Auto, |_, _| true);
         bench.run(LONG);
         bench.passes = |_, _| false;
-        assert_eq!(bench.run(INTERVAL + TIMEOUT).path, Path::Native);
+        let moment = bench.pace.usual + TIMEOUT;
+        assert_eq!(bench.run(moment).path, Path::Native);
     }
 
     #[test]
@@ -346,8 +386,44 @@ mod tests {
     fn an_answer_that_nobody_waits_for_proves_nothing() {
         let now = Instant::now();
         let mut peer = Peer::new(Routing::Auto, 1, now);
-        peer.due(now);
+        peer.due(now, &Pace::of(1));
         (0..1000).for_each(|nonce| peer.answered(nonce, now));
         assert_eq!(peer.health().path, Path::Overlay);
+    }
+
+    #[test]
+    fn what_works_is_asked_for_no_more_often_than_it_must() {
+        let mut bench = Bench::new(Routing::Auto, |_, _| true);
+        bench.run(LONG);
+        bench.sent = 0;
+        bench.run(LONG);
+        // Two families: one probe in each interval, and two more in each fifth.
+        assert!((24..=32).contains(&bench.sent), "{}", bench.sent);
+    }
+
+    #[test]
+    fn however_seldom_it_is_asked_what_broke_is_known_a_few_time_outs_later() {
+        let mut bench = Bench::new(Routing::Auto, |_, _| true);
+        bench.pace = Pace::of(5000);
+        let (usual, rare) = (bench.pace.usual, bench.pace.rare);
+        assert!(usual > 5 * TIMEOUT);
+        assert_eq!(bench.run(rare).path, Path::Native);
+        bench.passes = |request, _| request.probe != Probe::Plain;
+        assert_eq!(bench.run(usual + 4 * TIMEOUT).path, Path::Overlay);
+    }
+
+    #[test]
+    fn when_something_is_due_is_said() {
+        let mut bench = Bench::new(Routing::Auto, |request, _| request.probe != Probe::FullSize);
+        bench.run(LONG);
+        for _ in 0..100 {
+            let next = bench.peer.next().unwrap();
+            assert!(bench.peer.due(next - Duration::from_millis(1), &bench.pace).is_empty());
+            let sent = bench.sent;
+            bench.now = next - Duration::from_millis(50);
+            bench.run(Duration::from_millis(50));
+            // Overdue answers make something due too.
+            assert!(bench.sent > sent || bench.peer.next() > Some(next));
+        }
     }
 }
