@@ -1,22 +1,22 @@
 //! What Weft needs of a kernel, found out by using it in a namespace that is thrown away: features, not versions.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
+    thread,
 };
 
 use ipnet::IpNet;
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
 use weft_model::{Masquerade, NodeName, NodePlan};
 use weft_netns::{
     Netlink, Netns,
     netlink::{Blocks, VethSpec, VxlanSpec},
-    random_name,
 };
 
 use crate::{Datapath, Settings, load::bpf_call, nft};
@@ -38,7 +38,7 @@ pub fn missing() -> Option<(&'static str, String)> {
     features(false).into_iter().find_map(|requirement| Some((requirement.name, requirement.state.err()?)))
 }
 
-/// Tries everything. Leaves nothing behind.
+/// Tries everything. Leaves nothing behind, also when it is killed: nothing that it makes has a name that others see.
 pub fn check() -> Vec<Requirement> {
     features(true)
 }
@@ -88,13 +88,19 @@ fn btf() -> Requirement {
 }
 
 fn bpffs() -> Requirement {
-    let state = match Bpffs::mount() {
+    let state = match apart(mount_bpffs) {
         Ok(_) => Ok("can be mounted".to_owned()),
         Err(error) => {
             Err(format!("a bpffs cannot be mounted ({error}): a kernel with CONFIG_BPF_SYSCALL is needed"))
         }
     };
     Requirement { name: "BPF file system", purpose: "a data plane that outlives the agent", state }
+}
+
+/// Runs in a thread of its own, for what changes where a thread stands.
+fn apart<T: Send>(task: impl FnOnce() -> T + Send) -> T {
+    let ran = thread::scope(|scope| scope.spawn(task).join());
+    ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A namespace with an uplink that leads nowhere.
@@ -109,7 +115,7 @@ const DOCUMENTATION: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(
 
 impl Scratch {
     fn new() -> Result<Scratch, weft_netns::NetnsError> {
-        Ok(Scratch { netns: Netns::create(&random_name("weft-doc"))? })
+        Ok(Scratch { netns: Netns::anonymous()? })
     }
 
     fn links(&self) -> Vec<Requirement> {
@@ -196,7 +202,7 @@ impl Scratch {
 
     /// The data plane itself, whole.
     fn data_plane(&self) -> Requirement {
-        let state = self.open().map(|()| "loads, attaches, routes and masquerades".to_owned());
+        let state = apart(|| self.open()).map(|()| "loads, attaches, routes and masquerades".to_owned());
         Requirement {
             name: "the data plane",
             purpose: "all of it",
@@ -208,7 +214,7 @@ impl Scratch {
 
     fn open(&self) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| whole(error);
-        let bpffs = Bpffs::mount().map_err(|error| text(&error))?;
+        let bpffs = mount_bpffs().map_err(|error| text(&error))?;
         let mut netlink = Netlink::open_in(&self.netns).map_err(|error| text(&error))?;
         let uplink = netlink.link(UPLINK).map_err(|error| text(&error))?;
         netlink.set_up(uplink.index).map_err(|error| text(&error))?;
@@ -217,7 +223,7 @@ impl Scratch {
         let node = NodeName::new("doctor");
         let settings = Settings {
             node: node.clone(),
-            bpffs: bpffs.0.join("weft"),
+            bpffs: bpffs.join("weft"),
             uplink: Some(UPLINK.to_owned()),
             vxlan_port: 8472,
             service_ranges: Vec::new(),
@@ -244,14 +250,6 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = Netns::delete(self.netns.name()) {
-            tracing::warn!(%error, "a throw-away namespace is left");
-        }
-    }
-}
-
 /// An error with its causes, each once: some say their cause themselves.
 fn whole(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -266,27 +264,13 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A bpffs of its own, which goes with the value.
-struct Bpffs(PathBuf);
-
-impl Bpffs {
-    fn mount() -> std::io::Result<Bpffs> {
-        let folder = std::env::temp_dir().join(random_name("weft-bpf"));
-        fs::create_dir(&folder)?;
-        let bpffs = Bpffs(folder);
-        mount(Some("bpf"), &bpffs.0, Some("bpf"), MsFlags::empty(), None::<&str>)?;
-        Ok(bpffs)
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        // Not mounted when the mount is what failed.
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        if let Err(error) = fs::remove_dir(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "a throw-away folder is left");
-        }
-    }
+/// Mounts a bpffs where only the caller's thread and those that it starts see it, and returns where. It goes with them.
+fn mount_bpffs() -> nix::Result<PathBuf> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?;
+    let folder = std::env::temp_dir();
+    mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+    Ok(folder)
 }
 
 #[cfg(test)]
@@ -298,17 +282,18 @@ mod tests {
         let found = check();
         assert!(found.iter().all(|requirement| requirement.state.is_ok()), "{found:#?}");
         assert!(found.iter().any(|requirement| requirement.name == "the data plane"));
-        let there = || -> Vec<String> {
-            Netns::list().unwrap().into_iter().filter(|name| name.starts_with("weft-do")).collect()
+    }
+
+    #[test]
+    fn nothing_that_others_see_is_made() {
+        assert!(!Scratch::new().unwrap().netns.path().exists());
+        let own =
+            || std::fs::read_to_string(format!("/proc/self/task/{}/mounts", nix::unistd::gettid())).unwrap();
+        let in_temp_dir = |mounts: &str| {
+            let point = format!("bpf {} bpf ", std::env::temp_dir().display());
+            mounts.lines().any(|line| line.starts_with(&point))
         };
-        // Other processes check their machine at the same time, and leave nothing either.
-        let mut left = there();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while !left.is_empty() && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
-            let now = there();
-            left.retain(|name| now.contains(name));
-        }
-        assert_eq!(left, Vec::<String>::new());
+        let inside = apart(|| mount_bpffs().map(|_| own()).unwrap());
+        assert!(in_temp_dir(&inside) && !in_temp_dir(&own()));
     }
 }

@@ -89,6 +89,18 @@ impl Netns {
         opened
     }
 
+    /// Makes a new namespace that has no name: it ends with the last descriptor, process or socket that holds it, however
+    /// those end. Its loopback is down.
+    pub fn anonymous() -> Result<Netns, NetnsError> {
+        let path = Path::new("(without a name)");
+        let made = in_thread(path, || -> io::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open(format!("/proc/self/task/{}/ns/net", nix::unistd::gettid()))
+        })?;
+        let failed = |source| NetnsError::System { step: "unshare", path: path.to_owned(), source };
+        Ok(Netns { file: made.map_err(failed)?, path: path.to_owned() })
+    }
+
     /// Opens `/run/netns/NAME`.
     pub fn open(name: &str) -> Result<Netns, NetnsError> {
         Netns::from_path(&named(name)?)
@@ -265,6 +277,14 @@ mod tests {
         Netns::delete(&name).unwrap();
         Netns::delete(&name).unwrap();
         assert!(!Netns::list().unwrap().contains(&name));
+    }
+
+    #[test]
+    fn a_namespace_without_a_name_is_entered_like_any_other() {
+        let (one, other) = (Netns::anonymous().unwrap(), Netns::anonymous().unwrap());
+        let inside = one.run(|| Netns::current().unwrap()).unwrap();
+        assert!(inside.is_same(&one).unwrap() && !inside.is_same(&other).unwrap());
+        assert!(!inside.is_same(&Netns::current().unwrap()).unwrap());
     }
 
     #[test]
