@@ -18,6 +18,8 @@ use crate::{
 
 /// A request that has no answer by then has failed; the next one is due before the Lease lapses.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// After the data plane could not be told to stop.
+const AGAIN: Duration = Duration::from_millis(250);
 /// When the link is told, counted from when the address came here: frames get lost, and switches learn slowly.
 const TELL: [Duration; 5] = [
     Duration::ZERO,
@@ -95,15 +97,17 @@ pub async fn run(mut inputs: Inputs, store: impl LeaseStore, mut fence: impl Fen
             continue;
         }
         let (wanted, mut due) = announcer.next(Instant::now());
-        if wanted.iter().any(|request| matches!(request, Request::Give { .. })) {
-            // First the data plane stops, then somebody else may begin.
-            let held = announcer.held(Instant::now());
-            fence.set(held).await;
-        }
+        let gives = wanted.iter().any(|request| matches!(request, Request::Give { .. }));
+        // First the data plane stops, then somebody else may begin: where it cannot be told, what it was told before lapses.
+        let stopped = !gives || fence.set(announcer.held(Instant::now())).await;
         for request in wanted {
-            requests.spawn(ask(store.clone(), inputs.me.clone(), request));
+            match request {
+                Request::Give { address, .. } if !stopped => announcer.failed(address, None, Instant::now()),
+                request => drop(requests.spawn(ask(store.clone(), inputs.me.clone(), request))),
+            }
         }
-        due = [due, speaker.speak(&announcer)].into_iter().flatten().min();
+        let again = (!stopped).then(|| Instant::now() + AGAIN);
+        due = [due, again, speaker.speak(&announcer)].into_iter().flatten().min();
         let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
         tokio::select! {
             goes_on = changed(&mut inputs) => if !goes_on { return },
