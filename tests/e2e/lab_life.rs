@@ -89,7 +89,9 @@ fn a_lab_whose_processes_were_killed_is_taken_down() {
     kill(Pid::from_raw(lab.pid()), Signal::SIGKILL).unwrap();
     // It ends by itself when the lab is gone, unless it is killed as well.
     let _ = kill(agent, Signal::SIGKILL);
-    lab.weft_lab("down", &[]).succeeds();
+    let down = lab.weft_lab("down", &[]);
+    // Any command cleans up: another test's may have been quicker.
+    assert!(down.code == Some(0) || down.stderr.contains("no lab"), "{down:?}");
     assert_nothing_left(lab.name());
 }
 

@@ -28,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Down {
     pub fn run(self) -> Result<ExitCode> {
+        if let Some(dead) = self.lab.dead() {
+            weft_lab::clean()?;
+            println!("lab {} is down", dead.name());
+            return Ok(ExitCode::SUCCESS);
+        }
         let labs = if self.all { super::running()? } else { vec![self.lab.choose()?] };
         for lab in labs {
             down(&lab)?;

@@ -66,6 +66,12 @@ pub struct LabArgs {
 }
 
 impl LabArgs {
+    /// The lab of this name, if its process was killed and nobody has removed what it left yet.
+    pub fn dead(&self) -> Option<LabDir> {
+        let lab = LabDir::of(self.name.as_ref()?);
+        (lab.path().exists() && !lab.is_running()).then_some(lab)
+    }
+
     /// The running lab that is meant.
     pub fn choose(&self) -> Result<LabDir> {
         let running = running()?;
