@@ -23,9 +23,9 @@ use weft_netns::Netns;
 use crate::report::median;
 
 /// How long one measurement of one candidate takes.
-const MEASURE: Duration = Duration::from_millis(100);
+const MEASURE: Duration = Duration::from_millis(30);
 /// The same of a stream, which takes a while until it is at its fastest.
-const STREAM: Duration = Duration::from_millis(300);
+const STREAM: Duration = Duration::from_millis(100);
 const CHUNK: usize = 128 * 1024;
 
 /// A stream is sent and received at the same time, by a core each.
