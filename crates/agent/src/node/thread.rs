@@ -23,6 +23,7 @@ use super::{Config, HealthCheckChanges, InSync, Node, Readiness};
 use crate::{
     admin::{ServiceStatus, Status},
     announce::Balancers,
+    memory,
     metrics::Metrics,
     store::{Store, StoreError},
 };
@@ -130,6 +131,8 @@ fn serve(
         if repaired.elapsed() >= rest {
             let begun = Instant::now();
             node.repair();
+            // What was read for it is free again, and what the arrival of many nodes took.
+            memory::give_back();
             repaired = Instant::now();
             repair_took = repaired - begun;
         }

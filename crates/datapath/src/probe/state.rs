@@ -129,12 +129,11 @@ impl Track {
 
     /// How long until it is asked again, for one that matters more or less.
     fn interval(&self, pace: &Pace, matters: bool) -> Duration {
+        // What is answered again is on its way to be whole.
+        let returns = self.works == Some(false) && self.answered > 0;
         match self.works {
             None => pace.first,
-            Some(true) if matters => pace.usual,
-            // On its way to be whole again.
-            Some(false) if self.answered > 0 => pace.usual,
-            Some(false) if matters => pace.usual,
+            Some(_) if matters || returns => pace.usual,
             Some(_) => pace.rare,
         }
     }
