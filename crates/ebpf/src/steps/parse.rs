@@ -5,6 +5,8 @@ use weft_abi::Address;
 
 /// Ethernet header, bytes.
 const ETHERNET: usize = 14;
+/// Offsets up to here are within what the verifier takes for one; transport headers behind more are rare.
+const NEAR: usize = 0xff;
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
@@ -53,6 +55,20 @@ pub fn packet(ctx: &TcContext) -> Packet {
         ETHERTYPE_ARP => arp(ctx),
         _ => Packet::Other,
     }
+}
+
+/// Reads 16-bit words at an offset of the frame. Where they lie in its linear part, as headers do, that needs no call of the kernel.
+///
+/// # Errors
+/// The frame ends before them.
+#[inline(always)]
+pub fn words<const N: usize>(ctx: &TcContext, at: usize) -> Result<[u16; N], i64> {
+    let start = ctx.data() + (at & NEAR);
+    if at > NEAR || start + 2 * N > ctx.data_end() {
+        return ctx.load(at);
+    }
+    // SAFETY: the bounds were checked. Frames begin at even addresses, and so do their headers.
+    Ok(unsafe { *(start as *const [u16; N]) })
 }
 
 /// The program's context.

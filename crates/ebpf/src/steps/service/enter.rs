@@ -9,7 +9,7 @@ use weft_abi::{Address, Counter, Flow, Step};
 use super::{
     TCP, Verdict, Work,
     flow::lookup,
-    is_here, jump, label, part,
+    is_here, jump, part,
     request::other_port,
     table::{self, SYN},
 };
@@ -36,10 +36,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.label_be != 0 && work.entry.source == work.key.source {
         return Verdict::drop(Counter::TunnelSource);
     }
-    if !table::may_begin(&work.key.source) {
+    if work.again == 0 && !table::may_begin(&work.key.source) {
         return Verdict::drop(Counter::FlowsFull);
     }
-    free_label(work);
     for attempt in 0..TRIES {
         entries(work, attempt > 0);
         let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
@@ -55,7 +54,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         {
             return Verdict::drop(Counter::FlowsFull);
         }
-        table::count_begun(&work.key.source);
+        if work.again == 0 {
+            table::count_begun(&work.key.source);
+        }
         return jump(ctx, Step::Flow);
     }
     Verdict::drop(Counter::FlowsFull)
@@ -71,17 +72,6 @@ fn may_replace(work: &Work) -> bool {
         && reply.destination == work.reply.destination
         && reply.destination_port_be == work.reply.destination_port_be;
     same || table::takes_over(work, reply)
-}
-
-/// The answers of the flow that had this label before are not this one's.
-#[inline(always)]
-fn free_label(work: &mut Work) {
-    if work.label_be != 0
-        && let Some(old) = lookup(&work.entry)
-        && !label::is_of(old, &work.key)
-    {
-        table::forget(&work.entry, old);
-    }
 }
 
 #[inline(always)]

@@ -38,14 +38,14 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     };
     work.flow = flow;
     let (client, port_be) = (work.other.source, work.other.source_port_be);
-    label::choose_path(work, &client, port_be, true);
+    let way = label::choose_path(work, &client, port_be, true);
     if translated(ctx, work, header, ports).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
     count::packet(Counter::ErrorTranslated);
     // Not a flow's own packet: nothing of a transport is to be changed in it.
     work.tcp = 0;
-    send::on(ctx, config, work)
+    send::on(ctx, config, work, way)
 }
 
 #[inline(always)]

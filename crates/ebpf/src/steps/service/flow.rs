@@ -34,7 +34,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if flow.is_forward() {
         let over = !is_usable(work, flow);
         if table::opens(work) && (over || flow.is_closing()) || over && work.key.protocol != TCP {
-            table::forget(&work.entry, flow);
+            work.again = 1;
             // A client that uses its port again begins anew where it enters, and at its backend's node as well.
             return jump(ctx, if work.hook == hook::ENTRY { Step::Enter } else { Step::Request });
         }
@@ -48,7 +48,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     label::note_answer(work, flow);
     work.flow = *flow;
     let (client, port_be) = (work.key.source, work.key.source_port_be);
-    label::choose_path(work, &client, port_be, false);
+    let way = label::choose_path(work, &client, port_be, false);
     transport::remember_fragment(work);
     let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
     if let Some(mtu) = too_large(ctx, config, work) {
@@ -58,25 +58,32 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if translate::packet(ctx, work).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
-    send::on(ctx, config, work)
+    send::on(ctx, config, work, way)
 }
 
 /// The packet's flow. What came through an entry tunnel is an answer to what entered here, or entered at the tunnel's other end.
 #[inline(always)]
 fn find(work: &mut Work) -> Option<&'static mut Flow> {
     work.entry = work.key;
-    let found = lookup(&work.key);
     if work.hook != hook::ENTRY {
-        return found;
+        return lookup(&work.key);
     }
-    if let Some(flow) = found
+    // What has a label goes towards its backend.
+    if work.label_be == 0
+        && let Some(flow) = lookup(&work.key)
         && !flow.is_forward()
         && route(&work.key.source).is_some_and(|route| route.tunnel == work.tunnel)
     {
         return Some(flow);
     }
     work.entry = label::entered(work, &work.key)?;
-    lookup(&work.entry).filter(|flow| label::is_of(flow, &work.key))
+    let flow = lookup(&work.entry)?;
+    if label::is_of(flow, &work.key) {
+        return Some(flow);
+    }
+    // The answers of the flow that had this label before are not this one's.
+    table::forget(&work.entry, flow);
+    None
 }
 
 /// A flow by its key.

@@ -2,7 +2,7 @@
 //! that its packets need no tunnel.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use weft_abi::{Address, Config, Flow, FlowKey, Path};
+use weft_abi::{Address, Config, Flow, FlowKey, Path, Route};
 
 use super::{TCP, UDP, Work, flow::lookup, hook, is_here, part};
 use crate::{maps::CONFIG, steps::deliver::route};
@@ -13,14 +13,14 @@ const KNOWN_NS: u64 = 3_000_000_000;
 const REFRESH_NS: u64 = 1_000_000_000;
 const FIRST_PORT: u32 = 1024;
 
-/// The address of the label, if a flow from outside to this backend on another node is to have one.
+/// The address of the label, if a flow from outside is to have one by this way to its backend on another node.
 #[inline(always)]
-pub fn address(config: &Config, work: &Work, backend: &Address) -> Option<Address> {
+pub fn address(config: &Config, work: &Work, way: Option<&Route>) -> Option<Address> {
     if work.hook != hook::UPLINK_INGRESS || !matches!(work.key.protocol, TCP | UDP) {
         return None;
     }
     let own = if work.ipv6 == 0 { &config.label_v4 } else { &config.label_v6 };
-    if own.words_be[3] == 0 || route(backend)?.path != Path::Native as u32 {
+    if own.words_be[3] == 0 || way?.path != Path::Native as u32 {
         return None;
     }
     Some(*own)
@@ -71,21 +71,27 @@ pub fn note_answer(work: &Work, answers: &mut Flow) {
 }
 
 /// Puts the client back where its label was, and the label into the tunnel's identifier, unless the packet can go natively. `packet`
-/// is as it came from the client.
+/// is as it came from the client. Returns the way to the backend's node, if it looked it up.
 #[inline(always)]
-pub fn choose_path(work: &mut Work, client: &Address, client_port_be: u16, is_error: bool) {
+pub fn choose_path(
+    work: &mut Work,
+    client: &Address,
+    client_port_be: u16,
+    is_error: bool,
+) -> Option<&'static Route> {
     let flow = &mut work.flow;
     if flow.flags & Flow::LABELLED == 0 || flow.way != Flow::BACKEND_OUTSIDE {
-        return;
+        return None;
     }
     let known = flow.answered_ns != 0 && work.now_ns.wrapping_sub(flow.answered_ns) < KNOWN_NS;
-    let native = || route(&flow.destination).is_some_and(|route| route.path == Path::Native as u32);
-    if known && !is_error && work.part == part::WHOLE && native() {
-        return;
+    let route = route(&flow.destination);
+    let native = route.is_some_and(|route| route.path == Path::Native as u32);
+    if !(known && !is_error && work.part == part::WHOLE && native) {
+        work.label_be = u32::from(flow.source_port_be);
+        flow.source = *client;
+        flow.source_port_be = client_port_be;
     }
-    work.label_be = u32::from(flow.source_port_be);
-    flow.source = *client;
-    flow.source_port_be = client_port_be;
+    route
 }
 
 /// Whether a label stands in the place of a client of whom nothing is known here: as long as there is no answer, the node that the flow

@@ -95,8 +95,12 @@ pub struct Work {
     pub transport: u32,
     /// TCP's flags.
     pub tcp: u32,
+    /// Checksum of the IPv4 header, network byte order.
+    pub header_checksum: u32,
     /// Of a refusal for being too large: the MTU; otherwise zero.
     pub mtu: u32,
+    /// Not zero: the packet begins a flow in the place of one that is over.
+    pub again: u32,
     /// Not zero: no socket of the node answers.
     pub no_socket: u32,
     /// Label of the flow, if the packet came, or is to be sent, through a tunnel that has it; a port, network byte order.
@@ -126,6 +130,7 @@ pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Tunnel>) -> Verdict {
     work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     work.mtu = 0;
     work.no_socket = 0;
+    work.again = 0;
     let missing = jump(ctx, Step::Flow);
     match hook {
         hook::ENTRY | hook::DIRECT => missing,

@@ -108,7 +108,7 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     if slots.count() == 0 {
         return Err(without_backend(ctx, frontend, service_port, inside));
     }
-    if !table::may_begin(&work.key.source) {
+    if work.again == 0 && !table::may_begin(&work.key.source) {
         return Err(Verdict::drop(Counter::FlowsFull));
     }
     let client = match work.hook {
@@ -142,7 +142,9 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
             Inserted::Full => return Err(Verdict::drop(Counter::FlowsFull)),
         }
         count_connection(frontend.service_port, choice.index);
-        table::count_begun(&work.key.source);
+        if work.again == 0 {
+            table::count_begun(&work.key.source);
+        }
         count::packet(Counter::PacketService);
         if work.hook == hook::POD_EGRESS {
             mark_pod(&work.key.source);
@@ -184,7 +186,10 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     let key = &work.key;
     let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
     let here = is_here(config, &backend.address);
-    let (mut source, borrowed) = source(config, work, backend, here);
+    let from_link = matches!(work.hook, hook::UPLINK_INGRESS | hook::OVERLAY_INGRESS);
+    let to_backend = if from_link && !here { route(&backend.address) } else { None };
+    let outside = from_link && !here && to_backend.is_none();
+    let (mut source, borrowed) = source(config, work, backend, outside);
     // The node's own address has sockets of its own behind it; a Service's has none.
     let mut source_port_be =
         if change_port || borrowed && source != key.destination { other_port() } else { key.source_port_be };
@@ -194,7 +199,7 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
         _ => Flow::BACKEND_OUTSIDE,
     };
     let label = if way == Flow::BACKEND_OUTSIDE && !here && !borrowed {
-        label::address(config, work, &backend.address)
+        label::address(config, work, to_backend)
     } else {
         None
     };
@@ -256,7 +261,7 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
 /// The source that the backend sees: the client, unless its answers would not come by here. Then it is an address whose answers
 /// do, and said to be borrowed.
 #[inline(always)]
-fn source(config: &Config, work: &Work, backend: &Backend, here: bool) -> (Address, bool) {
+fn source(config: &Config, work: &Work, backend: &Backend, outside: bool) -> (Address, bool) {
     let key = &work.key;
     match work.hook {
         // A client that is its own backend, perhaps by way of another node: nobody takes packets from itself.
@@ -266,9 +271,7 @@ fn source(config: &Config, work: &Work, backend: &Backend, here: bool) -> (Addre
         // The node that is its own backend: answers to the Service's address go through the overlay device.
         hook::OVERLAY_EGRESS if is_own(config, &backend.address) => (key.destination, true),
         // A backend outside of the cluster would answer the client itself.
-        hook::UPLINK_INGRESS | hook::OVERLAY_INGRESS if !here && route(&backend.address).is_none() => {
-            (node_address(config, key), true)
-        }
+        _ if outside => (node_address(config, key), true),
         _ => (key.source, false),
     }
 }

@@ -24,16 +24,19 @@ const SOURCE_MAC: usize = 6;
 const IPV4_FRAGMENT: usize = ETHERNET + 6;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// Sends the packet where its flow leads.
+/// Sends the packet where its flow leads: to a backend on another node by its route, if that is known already.
 #[inline(always)]
-pub fn on(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
+pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Route>) -> Verdict {
     let flow = &work.flow;
     if flow.flags & Flow::CLAMP != 0 {
         mss::clamp(ctx, config, work);
     }
     match flow.way {
         Flow::BACKEND_INSIDE => to_backend_inside(ctx, config, work),
-        Flow::BACKEND_OUTSIDE => to_backend_outside(ctx, config, work),
+        Flow::BACKEND_OUTSIDE => match known {
+            Some(route) => to_node_of_backend(ctx, config, work, route),
+            None => to_backend_outside(ctx, config, work),
+        },
         Flow::BACKEND_DIRECT => match direct_end(flow) {
             Some(tunnel) => to_entry(ctx, config, work, tunnel, DIRECT_VNI),
             None => Verdict::drop(Counter::NoTunnel),
@@ -121,18 +124,21 @@ fn to_backend_outside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
         return Verdict::NEXT;
     }
     match route(destination) {
-        Some(route) if work.flow.flags & Flow::LABELLED != 0 && work.label_be == 0 => {
-            to_entry_natively(ctx, config, work, route)
-        }
-        Some(route) => {
-            let vni = ENTRY_VNI | work.label_be << LABEL_SHIFT;
-            if route.path == Path::Native as u32 && wrap::may_be(ctx, config, &route.tunnel) {
-                wrapped(ctx, config, work, &route.tunnel, vni)
-            } else {
-                to_entry(ctx, config, work, &route.tunnel, vni)
-            }
-        }
+        Some(route) => to_node_of_backend(ctx, config, work, route),
         None => by_link(config.uplink_ifindex),
+    }
+}
+
+#[inline(always)]
+fn to_node_of_backend(ctx: &TcContext, config: &Config, work: &Work, route: &Route) -> Verdict {
+    if work.flow.flags & Flow::LABELLED != 0 && work.label_be == 0 {
+        return to_entry_natively(ctx, config, work, route);
+    }
+    let vni = ENTRY_VNI | work.label_be << LABEL_SHIFT;
+    if route.path == Path::Native as u32 && wrap::may_be(ctx, config, &route.tunnel) {
+        wrapped(ctx, config, work, &route.tunnel, vni)
+    } else {
+        to_entry(ctx, config, work, &route.tunnel, vni)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER};
 
-use super::{TCP, Work};
+use super::{TCP, Work, flow::lookup};
 use crate::{
     maps::{FLOWS, FLOWS_BEGUN, FLOWS_ENDED},
     steps::{
@@ -55,11 +55,14 @@ pub fn note(work: &Work, flow: &mut Flow) {
     }
 }
 
-/// Removes both directions of the packet's flow.
+/// Removes both directions of a flow.
 #[inline(always)]
 pub fn forget(key: &FlowKey, flow: &Flow) {
     let (pair, client) = (key.pair(flow), flow.client(key));
-    let _ = FLOWS.remove(&pair);
+    // They may be another's meanwhile.
+    if lookup(&pair).is_some_and(|answers| pair.pair(answers) == *key) {
+        let _ = FLOWS.remove(&pair);
+    }
     if FLOWS.remove(key).is_ok()
         && let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&client)
     {

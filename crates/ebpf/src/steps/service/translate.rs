@@ -12,6 +12,8 @@ use weft_abi::{Address, Flow, FlowKey};
 
 use super::{ETHERNET, SCTP, TCP, UDP, Work, part, sctp};
 
+/// Without options, bytes.
+const IPV4_HEADER: usize = 20;
 const IPV4_CHECKSUM: usize = 10;
 const IPV4_SOURCE: usize = 12;
 const IPV4_DESTINATION: usize = 16;
@@ -40,7 +42,9 @@ pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
         _ => None,
     };
     if work.ipv6 == 0 {
-        addresses_v4(ctx, key, flow, checksum)?;
+        if !v4(ctx, work, checksum)? {
+            return Ok(());
+        }
     } else {
         if key.source != flow.source {
             address(ctx, true, true, &key.source, &flow.source, checksum)?;
@@ -58,18 +62,19 @@ pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
         return sctp::ports(ctx, work, before, after);
     }
     let Some(checksum) = checksum else { return Err(-1) };
-    let words = |ports: [u16; 2]| u64::from(u32::from(ports[0]) | u32::from(ports[1]) << 16);
-    ctx.l4_csum_replace(checksum.offset, words(before), words(after), checksum.flags | 4)?;
+    ports_sum(ctx, work, checksum)?;
     ctx.store(at, &after, 0)
 }
 
-/// Writes both addresses of an IPv4 header at once: each call of the kernel costs about as much as a look-up.
+/// Writes both addresses of an IPv4 header at once, with its checksum and, where they follow at once, the ports: each call of the
+/// kernel costs about as much as a look-up. Says whether the ports are still to be written.
 #[inline(always)]
-fn addresses_v4(ctx: &TcContext, key: &FlowKey, flow: &Flow, checksum: Option<Checksum>) -> Result<(), i64> {
+fn v4(ctx: &TcContext, work: &Work, checksum: Option<Checksum>) -> Result<bool, i64> {
+    let (key, flow) = (&work.key, &work.flow);
     let from = [key.source.words_be[3], key.destination.words_be[3]];
     let to = [flow.source.words_be[3], flow.destination.words_be[3]];
     if from == to {
-        return Ok(());
+        return Ok(true);
     }
     let sum = u64::from(!from[0]) + u64::from(!from[1]) + u64::from(to[0]) + u64::from(to[1]);
     // At most four carries, which at most carry once more.
@@ -78,8 +83,36 @@ fn addresses_v4(ctx: &TcContext, key: &FlowKey, flow: &Flow, checksum: Option<Ch
     if let Some(Checksum { offset, flags }) = checksum {
         ctx.l4_csum_replace(offset, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | flags)?;
     }
-    ctx.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, difference, 0)?;
-    ctx.store(ETHERNET + IPV4_SOURCE, &to, 0)
+    // RFC 1624, equation 3.
+    let header = u64::from(!work.header_checksum & 0xffff) + (difference & 0xffff) + (difference >> 16);
+    let header = (header & 0xffff) + (header >> 16);
+    let header = !((header & 0xffff) + (header >> 16)) as u16;
+    let half = |word: u32| [word as u16, (word >> 16) as u16];
+    let ([s0, s1], [d0, d1]) = (half(to[0]), half(to[1]));
+    let at = ETHERNET + IPV4_CHECKSUM;
+    let ports_follow = work.transport as usize == ETHERNET + IPV4_HEADER && work.part != part::LATER;
+    match checksum {
+        Some(checksum) if ports_follow => {
+            ports_sum(ctx, work, checksum)?;
+            let ports = [flow.source_port_be, flow.destination_port_be];
+            ctx.store(at, &[header, s0, s1, d0, d1, ports[0], ports[1]], 0)?;
+            Ok(false)
+        }
+        _ => ctx.store(at, &[header, s0, s1, d0, d1], 0).map(|()| true),
+    }
+}
+
+/// Makes the transport's checksum follow its ports.
+#[inline(always)]
+fn ports_sum(ctx: &TcContext, work: &Work, checksum: Checksum) -> Result<(), i64> {
+    let (key, flow) = (&work.key, &work.flow);
+    let word = |ports: [u16; 2]| u64::from(u32::from(ports[0]) | u32::from(ports[1]) << 16);
+    let before = word([key.source_port_be, key.destination_port_be]);
+    let after = word([flow.source_port_be, flow.destination_port_be]);
+    if before == after {
+        return Ok(());
+    }
+    ctx.l4_csum_replace(checksum.offset, before, after, checksum.flags | 4)
 }
 
 /// Writes one address of the IP header.

@@ -4,7 +4,10 @@ use aya_ebpf::programs::TcContext;
 use weft_abi::{Address, Counter, Fragment};
 
 use super::{ETHERNET, SCTP, TCP, UDP, Verdict, Work, part};
-use crate::{maps::FRAGMENTS, steps::parse::skb};
+use crate::{
+    maps::FRAGMENTS,
+    steps::parse::{self, skb},
+};
 
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ICMP: u8 = 1;
@@ -48,15 +51,15 @@ pub fn read(ctx: &TcContext, work: &mut Work) -> Result<Transport, Verdict> {
     let first = |offset: usize| ctx.load::<u8>(at + offset).map_err(|_| Verdict::drop(Counter::Malformed));
     match work.key.protocol {
         TCP => {
-            // Ports, numbers, and at last the flags: one call of the kernel for all of them.
-            let words: [u16; 7] = ctx.load(at).map_err(|_| Verdict::drop(Counter::Malformed))?;
+            // Ports, numbers, and at last the flags.
+            let words: [u16; 7] = parse::words(ctx, at).map_err(|_| Verdict::drop(Counter::Malformed))?;
             work.key.source_port_be = words[0];
             work.key.destination_port_be = words[1];
             work.tcp = u32::from(u16::from_be(words[TCP_FLAGS / 2]) as u8);
             Ok(Transport::Ports)
         }
         UDP | SCTP => {
-            let ports: [u16; 2] = ctx.load(at).map_err(|_| Verdict::drop(Counter::Malformed))?;
+            let ports: [u16; 2] = parse::words(ctx, at).map_err(|_| Verdict::drop(Counter::Malformed))?;
             work.key.source_port_be = ports[0];
             work.key.destination_port_be = ports[1];
             Ok(Transport::Ports)
@@ -104,18 +107,20 @@ fn ipv4(ctx: &TcContext, work: &mut Work) -> Option<()> {
     /// More fragments, and the offset of this one.
     const MORE: u16 = 0x2000;
     const OFFSET: u16 = 0x1fff;
-    let header: [u32; 5] = ctx.load(ETHERNET).ok()?;
-    let [first, second, third, source, destination] = header.map(u32::from_be);
-    if first >> 28 != 4 {
+    let header: [u16; 10] = parse::words(ctx, ETHERNET).ok()?;
+    let first = u16::from_be(header[0]);
+    if first >> 12 != 4 {
         return None;
     }
+    let pair = |at: usize| Address::from_v4_be(u32::from(header[at]) | u32::from(header[at + 1]) << 16);
     work.ipv6 = 0;
-    work.transport = ETHERNET as u32 + (first >> 24 & 0xf) * 4;
-    work.key.protocol = (third >> 16) as u8;
-    work.key.source = Address::from_v4_be(source.to_be());
-    work.key.destination = Address::from_v4_be(destination.to_be());
-    let fragment = second as u16;
-    fragmented(work, fragment & OFFSET != 0, fragment & MORE != 0, second >> 16);
+    work.transport = ETHERNET as u32 + u32::from(first >> 8 & 0xf) * 4;
+    work.key.protocol = u16::from_be(header[4]) as u8;
+    work.header_checksum = u32::from(header[5]);
+    work.key.source = pair(6);
+    work.key.destination = pair(8);
+    let fragment = u16::from_be(header[3]);
+    fragmented(work, fragment & OFFSET != 0, fragment & MORE != 0, u32::from(u16::from_be(header[2])));
     Some(())
 }
 
