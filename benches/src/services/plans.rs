@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path as FilePath,
     sync::Arc,
 };
 
@@ -117,6 +118,10 @@ impl Fabric {
         netlink.add_bridge("br0")?;
         let bridge = netlink.link("br0")?.index;
         netlink.set_up(bridge)?;
+        // A switch has no netfilter; with br_netfilter loaded the bridge has, and what it takes makes any two ways more alike.
+        if FilePath::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+            netns.program("sysctl -qw net.bridge.bridge-nf-call-iptables=0")?;
+        }
         let fabric = Fabric { netns, outside, bridge };
         fabric.plug(&fabric.outside, 254)?;
         Ok(fabric)

@@ -3,14 +3,18 @@
 use std::{
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
 use weft_datapath::{Counter, Path};
 use weft_model::{Protocol, services::WhenEmpty};
 
-use crate::cluster::{
-    BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service,
+use crate::{
+    cluster::{
+        BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service,
+    },
+    support,
 };
 
 /// Every node port leads to the one backend, wherever it is, and keeps the client's address.
@@ -52,6 +56,28 @@ fn a_node_port_with_a_local_and_a_remote_backend_keeps_the_clients_address_over_
 #[test]
 fn a_node_port_with_a_local_and_a_remote_backend_keeps_the_clients_address_over_native_routes() {
     node_port_keeps_the_client(Path::Native);
+}
+
+#[test]
+fn a_header_with_options_is_translated_like_one_without() {
+    let mut cluster = Cluster::new(Path::Native);
+    let backend = cluster.nodes[0].pod();
+    let ip = backend.v4();
+    let (tcp, udp) = (Server::tcp(&backend.netns.0, "tcp", ip), Server::udp(&backend.netns.0, "udp", ip));
+    cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(0, NODE_PORT));
+    cluster.serve(&service(Protocol::Udp, &[udp.address]).node_port(0, NODE_PORT));
+    for node in [0, 1] {
+        let target = cluster.node_port(node, 0);
+        let connection = Tcp::connect(cluster.outside(), target).unwrap();
+        support::header_options(connection.0.as_fd());
+        let (answer, received) = connection.ask_for(100_000).unwrap();
+        assert_eq!((answer.client, received), (connection.local(), 100_000));
+        let socket = Udp::connect(cluster.outside(), target);
+        support::header_options(socket.0.as_fd());
+        let answer = eventually("an answer over UDP", || socket.ask());
+        assert_eq!(answer.client.port(), socket.local().port());
+    }
+    assert_eq!(cluster.count(Counter::Untranslated), 0);
 }
 
 #[test]

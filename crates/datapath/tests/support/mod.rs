@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     time::Duration,
 };
 
@@ -341,18 +341,21 @@ pub fn dont_fragment(socket: &UdpSocket) {
     } else {
         (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
     };
-    let value = libc::IP_PMTUDISC_DO;
-    // SAFETY: the option's value is an int that outlives the call.
+    set_option(socket.as_fd(), level, name, &libc::IP_PMTUDISC_DO.to_ne_bytes());
+}
+
+/// From now on each IPv4 header of this socket has options (RFC 791 section 3.1), that say nothing.
+pub fn header_options(socket: BorrowedFd<'_>) {
+    const IP_OPTIONS: i32 = 4;
+    set_option(socket, libc::IPPROTO_IP, IP_OPTIONS, &[1, 1, 1, 0]);
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: the option's value outlives the call and its length is given.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of_val(&value) as u32,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as u32)
     };
-    assert_eq!(result, 0);
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// A VXLAN packet (RFC 7348) of some network identifier around an IPv4 UDP packet.
