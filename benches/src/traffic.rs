@@ -1,7 +1,7 @@
 //! Load between two namespaces: the same client and server for every candidate, pinned to the same cores.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
@@ -66,19 +66,9 @@ impl<'n> Way<'n> {
 
     /// TCP stream, in gigabits a second.
     pub fn stream(&self) -> anyhow::Result<f64> {
-        self.stream_on([SENDER, RECEIVER])
-    }
-
-    /// The same with both sides on one core: what is measured is all that it costs. Between two cores, how they happen to wait for each
-    /// other makes one run differ from the next by several times what a way may cost that does nothing to packets.
-    pub fn stream_on_one_core(&self) -> anyhow::Result<f64> {
-        self.stream_on([SHARED, SHARED])
-    }
-
-    fn stream_on(&self, [sender, receiver]: [usize; 2]) -> anyhow::Result<f64> {
         let (listener, target) = self.listen()?;
         let server = thread::spawn(move || -> std::io::Result<(u64, Duration)> {
-            pin(receiver);
+            pin(RECEIVER);
             let (mut stream, _) = listener.accept()?;
             let mut buffer = vec![0; CHUNK];
             let start = Instant::now();
@@ -92,12 +82,7 @@ impl<'n> Way<'n> {
         });
         let client = self.from.run(|| TcpStream::connect(target))?;
         let mut client = client.with_context(|| format!("connect to {target}"))?;
-        if sender == receiver {
-            // BBR, where that is the machine's choice, sends less than it could and tries out how much that is at times that chance
-            // decides.
-            SockRef::from(&client).set_tcp_congestion(b"cubic").context("cubic congestion control")?;
-        }
-        on_core(sender, || -> anyhow::Result<()> {
+        on_core(SENDER, || -> anyhow::Result<()> {
             let buffer = vec![7; CHUNK];
             let end = Instant::now() + STREAM;
             while Instant::now() < end {
@@ -108,6 +93,35 @@ impl<'n> Way<'n> {
         })?;
         let (bytes, time) = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
         Ok(bytes as f64 * 8.0 / time.as_secs_f64() / 1e9)
+    }
+
+    /// The same with one thread that sends and receives: what is measured is all that a byte costs. How two threads happen to wait for
+    /// each other makes one run differ from the next by several times what a way may cost that does nothing to packets.
+    pub fn stream_of_one_thread(&self) -> anyhow::Result<f64> {
+        let (listener, target) = self.listen()?;
+        let client = self.from.run(|| TcpStream::connect(target))?;
+        let mut client = client.with_context(|| format!("connect to {target}"))?;
+        // BBR, where that is the machine's choice, sends less than it could and tries out how much that is at times that chance decides.
+        SockRef::from(&client).set_tcp_congestion(b"cubic").context("cubic congestion control")?;
+        let (mut server, _) = listener.accept()?;
+        client.set_nonblocking(true)?;
+        server.set_nonblocking(true)?;
+        on_core(SHARED, || {
+            let (sent, mut received) = (vec![7; CHUNK], vec![0; CHUNK]);
+            let mut exchange = |time: Duration| -> std::io::Result<f64> {
+                let (start, mut bytes) = (Instant::now(), 0);
+                while start.elapsed() < time {
+                    or_would_block(client.write(&sent))?;
+                    while let Some(length) = or_would_block(server.read(&mut received))? {
+                        bytes += length;
+                    }
+                }
+                Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9)
+            };
+            // Windows grow first.
+            exchange(MEASURE)?;
+            Ok(exchange(MEASURE)?)
+        })
     }
 
     /// TCP round trip of one byte: the median, in microseconds.
@@ -221,6 +235,14 @@ impl<'n> Way<'n> {
         let listener = listener.with_context(|| format!("listen on {}", self.address))?;
         let target = listener.local_addr()?;
         Ok((listener, self.via.unwrap_or(target)))
+    }
+}
+
+fn or_would_block(result: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
+    match result {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -144,7 +144,7 @@ fn cluster_ip() -> anyhow::Result<Vec<Row>> {
     let name = "ClusterIP: TCP round trip p50";
     rows.push(compare(name, "the Pod address", "us", round_trip, [ours, theirs], goal)?);
     let (name, goal) = ("ClusterIP: TCP stream", Goal::AtLeast(0.99));
-    let stream: Measure = |way| way.stream_on_one_core();
+    let stream: Measure = |way| way.stream_of_one_thread();
     rows.push(compare(name, "the Pod address", "Gb/s", stream, [ours, theirs], goal)?);
     Ok(rows)
 }
