@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::bpf_csum_diff,
     programs::TcContext,
 };
-use weft_abi::{Address, Flow, FlowKey};
+use weft_abi::Address;
 
 use super::{ETHERNET, SCTP, TCP, UDP, Work, part, sctp};
 
