@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Odd, so that the median is a round; many and short rather than few and long, because a round is disturbed as a whole.
-pub(crate) const ROUNDS: usize = 151;
+const ROUNDS: usize = 151;
 
 /// The benchmark.
 pub fn run() -> anyhow::Result<Vec<Row>> {
