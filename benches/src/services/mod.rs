@@ -18,7 +18,7 @@ use crate::{
     traffic::Way,
 };
 
-/// Two rounds of one way differ by some three percent, and the medians of so many by a sixth of one: less than what a Service costs.
+/// Two rounds of one way differ by some three percent, and the medians of so many by a fifth of one: less than what a Service costs.
 const ROUNDS: usize = 401;
 /// Port of the server behind the Service that is measured.
 const PORT: u16 = 18_080;

@@ -16,7 +16,10 @@ use weft_datapath::{Counter, Path};
 use weft_model::Protocol;
 use weft_netns::Netns;
 
-use crate::cluster::{BOTH, Cluster, NODE_PORT, Server, service};
+use crate::{
+    cluster::{BOTH, Cluster, NODE_PORT, Server, service},
+    stale,
+};
 
 /// Connects from a port, asks, and gives up (RST), so that the port can be used again at once.
 fn ask_from(netns: &Netns, from: SocketAddr, to: SocketAddr) -> String {
@@ -56,4 +59,29 @@ fn a_client_that_uses_its_port_again_reaches_near_and_far_backends_as_the_first_
     }
     // An answer that went astray would have been left to the host's stack.
     assert_eq!(cluster.count(Counter::ToHost), 0);
+}
+
+#[test]
+fn connections_from_one_port_one_after_the_other_are_one_flow_whatever_backend_they_are_given() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::new(path);
+        let backends = [cluster.nodes[0].pod(), cluster.nodes[1].pod()];
+        for family in BOTH {
+            let [near, far] = backends
+                .each_ref()
+                .map(|backend| Server::tcp(&backend.netns.0, "tcp", backend.addresses[family]));
+            let from = SocketAddr::new(cluster.outside_address(family), 40_000);
+            for backend in [&near, &far, &far, &near, &near] {
+                cluster.serve(&service(Protocol::Tcp, &[backend.address]).node_port(family, NODE_PORT));
+                for _ in 0..2 {
+                    let to = cluster.node_port(0, family);
+                    assert!(ask_from(cluster.outside(), from, to).starts_with("tcp"), "{path:?}");
+                }
+            }
+        }
+        for (number, node) in cluster.nodes.iter().enumerate() {
+            // A flow a family.
+            assert_eq!(stale::flows(node), (2, 2), "node {number} by {path:?}");
+        }
+    }
 }

@@ -63,6 +63,14 @@ pub fn clients(node: &Node) -> usize {
     open::<Address, u64>(node, maps::FLOWS_BEGUN).keys().count()
 }
 
+/// How many flows the node has, and how many it has counted for their clients.
+pub fn flows(node: &Node) -> (u64, u64) {
+    let flows = open::<FlowKey, Flow>(node, maps::FLOWS);
+    let forward = flows.iter().filter(|entry| entry.as_ref().unwrap().1.0.is_forward()).count();
+    let sum = |name| open::<Address, u64>(node, name).iter().map(|entry| entry.unwrap().1.0).sum::<u64>();
+    (forward as u64, sum(maps::FLOWS_BEGUN) - sum(maps::FLOWS_ENDED))
+}
+
 /// The node knows of no flow any more.
 pub fn forget_flows(node: &Node) {
     let mut flows = open::<FlowKey, Flow>(node, maps::FLOWS);
