@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crc32c::crc32c;
 use weft_netns::Netns;
 
 use crate::support::DEADLINE;
@@ -79,12 +80,6 @@ pub fn init_chunk(more: usize) -> Vec<u8> {
     chunk.extend(u16::try_from(20 + more).unwrap().to_be_bytes());
     chunk.extend((0..16 + more).map(|number| number as u8 ^ 0x5a));
     chunk
-}
-
-/// CRC32c, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
 
 /// Waits for one datagram.

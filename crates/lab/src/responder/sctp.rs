@@ -5,6 +5,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use crc32c::crc32c;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
@@ -112,10 +113,4 @@ fn is_whole(packet: &[u8]) -> bool {
     let Some((checksum, mut copy)) = packet.get(8..COMMON).zip(Some(packet.to_vec())) else { return false };
     copy.splice(8..COMMON, [0; 4]);
     checksum == crc32c(&copy).to_le_bytes()
-}
-
-/// CRC32c, bit by bit: a few packets.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
