@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io,
-    mem::size_of,
+    mem::{MaybeUninit, size_of},
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -212,6 +212,48 @@ pub(crate) fn read_hash<K: weft_abi::Plain, V: weft_abi::Plain>(
         values.set_len(read);
     }
     Ok(keys.into_iter().zip(values).collect())
+}
+
+/// All entries of a longest-prefix table that has room for `room`: data and length of each prefix, and its value. One call, where
+/// asking for one key after the other takes two for each entry and several times as long.
+pub(crate) fn read_trie<K: weft_abi::Plain, V: weft_abi::Plain>(
+    map: BorrowedFd<'_>,
+    room: u32,
+) -> io::Result<Vec<((K, u32), V)>> {
+    /// `bpf_lpm_trie_key`.
+    #[repr(C)]
+    struct Key<K> {
+        bits: u32,
+        data: K,
+    }
+    const { assert!(size_of::<Key<K>>() == size_of::<u32>() + size_of::<K>(), "padding") };
+    let mut keys: Vec<Key<K>> = Vec::with_capacity(room as usize);
+    let mut values: Vec<V> = Vec::with_capacity(room as usize);
+    let mut last = MaybeUninit::<Key<K>>::uninit();
+    let mut attributes = Batch {
+        in_batch: 0,
+        out_batch: last.as_mut_ptr() as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys and values have room for `room` entries of their sizes, which are the map's; the place outlives the call.
+    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => {}
+        // The end of the map.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let read = attributes.count.min(room) as usize;
+    // SAFETY: the kernel filled that many of each, which are plain data.
+    unsafe {
+        keys.set_len(read);
+        values.set_len(read);
+    }
+    Ok(keys.into_iter().map(|key| (key.data, key.bits)).zip(values).collect())
 }
 
 /// The first `count` elements of an array map.

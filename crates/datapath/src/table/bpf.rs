@@ -1,11 +1,15 @@
 //! eBPF maps as tables.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use weft_abi::Plain;
 
 use super::Store;
+use crate::load::bpf_call;
 
 /// Lets plain data cross into aya, whose trait cannot be implemented for a type of another crate.
 #[repr(transparent)]
@@ -52,6 +56,9 @@ pub struct BpfHash<K: Plain, V: Plain> {
 pub struct BpfLpm<K: Plain, V: Plain> {
     name: &'static str,
     map: LpmTrie<MapData, Raw<K>, Raw<V>>,
+    /// The same map, for what aya does not offer.
+    descriptor: OwnedFd,
+    room: u32,
 }
 
 impl<K: Plain, V: Plain> BpfHash<K, V> {
@@ -63,8 +70,11 @@ impl<K: Plain, V: Plain> BpfHash<K, V> {
 
 impl<K: Plain, V: Plain> BpfLpm<K, V> {
     pub(crate) fn new(name: &'static str, map: MapData) -> Result<Self, BpfTableError> {
+        let room = map.info().map_err(at(name))?.max_entries();
+        let descriptor = (map.fd().as_fd().try_clone_to_owned())
+            .map_err(|source| BpfTableError::Read { map: name, source })?;
         let map = LpmTrie::try_from(aya::maps::Map::LpmTrie(map)).map_err(at(name))?;
-        Ok(BpfLpm { name, map })
+        Ok(BpfLpm { name, map, descriptor, room })
     }
 }
 
@@ -97,11 +107,8 @@ impl<K: Plain, V: Plain> Store<(K, u32), V> for BpfLpm<K, V> {
     }
 
     fn dump(&mut self) -> Result<Vec<((K, u32), V)>, BpfTableError> {
-        let entries = self
-            .map
-            .iter()
-            .map(|entry| entry.map(|(key, value)| ((key.data().0, key.prefix_len()), value.0)));
-        entries.collect::<Result<_, _>>().map_err(at(self.name))
+        bpf_call::read_trie(self.descriptor.as_fd(), self.room)
+            .map_err(|source| BpfTableError::Read { map: self.name, source })
     }
 }
 
