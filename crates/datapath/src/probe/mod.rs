@@ -45,6 +45,9 @@ pub const PORT: u16 = 8473;
 
 /// How long the thread sleeps at most before it looks whom to probe.
 const TICK: Duration = Duration::from_millis(50);
+/// How long it sleeps at least, unless something arrives: among many nodes something is due all the time, and a thread that wakes up for
+/// each does little else.
+const GATHER: Duration = Duration::from_millis(5);
 /// Nodes that are sent to in one tick: when many are to be proved at once, they wait for their turn.
 const AT_ONCE: usize = 256;
 /// Messages that are taken before timers are looked at.
@@ -308,7 +311,7 @@ impl Worker {
     /// How long there is nothing to send.
     fn idle(&self) -> Duration {
         let Some(Reverse((due, _))) = self.queue.peek() else { return TICK };
-        (*due).max(self.send_again).saturating_duration_since(Instant::now()).min(TICK)
+        (*due).max(self.send_again).saturating_duration_since(Instant::now()).clamp(GATHER, TICK)
     }
 }
 
