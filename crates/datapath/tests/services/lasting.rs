@@ -58,6 +58,33 @@ fn a_backend_that_is_gone_resets_tcp_and_hands_udp_over_without_a_new_port() {
 }
 
 #[test]
+fn what_connections_to_a_backend_that_is_gone_leave_is_let_go_of_as_of_others_that_ended() {
+    for family in BOTH {
+        let mut cluster = Cluster::new(Path::Overlay);
+        let pods = [cluster.nodes[0].pod(), cluster.nodes[0].pod()];
+        let [first, second] =
+            pods.each_ref().map(|pod| Server::tcp(client(pod), "tcp", pod.addresses[family]).address);
+        let target = cluster.node_port(1, family);
+        cluster.serve(&service(Protocol::Tcp, &[first]).node_port(family, NODE_PORT));
+        let connect = |cluster: &Cluster, port| Tcp::connect_from(cluster.outside(), port, target).unwrap();
+        let connections = [40_000, 40_001].map(|port| connect(&cluster, port));
+        connections.iter().for_each(|connection| drop(connection.ask().unwrap()));
+        cluster.serve(&service(Protocol::Tcp, &[second]).node_port(family, NODE_PORT));
+        connections.iter().for_each(|connection| drop(connection.ask().unwrap_err()));
+        drop(connections);
+        // One of the two ports is used again, by way of the other backend.
+        let again = connect(&cluster, 40_000);
+        again.ask().unwrap();
+        let node = &mut cluster.nodes[1];
+        stale::age_flows(node, 120);
+        let swept = node.with(|datapath| datapath.sweep().unwrap());
+        assert_eq!(swept.flows.used, 2, "both directions of the one that goes on: {swept:?}");
+        assert_eq!(stale::flows(node), (1, 1));
+        again.ask().unwrap();
+    }
+}
+
+#[test]
 fn connections_to_a_terminating_backend_go_on_and_new_ones_go_elsewhere() {
     let mut cluster = Cluster::new(Path::Overlay);
     let (asking, ending, other) = (cluster.nodes[0].pod(), cluster.nodes[1].pod(), cluster.nodes[1].pod());

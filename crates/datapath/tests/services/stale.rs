@@ -71,6 +71,15 @@ pub fn flows(node: &Node) -> (u64, u64) {
     (forward as u64, sum(maps::FLOWS_BEGUN) - sum(maps::FLOWS_ENDED))
 }
 
+/// No packet of the node's flows has been seen for so many seconds more.
+pub fn age_flows(node: &Node, seconds: u64) {
+    let mut flows = open::<FlowKey, Flow>(node, maps::FLOWS);
+    for (key, Raw(mut flow)) in flows.iter().map(Result::unwrap).collect::<Vec<_>>() {
+        flow.last_ns = flow.last_ns.saturating_sub(seconds * 1_000_000_000);
+        flows.insert(key, Raw(flow), 0).unwrap();
+    }
+}
+
 /// The node knows of no flow any more.
 pub fn forget_flows(node: &Node) {
     let mut flows = open::<FlowKey, Flow>(node, maps::FLOWS);

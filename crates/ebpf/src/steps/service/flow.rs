@@ -33,14 +33,16 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     let Some(flow) = find(work) else { return without_flow(ctx, work) };
     if flow.is_forward() {
         let over = !is_usable(work, flow);
-        if table::opens(work) && (over || flow.is_closing()) || over && work.key.protocol != TCP {
+        if over {
+            table::end(&work.entry, flow);
+        }
+        if table::opens(work) && flow.is_closing() || over && work.key.protocol != TCP {
             work.again = 1;
             // A client that uses its port again begins anew where it enters, and at its backend's node as well.
             return jump(ctx, if work.hook == hook::ENTRY { Step::Enter } else { Step::Request });
         }
         // An RST needs no answer and may end what is left at the other end.
         if over && work.tcp & RST == 0 {
-            flow.seen |= Flow::RST;
             return jump(ctx, Step::Refuse);
         }
     }

@@ -55,12 +55,26 @@ pub fn note(work: &Work, flow: &mut Flow) {
     }
 }
 
+/// Notes in both directions of a flow that its backend is gone, so that they are not kept for as long as what may go on.
+#[inline(always)]
+pub fn end(key: &FlowKey, flow: &mut Flow) {
+    flow.seen |= Flow::RST;
+    if let Some(answers) = answers(key, &key.pair(flow)) {
+        answers.seen |= Flow::RST;
+    }
+}
+
+/// The answers by this key, if they are those of the flow with the other; they may be another's meanwhile.
+#[inline(always)]
+fn answers(key: &FlowKey, pair: &FlowKey) -> Option<&'static mut Flow> {
+    lookup(pair).filter(|answers| pair.pair(answers) == *key)
+}
+
 /// Removes both directions of a flow.
 #[inline(always)]
 pub fn forget(key: &FlowKey, flow: &Flow) {
     let (pair, client) = (key.pair(flow), flow.client(key));
-    // They may be another's meanwhile.
-    if lookup(&pair).is_some_and(|answers| pair.pair(answers) == *key) {
+    if answers(key, &pair).is_some() {
         let _ = FLOWS.remove(&pair);
     }
     if FLOWS.remove(key).is_ok()
