@@ -178,19 +178,22 @@ struct Batch {
     flags: u64,
 }
 
-/// Some entries of a hash map, at most `most`, from where `place` says (absent: from the beginning); `place` becomes where to go
-/// on, absent at the end. Entries that come and go meanwhile may be seen or not.
-pub(crate) fn read_hash<K: weft_abi::Plain, V: weft_abi::Plain>(
+/// At most `most` entries of a map, and whether its end was reached.
+///
+/// # Safety
+/// `K` and `V` are as large as the map's keys and values, and any bytes are one of them. `from` is zero or where such a place as the map's
+/// kind has is, and `next` where there is room for one.
+unsafe fn read_batch<K, V>(
     map: BorrowedFd<'_>,
-    place: &mut Option<u32>,
+    from: u64,
+    next: u64,
     most: u32,
-) -> io::Result<Vec<(K, V)>> {
+) -> io::Result<(Vec<(K, V)>, bool)> {
     let mut keys: Vec<K> = Vec::with_capacity(most as usize);
     let mut values: Vec<V> = Vec::with_capacity(most as usize);
-    let (mut from, mut next) = (place.unwrap_or(0), 0_u32);
     let mut attributes = Batch {
-        in_batch: if place.is_some() { &raw mut from as u64 } else { 0 },
-        out_batch: &raw mut next as u64,
+        in_batch: from,
+        out_batch: next,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count: most,
@@ -198,20 +201,35 @@ pub(crate) fn read_hash<K: weft_abi::Plain, V: weft_abi::Plain>(
         element_flags: 0,
         flags: 0,
     };
-    // SAFETY: keys and values have room for `most` entries of their sizes, which are the map's; the places outlive the call.
-    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
-        Ok(_) => *place = Some(next),
+    // SAFETY: keys and values have room for `most` entries; the caller promises the rest.
+    let ended = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => false,
         // The end of the map.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => *place = None,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
-    }
+    };
     let read = attributes.count.min(most) as usize;
-    // SAFETY: the kernel filled that many of each, which are plain data.
+    // SAFETY: the kernel filled that many of each.
     unsafe {
         keys.set_len(read);
         values.set_len(read);
     }
-    Ok(keys.into_iter().zip(values).collect())
+    Ok((keys.into_iter().zip(values).collect(), ended))
+}
+
+/// Some entries of a hash map, at most `most`, from where `place` says (absent: from the beginning); `place` becomes where to go
+/// on, absent at the end. Entries that come and go meanwhile may be seen or not.
+pub(crate) fn read_hash<K: weft_abi::Plain, V: weft_abi::Plain>(
+    map: BorrowedFd<'_>,
+    place: &mut Option<u32>,
+    most: u32,
+) -> io::Result<Vec<(K, V)>> {
+    let (mut from, mut next) = (place.unwrap_or(0), 0_u32);
+    let from = if place.is_some() { &raw mut from as u64 } else { 0 };
+    // SAFETY: keys and values are the map's and plain; a place in a hash map is a number, and both outlive the call.
+    let (entries, ended) = unsafe { read_batch(map, from, &raw mut next as u64, most) }?;
+    *place = (!ended).then_some(next);
+    Ok(entries)
 }
 
 /// All entries of a longest-prefix table that has room for `room`: data and length of each prefix, and its value. One call, where
@@ -227,33 +245,10 @@ pub(crate) fn read_trie<K: weft_abi::Plain, V: weft_abi::Plain>(
         data: K,
     }
     const { assert!(size_of::<Key<K>>() == size_of::<u32>() + size_of::<K>(), "padding") };
-    let mut keys: Vec<Key<K>> = Vec::with_capacity(room as usize);
-    let mut values: Vec<V> = Vec::with_capacity(room as usize);
     let mut last = MaybeUninit::<Key<K>>::uninit();
-    let mut attributes = Batch {
-        in_batch: 0,
-        out_batch: last.as_mut_ptr() as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: room,
-        map: map.as_raw_fd() as u32,
-        element_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: keys and values have room for `room` entries of their sizes, which are the map's; the place outlives the call.
-    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
-        Ok(_) => {}
-        // The end of the map.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-        Err(error) => return Err(error),
-    }
-    let read = attributes.count.min(room) as usize;
-    // SAFETY: the kernel filled that many of each, which are plain data.
-    unsafe {
-        keys.set_len(read);
-        values.set_len(read);
-    }
-    Ok(keys.into_iter().map(|key| (key.data, key.bits)).zip(values).collect())
+    // SAFETY: keys and values are the map's and plain; a place in such a table is a key, and outlives the call.
+    let (entries, _) = unsafe { read_batch::<Key<K>, V>(map, 0, last.as_mut_ptr() as u64, room) }?;
+    Ok(entries.into_iter().map(|(key, value)| ((key.data, key.bits), value)).collect())
 }
 
 /// The first `count` elements of an array map.

@@ -229,6 +229,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_checksum_is_that_of_the_specification() {
+        // RFC 3720 section B.4.
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    }
+
+    #[test]
     fn a_cookie_is_found_behind_other_parameters_and_nonsense_has_none() {
         let mut chunk = vec![INIT_ACK, 0, 0, 0];
         chunk.extend([0; 16]);
