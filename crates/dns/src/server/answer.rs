@@ -59,12 +59,18 @@ impl Answer<'_> {
 
     fn records(&self, found: &Found<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
         match found {
+            Found::Service(owner, records) if self.kind == kind::SRV => {
+                self.ports(&Ports::all(*owner, records), writer)
+            }
             Found::Service(_, records) => self.service(self.name, Section::Answer, records, writer),
             Found::Endpoints(_, endpoints) => self.endpoints(self.name, Section::Answer, endpoints, writer),
             Found::Alias(_, target) => writer.alias(self.name, self.settings.ttl, target),
             Found::Ports(ports) if self.kind == kind::SRV => self.ports(ports, writer),
+            Found::Ports(ports) => self.addresses_of_port(ports, writer),
             Found::Pointers(pointers) if self.kind == kind::PTR => self.pointers(pointers, writer),
-            Found::Pod(address) if kind_of(*address) == self.kind => self.address(*address, writer),
+            Found::Pod(address) | Found::Endpoint(_, address) if kind_of(*address) == self.kind => {
+                self.address(*address, writer)
+            }
             Found::Version if self.kind == kind::TXT => {
                 writer.record(Section::Answer, self.name, kind::TXT, self.settings.ttl, |data| {
                     data.put(b"\x051.1.0")
@@ -160,6 +166,25 @@ impl Answer<'_> {
             last = Some(name);
         }
         Ok(())
+    }
+
+    /// The addresses that serve a port, under the port's own name: the specification has only SRV there, CoreDNS these as well.
+    fn addresses_of_port(&self, ports: &Ports<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let is_own = ports.targets().any(|target| target.endpoint.is_none());
+        if is_own {
+            return self.service(self.name, Section::Answer, ports.records(), writer);
+        }
+        let endpoints = ports.targets().filter_map(|target| target.endpoint);
+        // An endpoint's target stands for all endpoints of the same name.
+        let endpoints = endpoints.flat_map(|one| {
+            let mut written = [0; LABEL];
+            ports.records().named(one.label(&mut written))
+        });
+        let mut addresses: Vec<IpAddr> =
+            endpoints.map(|one| one.address).filter(|one| kind_of(*one) == self.kind).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        turned(&addresses, self.turn).try_for_each(|one| self.address(*one, writer))
     }
 
     fn target(&self, owner: Owner<'_>, target: &Target<'_>) -> Option<Name> {

@@ -242,7 +242,7 @@ fn source(zone: &Zone, name: &Name) -> Option<Source> {
                 false => Source::Service { namespace, name },
             }
         }
-        Found::Endpoints(owner, _) => {
+        Found::Endpoints(owner, _) | Found::Endpoint(owner, _) => {
             let (namespace, service) = own(owner);
             Source::Endpoint { namespace, service }
         }

@@ -126,8 +126,87 @@ fn endpoints_of_a_service_with_a_cluster_ip_are_found_by_their_host_name() {
         place.ask("web-0.web.default.svc.cluster.local.", "A"),
         ["web-0.web.default.svc.cluster.local. 5 A 10.244.0.5"]
     );
-    assert_eq!(place.ask("10-244-0-6.web.default.svc.cluster.local.", "A"), ["Non-Existent Domain"]);
+    assert_eq!(place.ask("10-244-0-5.web.default.svc.cluster.local.", "A"), ["Non-Existent Domain"]);
     assert_eq!(place.ask(WEB, "A"), ["web.default.svc.cluster.local. 5 A 10.96.0.1"]);
+}
+
+/// C2: not in the specification, but CoreDNS answers it.
+#[test]
+fn endpoints_of_a_service_with_a_cluster_ip_are_found_by_their_address() {
+    let place = Place::new(|zone| {
+        with_web(zone);
+        let away = Endpoint { ready: false, ..endpoint("10.244.0.7", None) };
+        hear_slice(zone, slice("web-x", "web", &[endpoint("10.244.0.6", None), away]));
+    });
+    let name = "10-244-0-6.web.default.svc.cluster.local.";
+    assert_eq!(place.ask(name, "A"), [format!("{name} 5 A 10.244.0.6")]);
+    assert_eq!(place.ask(name, "AAAA"), ["No Error"]);
+    for missing in ["10-244-0-7", "10-244-0-8"] {
+        let name = format!("{missing}.web.default.svc.cluster.local.");
+        assert_eq!(place.ask(&name, "A"), ["Non-Existent Domain"]);
+    }
+}
+
+/// C2: finders of peers ask for the bare name; CoreDNS answers a record for each port and endpoint, named or not.
+#[test]
+fn the_bare_name_of_a_service_has_an_srv_record_for_each_port() {
+    let place = Place::new(|zone| {
+        let ports = [
+            port("http", Protocol::Tcp, 80),
+            port("", Protocol::Tcp, 81),
+            // The same number again is the same record.
+            port("quic", Protocol::Udp, 80),
+        ];
+        hear_service(zone, Service { ports: ports.into(), ..service("web") });
+        with_db(zone);
+    });
+    let answer = place.client().exchange(&question(WEB, "SRV"));
+    assert_eq!(
+        records(&answer),
+        ["80", "81"].map(|port| format!("{WEB} 5 SRV 0 50 {port} web.default.svc.cluster.local."))
+    );
+    assert_eq!(answer.additionals.iter().map(text).collect::<Vec<_>>(), [format!("{WEB} 5 A 10.96.0.1")]);
+    let name = "db.default.svc.cluster.local.";
+    let answer = place.client().exchange(&question(name, "SRV"));
+    assert_eq!(
+        records(&answer),
+        ["10-244-2-5", "db-0", "db-1"].map(|label| format!("{name} 5 SRV 0 33 8080 {label}.{name}"))
+    );
+    assert_eq!(answer.additionals.len(), 3);
+}
+
+/// C2: as CoreDNS answers it.
+#[test]
+fn the_name_of_a_port_has_the_addresses_that_serve_it() {
+    let place = Place::new(|zone| {
+        with_web(zone);
+        with_db(zone);
+        let other = slice("db-y", "db", &[endpoint("10.244.9.9", None)]);
+        hear_slice(zone, EndpointSlice { ports: [].into(), ..other });
+    });
+    let name = "_http._tcp.web.default.svc.cluster.local.";
+    assert_eq!(place.ask(name, "A"), [format!("{name} 5 A 10.96.0.1")]);
+    assert_eq!(place.ask(name, "AAAA"), ["No Error"]);
+    let name = "_http._tcp.db.default.svc.cluster.local.";
+    assert_eq!(
+        place.ask(name, "A"),
+        ["10.244.0.5", "10.244.1.5", "10.244.2.5"].map(|ip| format!("{name} 5 A {ip}"))
+    );
+}
+
+/// C3: neither label of a host name begins or ends with a dash.
+#[test]
+fn an_ipv6_address_that_ends_in_zeros_makes_a_host_name() {
+    let place = Place::new(|zone| {
+        hear_service(zone, headless("db"));
+        hear_slice(zone, slice("db-x", "db", &[endpoint("fd00:10:244::", None)]));
+    });
+    let target = "fd00-10-244--0.db.default.svc.cluster.local.";
+    assert_eq!(
+        place.ask("_http._tcp.db.default.svc.cluster.local.", "SRV"),
+        [format!("_http._tcp.db.default.svc.cluster.local. 5 SRV 0 100 8080 {target}")]
+    );
+    assert_eq!(place.ask(target, "AAAA"), [format!("{target} 5 AAAA fd00:10:244::")]);
 }
 
 #[test]
@@ -144,7 +223,6 @@ fn a_named_port_is_an_srv_record_with_the_address_beside_it() {
     );
     // An empty non-terminal, and what is not there.
     assert_eq!(place.ask("_tcp.web.default.svc.cluster.local.", "SRV"), ["No Error"]);
-    assert_eq!(place.ask("_http._tcp.web.default.svc.cluster.local.", "A"), ["No Error"]);
     for missing in [
         "_udp.web",
         "_http._udp.web",
@@ -220,14 +298,20 @@ fn a_cluster_ip_leads_back_to_its_service() {
     assert_eq!(place.ask(v6, "PTR"), [format!("{v6} 5 PTR {WEB}")]);
 }
 
+/// C1: an endpoint of a headless Service leads back to its name, whether that is a host name or made of the address
+/// (specification 2.4.3 with 2.1).
 #[test]
-fn an_endpoint_with_a_host_name_leads_back_to_it() {
+fn an_endpoint_of_a_headless_service_leads_back_to_its_name() {
     let place = Place::new(with_db);
     assert_eq!(
         place.ask("5.0.244.10.in-addr.arpa.", "PTR"),
         ["5.0.244.10.in-addr.arpa. 5 PTR db-0.db.default.svc.cluster.local."]
     );
-    assert_eq!(place.ask("5.2.244.10.in-addr.arpa.", "PTR"), ["Non-Existent Domain"]);
+    assert_eq!(
+        place.ask("5.2.244.10.in-addr.arpa.", "PTR"),
+        ["5.2.244.10.in-addr.arpa. 5 PTR 10-244-2-5.db.default.svc.cluster.local."]
+    );
+    assert_eq!(place.ask("5.3.244.10.in-addr.arpa.", "PTR"), ["Non-Existent Domain"]);
     assert_eq!(place.ask("5.0.244.10.in-addr.arpa.", "A"), ["No Error"]);
     assert!(place.outside.asked().is_empty());
 }

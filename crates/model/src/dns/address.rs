@@ -7,6 +7,8 @@ use std::{
 
 /// A label's octets at most.
 pub(super) const LONGEST_LABEL: usize = 63;
+/// Characters of an address, maximum: of an IPv6 one that ends in an IPv4 one.
+const LONGEST_ADDRESS: usize = 45;
 
 /// What a label says, if it is an address with dashes for its dots or colons.
 pub(super) fn parse(label: &[u8]) -> Option<IpAddr> {
@@ -28,14 +30,19 @@ fn parse_with<A: std::str::FromStr>(label: &[u8], separator: u8) -> Option<A> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Writes the label of an address; how long it is.
+/// Writes the label of an address and returns its length. An IPv6 address that begins or ends with `::` gets a zero there,
+/// because a host name neither begins nor ends with a dash (RFC 952, RFC 1123 section 2.1).
 pub(super) fn write(address: IpAddr, label: &mut [u8; LONGEST_LABEL]) -> usize {
-    let mut text = Cursor::new(label.as_mut_slice());
-    // The longest address has 45 characters.
+    let mut text = Cursor::new([0; LONGEST_ADDRESS]);
     let _fits = write!(text, "{address}");
     let length = usize::try_from(text.position()).unwrap_or_default();
-    for octet in label.iter_mut().take(length).filter(|octet| matches!(octet, b'.' | b':')) {
-        *octet = b'-';
+    let text = text.get_ref().get(..length).unwrap_or_default();
+    let zero = |end: Option<&u8>| (end == Some(&b':')).then_some(b'0');
+    let octets = zero(text.first()).into_iter().chain(text.iter().copied()).chain(zero(text.last()));
+    let mut length = 0;
+    for (to, octet) in label.iter_mut().zip(octets) {
+        *to = if matches!(octet, b'.' | b':') { b'-' } else { octet };
+        length += 1;
     }
     length
 }
@@ -50,13 +57,23 @@ mod tests {
             ("10.244.0.5", "10-244-0-5"),
             ("fd00::5", "fd00--5"),
             ("2001:db8:1:2:3:4:5:6", "2001-db8-1-2-3-4-5-6"),
-            ("::1", "--1"),
+            // C3: a label neither begins nor ends with a dash.
+            ("::1", "0--1"),
+            ("fd00::", "fd00--0"),
+            ("::", "0--0"),
+            ("0:0:1:2:3:4::", "0--1-2-3-4-0-0"),
         ] {
             let mut written = [0; LONGEST_LABEL];
             let length = write(address.parse().unwrap(), &mut written);
             assert_eq!(std::str::from_utf8(&written[..length]).unwrap(), label);
             assert_eq!(parse(label.as_bytes()), Some(address.parse().unwrap()));
         }
+    }
+
+    #[test]
+    fn labels_that_end_in_a_dash_are_addresses_too() {
+        assert_eq!(parse(b"--1"), Some("::1".parse().unwrap()));
+        assert_eq!(parse(b"fd00--"), Some("fd00::".parse().unwrap()));
     }
 
     #[test]

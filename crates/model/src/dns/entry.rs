@@ -22,7 +22,7 @@ pub(super) struct Entry {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) shape: Shape,
-    /// Named ones.
+    /// Its ports, named or not.
     pub(super) ports: Arc<[SlicePort]>,
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     EndpointRecord, Name, Records, Zone, address,
-    entry::Entry,
+    entry::{Endpoint, Entry, Shape},
     reverse::{self, Reverse},
 };
 use crate::{Protocol, services::SlicePort};
@@ -45,8 +45,10 @@ pub enum Found<'a> {
     Alias(Owner<'a>, &'a Name),
     /// A named port of a Service.
     Ports(Ports<'a>),
-    /// An address written as a label.
+    /// A Pod's address written as a label.
     Pod(IpAddr),
+    /// The address of an endpoint without a host name, written as a label before a Service that has a cluster IP.
+    Endpoint(Owner<'a>, IpAddr),
     /// An address backwards.
     Pointers(Pointers<'a>),
 }
@@ -60,14 +62,14 @@ pub struct Owner<'a> {
     pub name: &'a str,
 }
 
-/// Where a named port of a Service is served; one place at least.
+/// Where a named port of a Service, or every port of it, is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports<'a> {
     /// The Service.
     pub owner: Owner<'a>,
     records: &'a Records,
-    port: &'a str,
-    protocol: Protocol,
+    /// Which port; all of them if absent.
+    port: Option<(&'a str, Protocol)>,
 }
 
 /// One place where a port is served.
@@ -213,10 +215,21 @@ impl Entry {
         if !named.is_empty() {
             return Found::Endpoints(self.owner(), named);
         }
+        if let Some(address) = address::parse(label).filter(|address| self.has_endpoint(*address)) {
+            return Found::Endpoint(self.owner(), address);
+        }
         match protocol(label) {
             Some(protocol) if self.records.has_port(protocol) => Found::Empty,
             _ => Found::Missing,
         }
+    }
+
+    /// The Service has a cluster IP, and a ready endpoint at this address that has no host name. Headless Services have a
+    /// record for each endpoint instead.
+    fn has_endpoint(&self, address: IpAddr) -> bool {
+        let is_it = |one: &Endpoint| one.ready && one.address == address && one.hostname.is_none();
+        self.service.as_ref().is_some_and(|service| matches!(service.shape, Shape::Cluster(_)))
+            && self.slices.iter().any(|slice| slice.endpoints.iter().any(is_it))
     }
 
     /// Two labels before the Service's name: `_port._protocol`.
@@ -225,7 +238,7 @@ impl Entry {
         let (Some(port), Some(protocol)) = (port, name.label(1).and_then(protocol)) else {
             return Found::Missing;
         };
-        let ports = Ports { owner: self.owner(), records: &self.records, port, protocol };
+        let ports = Ports { owner: self.owner(), records: &self.records, port: Some((port, protocol)) };
         if ports.targets().next().is_some() { Found::Ports(ports) } else { Found::Missing }
     }
 }
@@ -242,25 +255,35 @@ fn protocol(label: &[u8]) -> Option<Protocol> {
 // === impl Ports ===
 
 impl<'a> Ports<'a> {
-    /// Where it is served; no name and port twice.
+    /// Every port of a Service, named or not: what its own name answers SRV with, as CoreDNS does. There may be none.
+    pub fn all(owner: Owner<'a>, records: &'a Records) -> Self {
+        Self { owner, records, port: None }
+    }
+
+    /// Where it is served; no name and port number twice.
     pub fn targets(&self) -> impl Iterator<Item = Target<'a>> + use<'a> {
-        let Self { records, port, protocol, .. } = *self;
-        let is_it = move |one: &SlicePort| *one.name == *port && one.protocol == protocol;
-        let own = records.ports.iter().filter(move |one| is_it(one));
-        let own = own.map(|one| Target { endpoint: None, port: one.port });
+        let Self { records, port, .. } = *self;
+        let is_it = move |one: &SlicePort| {
+            port.is_none_or(|(name, protocol)| *one.name == *name && one.protocol == protocol)
+        };
+        let own = records.ports.iter().enumerate().filter(move |(place, one)| {
+            let before = records.ports.get(..*place).unwrap_or_default();
+            is_it(one) && !before.iter().any(|other| is_it(other) && other.port == one.port)
+        });
+        let own = own.map(|(_, one)| Target { endpoint: None, port: one.port });
         let endpoints: &[EndpointRecord] = if records.is_headless { &records.endpoints } else { &[] };
         let served = endpoints.iter().enumerate().flat_map(move |(place, endpoint)| {
             let before = endpoints.get(..place).unwrap_or_default();
-            endpoint
-                .ports
-                .iter()
-                .filter(move |one| {
-                    // Endpoints that share a name stand side by side.
-                    let mut same = before.iter().rev().take_while(|other| other.shares_name(endpoint));
-                    is_it(one)
-                        && !same.any(|other| other.ports.iter().any(|o| is_it(o) && o.port == one.port))
-                })
-                .map(move |one| Target { endpoint: Some(endpoint), port: one.port })
+            let ports = endpoint.ports.iter().enumerate().filter(move |(place, one)| {
+                let is_same = |other: &SlicePort| is_it(other) && other.port == one.port;
+                let earlier = endpoint.ports.get(..*place).unwrap_or_default();
+                // Endpoints that share a name stand side by side.
+                let mut same = before.iter().rev().take_while(|other| other.shares_name(endpoint));
+                is_it(one)
+                    && !earlier.iter().any(is_same)
+                    && !same.any(|other| other.ports.iter().any(is_same))
+            });
+            ports.map(move |(_, one)| Target { endpoint: Some(endpoint), port: one.port })
         });
         own.chain(served)
     }

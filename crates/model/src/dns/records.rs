@@ -25,7 +25,7 @@ pub struct Records {
     pub endpoints: Box<[EndpointRecord]>,
     /// Its name stands for its endpoints, and they have the ports.
     pub is_headless: bool,
-    /// Named ports, when its name stands for a cluster IP; a headless Service has none itself.
+    /// Its ports, when its name stands for a cluster IP; a headless Service has none itself.
     pub ports: Arc<[SlicePort]>,
 }
 
@@ -86,9 +86,9 @@ impl Records {
         self.ports.iter().chain(headless).any(|port| port.protocol == protocol && !port.name.is_empty())
     }
 
-    /// Endpoints with this address that have a host name; none with the same one twice.
+    /// Endpoints with this address; none with the same name twice.
     pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &EndpointRecord> {
-        let is_it = move |one: &EndpointRecord| one.hostname.is_some() && one.address == address;
+        let is_it = move |one: &EndpointRecord| one.address == address;
         // One that stands in two slices, with other ports, stands here side by side.
         let same = self.endpoints.chunk_by(|a, b| a.hostname == b.hostname && a.address == b.address);
         same.filter_map(<[_]>::first).filter(move |one| is_it(one))
@@ -97,7 +97,7 @@ impl Records {
     /// Addresses that lead back to names, in no order.
     pub(super) fn reversed(&self) -> impl Iterator<Item = IpAddr> {
         let own = self.v4.iter().copied().map(IpAddr::V4).chain(self.v6.iter().copied().map(IpAddr::V6));
-        let endpoints = self.endpoints.iter().filter(|one| one.hostname.is_some()).map(|one| one.address);
+        let endpoints = self.endpoints.iter().map(|one| one.address);
         own.filter(|_| !self.is_headless).chain(endpoints.filter(|_| self.is_headless))
     }
 

@@ -183,7 +183,7 @@ impl Zone {
 
     fn set_service(&mut self, service: &Service) {
         let mut ports: Vec<SlicePort> = Vec::new();
-        for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
+        for port in &service.ports {
             ports.push(SlicePort {
                 name: self.strings.one(&port.name),
                 protocol: port.protocol,

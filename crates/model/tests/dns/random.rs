@@ -19,7 +19,8 @@ use weft_model::{
 
 use crate::reference::{Said, World, backwards, zone_says};
 
-const ADDRESSES: [&str; 6] = ["10.244.0.1", "10.244.0.2", "10.96.0.1", "fd00::1", "fd00::2", "fd00:96::1"];
+const ADDRESSES: [&str; 7] =
+    ["10.244.0.1", "10.244.0.2", "10.96.0.1", "fd00::1", "fd00::2", "fd00:96::1", "fd00:7::"];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -256,7 +257,7 @@ fn candidates() -> Vec<String> {
         for name in ["a", "b", "c"] {
             let service = format!("{name}.{namespace}.svc.cluster.local");
             for under in
-                ["h", "i", "j", "10-244-0-1", "fd00--1", "_tcp", "_p._tcp", "_q._udp", "_p._sctp", "x.h"]
+                ["h", "i", "j", "10-244-0-1", "fd00--1", "fd00-7--0", "_tcp", "_p._tcp", "_q._udp", "_p._sctp", "x.h"]
             {
                 names.push(format!("{under}.{service}"));
             }

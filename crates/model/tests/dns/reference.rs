@@ -8,7 +8,7 @@ use std::{
 
 use weft_model::{
     Protocol,
-    dns::{Found, Name, Zone},
+    dns::{Found, Name, Owner, Ports, Zone},
     services::{Endpoint, EndpointSlice, Service, ServiceKey, ServiceType, SliceKey},
 };
 
@@ -98,20 +98,28 @@ impl World {
             let own = format!("{}.{name}", label(endpoint));
             records.push((name.to_owned(), address(endpoint.address)));
             records.push((own.clone(), address(endpoint.address)));
-            for port in slice.ports.iter().filter(|port| !port.name.is_empty()) {
-                let owner = format!("_{}.{}.{name}", port.name, protocol(port.protocol));
-                records.push((owner, format!("SRV {} {own}", port.port)));
+            for port in &*slice.ports {
+                let target = format!("SRV {} {own}", port.port);
+                if !port.name.is_empty() {
+                    let owner = format!("_{}.{}.{name}", port.name, protocol(port.protocol));
+                    records.push((owner, target.clone()));
+                }
+                records.push((name.to_owned(), target));
             }
         }
     }
 
     fn cluster(&self, service: &Service, name: &str, records: &mut Vec<(String, String)>) {
         records.extend(service.cluster_ips.iter().map(|one| (name.to_owned(), address(*one))));
-        for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-            let owner = format!("_{}.{}.{name}", port.name, protocol(port.protocol));
-            records.push((owner, format!("SRV {} {name}", port.port)));
+        for port in &*service.ports {
+            let target = format!("SRV {} {name}", port.port);
+            if !port.name.is_empty() {
+                let owner = format!("_{}.{}.{name}", port.name, protocol(port.protocol));
+                records.push((owner, target.clone()));
+            }
+            records.push((name.to_owned(), target));
         }
-        for (_, endpoint) in self.ready(service).filter(|(_, one)| one.hostname.is_some()) {
+        for (_, endpoint) in self.ready(service) {
             records.push((format!("{}.{name}", label(endpoint)), address(endpoint.address)));
         }
     }
@@ -129,7 +137,7 @@ impl World {
             .map(|(address, key)| (*address, format!("{}.{}.svc.{ZONE}", key.name, key.namespace)))
             .collect();
         for service in self.services.values().filter(has_name).filter(|service| service.headless) {
-            for (_, endpoint) in self.ready(service).filter(|(_, one)| one.hostname.is_some()) {
+            for (_, endpoint) in self.ready(service) {
                 if !own.contains_key(&endpoint.address) {
                     let name = format!(
                         "{}.{}.{}.svc.{ZONE}",
@@ -148,39 +156,24 @@ impl World {
 /// What a zone says of a name.
 pub fn zone_says(zone: &Zone, name: &str) -> Said {
     let name: Name = name.parse().unwrap();
-    let target = |label: Option<&[u8]>, owner| {
-        zone.name_of(label, owner).unwrap().to_string().trim_end_matches('.').to_owned()
-    };
     let mut buffer = [0; 63];
     let records: BTreeSet<String> = match zone.look_up(&name).found {
         Found::Missing | Found::Elsewhere => return None,
         Found::Empty | Found::Apex => BTreeSet::new(),
-        Found::Service(_, records) => {
+        Found::Service(owner, records) => {
             let v4 = records.v4.iter().map(|one| address((*one).into()));
-            v4.chain(records.v6.iter().map(|one| address((*one).into()))).collect()
+            let addresses = v4.chain(records.v6.iter().map(|one| address((*one).into())));
+            addresses.chain(targets(zone, &Ports::all(owner, records))).collect()
         }
+        Found::Endpoint(_, endpoint) => [address(endpoint)].into(),
         Found::Endpoints(_, endpoints) => endpoints.iter().map(|one| address(one.address)).collect(),
         Found::Alias(_, target) => [format!("CNAME {}", target.to_string().trim_end_matches('.'))].into(),
-        Found::Ports(ports) => {
-            let all: Vec<_> = ports.targets().collect();
-            let said: BTreeSet<String> = all
-                .iter()
-                .map(|one| {
-                    format!(
-                        "SRV {} {}",
-                        one.port,
-                        target(one.endpoint.map(|one| one.label(&mut buffer)), ports.owner)
-                    )
-                })
-                .collect();
-            assert_eq!(said.len(), all.len(), "a target twice: {all:?}");
-            said
-        }
+        Found::Ports(ports) => targets(zone, &ports),
         Found::Pointers(pointers) => {
             let all: Vec<_> = pointers.names().collect();
             let said: BTreeSet<String> = all
                 .iter()
-                .map(|(owner, one)| format!("PTR {}", target(one.map(|one| one.label(&mut buffer)), *owner)))
+                .map(|(owner, one)| format!("PTR {}", name_of(zone, one.map(|one| one.label(&mut buffer)), *owner)))
                 .collect();
             assert_eq!(said.len(), all.len(), "a name twice: {all:?}");
             said
@@ -190,6 +183,24 @@ pub fn zone_says(zone: &Zone, name: &str) -> Said {
     Some(records)
 }
 
+fn targets(zone: &Zone, ports: &Ports<'_>) -> BTreeSet<String> {
+    let mut buffer = [0; 63];
+    let all: Vec<_> = ports.targets().collect();
+    let said: BTreeSet<String> = all
+        .iter()
+        .map(|one| {
+            let label = one.endpoint.map(|one| one.label(&mut buffer));
+            format!("SRV {} {}", one.port, name_of(zone, label, ports.owner))
+        })
+        .collect();
+    assert_eq!(said.len(), all.len(), "a target twice: {all:?}");
+    said
+}
+
+fn name_of(zone: &Zone, label: Option<&[u8]>, owner: Owner<'_>) -> String {
+    zone.name_of(label, owner).unwrap().to_string().trim_end_matches('.').to_owned()
+}
+
 fn address(address: IpAddr) -> String {
     format!("{} {address}", if address.is_ipv4() { "A" } else { "AAAA" })
 }
@@ -197,7 +208,11 @@ fn address(address: IpAddr) -> String {
 fn label(endpoint: &Endpoint) -> String {
     match &endpoint.hostname {
         Some(hostname) => hostname.to_string(),
-        None => endpoint.address.to_string().replace(['.', ':'], "-"),
+        None => {
+            let label = endpoint.address.to_string().replace(['.', ':'], "-");
+            let zero = |at_end: bool| if at_end { "0" } else { "" };
+            format!("{}{label}{}", zero(label.starts_with('-')), zero(label.ends_with('-')))
+        }
     }
 }
 
