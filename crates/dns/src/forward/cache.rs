@@ -137,14 +137,16 @@ impl Cache {
         }
     }
 
+    /// The answer, good for no longer than the settings say.
+    pub(super) fn bounded(&self, stored: Arc<Stored>) -> Arc<Stored> {
+        let CacheSettings { max_ttl, max_negative_ttl, .. } = self.settings;
+        let ttl = stored.ttl.min(if stored.is_negative() { max_negative_ttl } else { max_ttl });
+        if ttl == stored.ttl { stored } else { Arc::new(Stored { ttl, ..(*stored).clone() }) }
+    }
+
     /// This is the answer now.
     pub(super) fn store(&mut self, question: &Question, stored: Arc<Stored>) {
-        let ttl = if stored.is_negative() {
-            stored.ttl.min(self.settings.max_negative_ttl)
-        } else {
-            stored.ttl.min(self.settings.max_ttl)
-        };
-        let stored = if ttl == stored.ttl { stored } else { Arc::new(Stored { ttl, ..(*stored).clone() }) };
+        let stored = self.bounded(stored);
         let no_such_name = stored.code == ResponseCode::NXDomain && stored.answers.is_empty();
         let whatever_type = Question { kind: NO_SUCH_NAME, ..question.clone() };
         let (key, other) =
@@ -153,7 +155,7 @@ impl Cache {
         if self.slots.contains_key(&other) {
             self.put(other, None, None);
         }
-        self.put(key, (ttl > Duration::ZERO).then_some(stored), None);
+        self.put(key, (stored.ttl > Duration::ZERO).then_some(stored), None);
     }
 
     /// The question could not be answered.

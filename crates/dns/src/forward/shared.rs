@@ -197,6 +197,8 @@ impl Shared {
         self.runtime.spawn(async move {
             let outcome = shared.resolve(&config, &question).await;
             // What other servers said meanwhile is not of interest any more.
+            // Clients are given no longer TTLs with the first answer than with those from memory.
+            let outcome = outcome.map(|stored| shared.cache().bounded(stored));
             if shared.is_current(&config) {
                 let mut cache = shared.cache();
                 match &outcome {

@@ -57,6 +57,13 @@ impl Answer<'_> {
         }
     }
 
+    /// Says that the name, which is one under the cluster's domain, has no records of the type.
+    pub fn write_empty(&self, writer: &mut Writer<'_>) {
+        let labels = self.zone.settings().domain.len();
+        // Without its SOA the answer would not be kept; it is right all the same.
+        let _fits = self.soa(Section::Authority, labels, writer);
+    }
+
     fn records(&self, found: &Found<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
         match found {
             Found::Service(owner, records) if self.kind == kind::SRV => {

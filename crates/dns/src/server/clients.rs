@@ -9,6 +9,10 @@ pub trait Clients: Send + Sync {
     /// How the client at this address searches for names that are not fully qualified, as its resolv.conf says; `None`
     /// when that is not known for certain, and then no search is answered at its first step.
     fn search(&self, address: IpAddr) -> Option<Arc<Search>>;
+
+    /// Whether the client at this address is answered; if not, it is told so (REFUSED). A cluster's names and a recursive
+    /// server are for the cluster's own Pods and nodes.
+    fn may_ask(&self, address: IpAddr) -> bool;
 }
 
 /// The `search` and `ndots` of a resolv.conf.
@@ -20,7 +24,7 @@ pub struct Search {
     pub ndots: usize,
 }
 
-/// Nobody's search is known.
+/// Nobody's search is known, and everybody is answered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoClients;
 
@@ -50,5 +54,9 @@ impl Search {
 impl Clients for NoClients {
     fn search(&self, _: IpAddr) -> Option<Arc<Search>> {
         None
+    }
+
+    fn may_ask(&self, _: IpAddr) -> bool {
+        true
     }
 }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use weft_model::dns::{Found, Zone};
 
 use super::{
-    answer::{Answer, write_everything},
+    answer::Answer,
     clients::Clients,
     query::{INTERNET, Query, Refusal, code, kind},
     rate::Rate,
@@ -93,25 +93,21 @@ impl Core {
         let limit = limit(&query).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..limit) else { return Outcome::Silent };
         let Ok(mut writer) = Writer::new(&query, buffer) else { return Outcome::Silent };
-        if let Some(code) = refused(&query) {
+        let refused = refused(&query).or((!self.clients.may_ask(client)).then_some(code::REFUSED));
+        if let Some(code) = refused {
             writer.set_code(code);
             return Outcome::Answer(writer.finish(), query.kind);
         }
         let look_up = zone.look_up(&query.name);
         match &look_up.found {
-            Found::Elsewhere if query.kind != kind::ANY => return Outcome::Ask(query.kind),
+            Found::Elsewhere => return Outcome::Ask(query.kind),
             Found::Alias(..) if query.kind != kind::CNAME && query.kind != kind::ANY => {
                 return Outcome::Ask(query.kind);
             }
-            Found::Missing if settings.walk && walk::may_be_step(self, &query, client) => {
+            Found::Missing if settings.walk && query.kind != kind::ANY && walk::may_be_step(self, &query, client) => {
                 return Outcome::Ask(query.kind);
             }
             _ => {}
-        }
-        if matches!(look_up.found, Found::Elsewhere) {
-            // Whether there is such a name is not worth asking others: the answer is the same.
-            let _fits = write_everything(&query.name, settings.ttl, &mut writer);
-            return Outcome::Answer(writer.finish(), query.kind);
         }
         let answer = Answer { zone, settings, name: &query.name, kind: query.kind, turn };
         answer.write(&look_up, &mut writer);

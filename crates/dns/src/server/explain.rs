@@ -101,6 +101,11 @@ pub enum Source {
         /// What the search comes to.
         result: String,
     },
+    /// The same, but what the search comes to has no records of the type asked.
+    SearchEmpty {
+        /// What the search comes to.
+        result: String,
+    },
     /// An address written as a name.
     Pod,
     /// An address of a Service or an endpoint.
@@ -219,6 +224,7 @@ fn why(core: &Core, name: &Name, chain: &Chain) -> Vec<Reason> {
     }
     let source = match &chain.end {
         End::Reply(reply) => Source::from(&reply.origin),
+        End::SearchEmpty(result) => Source::SearchEmpty { result: result.to_string() },
         End::Loop => Source::Loop,
         End::Zone => source(&zone, from).unwrap_or(Source::Missing),
     };
@@ -290,6 +296,10 @@ impl fmt::Display for Source {
             Self::SearchStep { result } => {
                 write!(f, "the first step of the Pod's search, answered with its result {result}")
             }
+            Self::SearchEmpty { result } => write!(
+                f,
+                "the first step of the Pod's search, which ends at {result}: that exists, without records of this type"
+            ),
             Self::Pod => f.write_str("an address written as a name"),
             Self::Address => f.write_str("an address of a Service or an endpoint"),
             Self::Zone => f.write_str("the cluster's zone itself"),

@@ -11,7 +11,7 @@ use hickory_proto::op::ResponseCode;
 use weft_model::dns::{Found, Name};
 
 use super::{
-    answer::Answer,
+    answer::{Answer, write_everything},
     clients::Search,
     core::Core,
     outside,
@@ -47,6 +47,9 @@ pub enum End {
     Zone,
     /// Others said.
     Reply(Reply),
+    /// A search came to this name, which has no records of the type asked. It is answered as a name without such records,
+    /// because an alias to one would count as an answer for some clients (glibc), and as none for others.
+    SearchEmpty(Name),
     /// The links lead nowhere.
     Loop,
 }
@@ -72,6 +75,10 @@ pub fn may_be_step(core: &Core, query: &Query<'_>, client: IpAddr) -> bool {
 /// Finds the answer: what the zone or others have for the name, else what the client's search would find.
 pub async fn resolve(core: &Core, query: &Query<'_>, client: IpAddr) -> Chain {
     let signed = query.edns.is_some_and(|edns| edns.dnssec_ok);
+    if query.kind == kind::ANY {
+        // Whether the name exists is all that others need to be asked: the answer has no more records than one (RFC 8482).
+        return follow(core, &query.name, kind::A, signed).await;
+    }
     let own = follow(core, &query.name, query.kind, signed).await;
     let is_missing = own.links.is_empty() && matches!(own.end, End::Zone) && is_missing(core, &query.name);
     // Who asks for an alias would take the one that stands for the walk for it.
@@ -105,7 +112,10 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16, signed: boo
             Step::Missing => continue,
             // glibc goes on after such a step, musl does not.
             Step::Empty if domain.is_some() => return None,
-            Step::Failed | Step::Found | Step::Empty => {
+            // musl stops here and says that there are no such records; glibc takes the remaining steps and says the same.
+            Step::Empty => return Some(Chain { links: Vec::new(), end: End::SearchEmpty(name), is_walk: true }),
+            // musl stops at a failure, glibc goes on after it: told of it at the first step, each ends as it would have.
+            Step::Failed | Step::Found => {
                 chain.links.insert(0, Link { to: name, said: None });
                 chain.is_walk = true;
                 return Some(chain);
@@ -162,14 +172,19 @@ impl Chain {
             writer.set_code(code::SERVER_FAILURE);
             return;
         }
+        let settings = core.settings.load();
+        if query.kind == kind::ANY && self.is_there() {
+            let _fits = write_everything(&query.name, settings.ttl, writer);
+            return;
+        }
         let is_ours = self.links.first().is_some_and(|link| link.said.is_none());
         if is_ours {
             writer.set_flag(flag::AUTHORITATIVE);
         }
-        let own = core.settings.load().ttl;
+        let own = settings.ttl;
         let ttl = match &self.end {
             End::Reply(reply) => reply.answers.iter().map(|one| one.ttl).fold(own, u32::min),
-            End::Zone | End::Loop => own,
+            End::Zone | End::SearchEmpty(_) | End::Loop => own,
         };
         let mut owner = &query.name;
         for link in &self.links {
@@ -185,6 +200,12 @@ impl Chain {
         }
         match &self.end {
             End::Reply(reply) => outside::write(reply, writer),
+            End::SearchEmpty(_) => {
+                writer.set_flag(flag::AUTHORITATIVE);
+                let zone = core.zone();
+                Answer { zone: &zone, settings: &settings, name: &query.name, kind: query.kind, turn }
+                    .write_empty(writer);
+            }
             End::Zone | End::Loop => self.write_zone(core, owner, query.kind, turn, writer),
         }
     }
@@ -198,20 +219,34 @@ impl Chain {
     fn has_failed(&self) -> bool {
         match &self.end {
             End::Loop => true,
-            End::Zone => false,
+            End::Zone | End::SearchEmpty(_) => false,
             End::Reply(reply) => !matches!(reply.code, ResponseCode::NoError | ResponseCode::NXDomain),
         }
+    }
+
+    /// Others said of the question's name that it exists: it has records or is an alias, whatever that leads to (RFC 6604).
+    fn is_there(&self) -> bool {
+        match &self.end {
+            _ if !self.links.is_empty() => true,
+            End::Reply(reply) => reply.code != ResponseCode::NXDomain || !reply.answers.is_empty(),
+            End::Zone | End::SearchEmpty(_) | End::Loop => false,
+        }
+    }
+
+    /// Others said that the name at the end does not exist.
+    fn is_missing(&self) -> bool {
+        matches!(&self.end, End::Reply(reply) if reply.code == ResponseCode::NXDomain)
     }
 
     /// What it comes to as the step of a walk that `name` is.
     fn step(&self, core: &Core, name: &Name, kind: u16) -> Step {
         match &self.end {
             _ if self.has_failed() => Step::Failed,
-            End::Reply(reply) if reply.code == ResponseCode::NXDomain => Step::Missing,
+            _ if self.is_missing() => Step::Missing,
             End::Reply(reply) if reply.answers.iter().any(|one| u16::from(one.record_type()) == kind) => {
                 Step::Found
             }
-            End::Reply(_) | End::Loop => Step::Empty,
+            End::Reply(_) | End::SearchEmpty(_) | End::Loop => Step::Empty,
             End::Zone => self.step_in_zone(core, self.links.last().map_or(name, |link| &link.to), kind),
         }
     }

@@ -10,8 +10,8 @@ use weft_dns::server::{Limits, Settings};
 use weft_model::dns::Zone;
 
 use crate::support::{
-    Client, Place, endpoint, framed, headless, hear_service, hear_slice, namespace, question, records,
-    service, slice, with_edns,
+    Client, Place, STRANGER, endpoint, framed, headless, hear_service, hear_slice, namespace, question,
+    records, reply, service, slice, with_edns,
 };
 
 const WEB: &str = "web.default.svc.cluster.local.";
@@ -309,10 +309,39 @@ fn everything_is_as_little_as_there_can_be() {
         with_web(zone);
         with_big(zone, 500);
     });
-    for name in [WEB, BIG, "example.com."] {
+    for name in [WEB, BIG] {
         assert_eq!(place.ask(name, "ANY"), [format!("{name} 5 HINFO RFC8482 ")]);
     }
     assert_eq!(place.ask("none.default.svc.cluster.local.", "ANY"), ["Non-Existent Domain"]);
+    assert!(place.outside.asked().is_empty());
+}
+
+/// C4: the short answer to ANY says that the name exists (RFC 8482 section 4.2), so whoever has the name is asked first.
+#[test]
+fn any_of_a_name_outside_that_does_not_exist_is_nxdomain() {
+    let place = Place::new(with_web);
+    assert_eq!(place.ask("none.example.com.", "ANY"), ["Non-Existent Domain"]);
+    place.outside.says("example.com.", RecordType::A, &["192.0.2.1"]);
+    place.outside.reply("empty.example.com.", RecordType::A, reply(ResponseCode::NoError, Vec::new()));
+    for name in ["example.com.", "empty.example.com."] {
+        assert_eq!(place.ask(name, "ANY"), [format!("{name} 5 HINFO RFC8482 ")]);
+    }
+    place.outside.reply("broken.example.com.", RecordType::A, reply(ResponseCode::ServFail, Vec::new()));
+    assert_eq!(place.ask("broken.example.com.", "ANY"), ["Server Failure"]);
+    // A Pod's first step is not walked: the name itself does not exist.
+    let pod = place.pod("127.0.0.2", "default", &[]);
+    assert_eq!(pod.ask("example.com.default.svc.cluster.local.", "ANY"), ["Non-Existent Domain"]);
+}
+
+/// E10: the cluster's names, and recursion, are for the cluster's own clients.
+#[test]
+fn strangers_are_refused() {
+    let place = Place::new(with_web);
+    let stranger = Client::new(STRANGER, place.address);
+    for name in [WEB, "example.com.", "1.0.96.10.in-addr.arpa."] {
+        assert_eq!(stranger.ask(name, "A"), ["Query Refused"]);
+        assert_eq!(records(&stranger.connect().exchange(&question(name, "A"))), ["Query Refused"]);
+    }
     assert!(place.outside.asked().is_empty());
 }
 

@@ -65,6 +65,9 @@ impl Default for Gate {
     }
 }
 
+/// The address of a client that is not of the cluster.
+pub const STRANGER: &str = "127.0.0.66";
+
 #[derive(Default)]
 pub struct Pods(pub Mutex<HashMap<IpAddr, Arc<Search>>>);
 
@@ -233,6 +236,11 @@ impl Resolver for Outside {
 impl Clients for Pods {
     fn search(&self, address: IpAddr) -> Option<Arc<Search>> {
         self.0.lock().unwrap().get(&address).cloned()
+    }
+
+    /// A stranger is 127.0.0.66.
+    fn may_ask(&self, address: IpAddr) -> bool {
+        address != ip(STRANGER)
     }
 }
 

@@ -6,7 +6,7 @@ use hickory_proto::op::ResponseCode;
 
 use super::{
     Forwarder, a,
-    fake::{Fake, one},
+    fake::{Fake, address, one},
     forwarder, is_fine, said, until,
 };
 use crate::question::Origin;
@@ -85,9 +85,53 @@ async fn a_server_that_is_not_there_is_stepped_over_at_once() {
     for name in ["a.example.", "b.example.", "c.example."] {
         assert!(is_fine(&forwarder.ask(&a(name)).await));
     }
-    let counts = forwarder.counts();
-    let why = counts.upstreams[0].down.clone().unwrap();
-    assert!(why.contains("refused"), "{why}");
+    until("it counts as down", || match &forwarder.counts().upstreams[0].down {
+        Some(why) if why.contains("refused") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+/// E12: a server is down when it answers nothing, not when one domain's own servers do not answer it.
+#[tokio::test]
+async fn a_domain_that_is_dead_takes_nothing_from_the_rest() {
+    let server = Fake::doing(|query| {
+        let name = query.question().name;
+        if name.to_string().ends_with("dead.example.") {
+            return Vec::new();
+        }
+        one(query.with(vec![address(&name.to_string(), 60, 1)]))
+    })
+    .await;
+    let forwarder = forwarder(&[&server], "timeout: 500ms");
+    // Nobody asks for anything else meanwhile: the server is not to be judged by these names alone.
+    for round in 0..4 {
+        let dead = (0..10).map(|number| {
+            let forwarder = Arc::clone(&forwarder);
+            tokio::spawn(async move { forwarder.ask(&a(&format!("{round}-{number}.dead.example."))).await })
+        });
+        for reply in dead.collect::<Vec<_>>() {
+            assert_eq!(reply.await.unwrap().code, ResponseCode::ServFail);
+        }
+        assert_eq!(forwarder.down(&server), None);
+        assert!(is_fine(&forwarder.ask(&a(&format!("{round}.example.com."))).await));
+    }
+}
+
+/// E13: what is kept for an hour at most is not handed on for longer the first time.
+#[tokio::test]
+async fn an_answer_is_good_for_no_longer_the_first_time_than_later() {
+    let server =
+        Fake::doing(|query| one(query.with(vec![address("www.example.com.", 86_400, 1)]))).await;
+    let forwarder = forwarder(&[&server], "cache: {maxTtl: 60s}");
+    for _ in 0..2 {
+        let reply = forwarder.ask(&a("www.example.com.")).await;
+        assert!((59..=60).contains(&reply.answers[0].ttl), "{}", reply.answers[0].ttl);
+    }
+    // "There is none" as well: its SOA says for how long.
+    server.now_does(|query| one(query.none(ResponseCode::NXDomain, "example.com.", 86_400)));
+    let reply = forwarder.ask(&a("none.example.com.")).await;
+    assert!(reply.authorities[0].ttl <= 1800, "{}", reply.authorities[0].ttl);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ use exchange::{Way, exchange};
 /// So many questions are on their way to a server at once, each with a socket of its own; more fail at once.
 const MOST: usize = 256;
 const MOST_WHILE_DOWN: usize = 8;
-/// So many failures one after the other, and it counts as down.
+/// Failures after which a server counts as down, if it has answered nothing since the last of these questions was sent.
 const FAILURES: u32 = 2;
 /// A server that is down is asked whether it is back after this, then after twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -71,9 +71,15 @@ pub(super) struct Upstream {
 struct Health {
     /// Round trip, smoothed, and when it was last measured.
     trip: Option<(Duration, Instant)>,
+    /// Failures since the last answer.
     failures: u32,
     down: bool,
     why: Option<String>,
+    /// When it last answered anything.
+    answered_at: Option<Instant>,
+    /// When it last did not answer what every server answers.
+    check_failed_at: Option<Instant>,
+    is_being_checked: bool,
 }
 
 /// A place among those who ask a server, until it is dropped.
@@ -115,7 +121,15 @@ impl Upstream {
             return Err(ExchangeError::Crowded);
         };
         let begun = Instant::now();
-        let outcome = self.ask_either_way(question, deadline).await;
+        let asking = self.ask_either_way(question, deadline);
+        tokio::pin!(asking);
+        let outcome = match timeout(self.way().again, &mut asking).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.check(begun);
+                asking.await
+            }
+        };
         let took = begun.elapsed();
         match &outcome {
             Ok(message) => {
@@ -124,9 +138,7 @@ impl Upstream {
             }
             Err(error) => {
                 self.counts.failed();
-                if self.failed(error) {
-                    self.await_return();
-                }
+                self.failed(error, begun);
             }
         }
         outcome
@@ -206,25 +218,75 @@ impl Upstream {
         let decayed = self.trip();
         let mut health = self.health();
         let smoothed = decayed.map_or(took, |trip| trip - trip / 4 + took / 4);
-        health.trip = Some((smoothed, Instant::now()));
+        let now = Instant::now();
+        (health.trip, health.answered_at) = (Some((smoothed, now)), Some(now));
         (health.failures, health.why) = (0, None);
         if std::mem::take(&mut health.down) {
             tracing::info!("DNS server {} answers again", self.server);
         }
     }
 
-    /// True when it is down from now on.
-    fn failed(&self, error: &ExchangeError) -> bool {
-        let mut health = self.health();
-        // So many datagrams are not lost by chance.
-        let failures = if matches!(error, ExchangeError::Silent(3..)) { FAILURES } else { 1 };
-        health.failures = health.failures.saturating_add(failures);
-        if health.failures < FAILURES || health.down {
-            return false;
+    /// A question that was sent at `begun` failed. That says something of the server only if it has answered nothing since:
+    /// else the question's own domain is what is dead, behind a server that is well.
+    fn failed(self: &Arc<Self>, error: &ExchangeError, begun: Instant) {
+        {
+            let mut health = self.health();
+            if health.answered_at >= Some(begun) {
+                return;
+            }
+            // That many datagrams without an answer are no accident.
+            let failures = if matches!(error, ExchangeError::Silent(3..)) { FAILURES } else { 1 };
+            health.failures = health.failures.saturating_add(failures);
+            health.why = Some(error.to_string());
         }
-        (health.down, health.why) = (true, Some(error.to_string()));
-        tracing::warn!("DNS server {} is not asked until it answers again: it {error}", self.server);
+        if !self.goes_down(begun) {
+            self.check(begun);
+        }
+    }
+
+    /// Counts it as down if it has failed often enough and, since `begun`, did not answer what every server answers. Whether it
+    /// has done so.
+    fn goes_down(self: &Arc<Self>, begun: Instant) -> bool {
+        {
+            let mut health = self.health();
+            if health.down || health.failures < FAILURES || health.check_failed_at < Some(begun) {
+                return false;
+            }
+            health.down = true;
+            let why = health.why.as_deref().unwrap_or_default();
+            tracing::warn!("DNS server {} is not asked until it answers again: it {why}", self.server);
+        }
+        self.await_return();
         true
+    }
+
+    /// Asks what every server answers, unless it has answered anything since `begun`, or that is being asked already.
+    fn check(self: &Arc<Self>, begun: Instant) {
+        {
+            let mut health = self.health();
+            let is_known = health.down
+                || health.is_being_checked
+                || health.answered_at.max(health.check_failed_at) >= Some(begun);
+            if is_known {
+                return;
+            }
+            health.is_being_checked = true;
+        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let answers = this.is_back().await;
+            {
+                let mut health = this.health();
+                health.is_being_checked = false;
+                if !answers {
+                    health.check_failed_at = Some(Instant::now());
+                }
+            }
+            if !answers {
+                this.goes_down(begun);
+            }
+        });
     }
 
     /// Asks whether it is back until it is.
