@@ -14,7 +14,7 @@ const LINKER: &str = "0.13.0";
 const TOOLCHAIN: &str = "bpf";
 
 /// A program that tests and benches run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 16] = [
+const TOOLS: [(&str, &str); 17] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsperf", "dnsperf"),
@@ -24,6 +24,7 @@ const TOOLS: [(&str, &str); 16] = [
     ("iptables-restore", "iptables"),
     ("kdig", "knot-dnsutils"),
     ("kresd", "knot-resolver"),
+    ("musl-gcc", "musl-tools"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),

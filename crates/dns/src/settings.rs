@@ -5,6 +5,7 @@
 //! negativeTtl: 5              # of "there is no such name" in the cluster
 //! podRecords: true            # a-b-c-d.<namespace>.pod.<zone>
 //! searchWalk: true            # a Pod's search list is walked for it, at its first question
+//! allowFrom: [203.0.113.0/24]
 //! limits: {queriesPerClient: 20000, forwardedPerClient: 256, connectionsPerClient: 64}     # a second; at a time
 //! upstreams: [192.0.2.53, 'tcp://[2001:db8::53]:5353']     # without it: those of the node's resolv.conf
 //! stubDomains:
@@ -30,6 +31,7 @@ use std::{
 };
 
 use hickory_proto::rr::Name;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// What is wrong with the settings.
@@ -51,6 +53,8 @@ pub struct Settings {
     pub search_walk: bool,
     /// How much one client may have of what all share.
     pub limits: ClientLimits,
+    /// Who is answered beside the cluster's Pods and nodes.
+    pub allow_from: Vec<IpNet>,
     /// Whom to ask what is nobody else's; empty: the name servers of the node's resolv.conf.
     pub upstreams: Vec<ServerAddress>,
     /// Whom to ask for these domains and what is below them; the longest that fits counts.
@@ -165,6 +169,7 @@ impl Default for Settings {
             pod_records: true,
             search_walk: true,
             limits: ClientLimits::default(),
+            allow_from: Vec::new(),
             upstreams: Vec::new(),
             stub_domains: BTreeMap::new(),
             hosts: BTreeMap::new(),

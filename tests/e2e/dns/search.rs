@@ -1,8 +1,13 @@
 //! The search walk, answered at its first step: `ndots:5` costs one question.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use weft_tests::{Lab, wait_for};
+use weft_tests::{Lab, Place, wait_for};
 
 use super::{
     asked_outside,
@@ -30,6 +35,13 @@ metadata: {name: many}
 spec:
   dnsConfig:
     searches: [s1.example, s2.example, s3.example, s4.example, s5.example, _s6.example, example.com]
+  containers: [{name: c, image: nginx}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: mixed}
+spec:
+  dnsConfig: {searches: [broken.example, example.com]}
   containers: [{name: c, image: nginx}]
 ---
 apiVersion: v1
@@ -69,6 +81,84 @@ fn an_outside_name_costs_one_question_of_each_type() {
     let aliases: Vec<&str> =
         answer.answers.iter().filter(|one| one.kind == "CNAME").map(|one| one.value.as_str()).collect();
     assert_eq!(aliases, ["www.example.org.", "example.org."], "{answer:?}");
+}
+
+/// Prints what getaddrinfo(3) says of a name (`found`, or the name of the error) for IPv4 or IPv6.
+const ASK: &str = r#"
+#define _GNU_SOURCE
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+int main(int count, char **words) {
+    struct addrinfo hints = {0}, *found;
+    hints.ai_family = strcmp(words[2], "6") ? AF_INET : AF_INET6;
+    hints.ai_socktype = SOCK_STREAM;
+    int error = getaddrinfo(words[1], 0, &hints, &found);
+    if (!error) puts("found");
+    else if (error == EAI_NONAME) puts("EAI_NONAME");
+    else if (error == EAI_NODATA) puts("EAI_NODATA");
+    else if (error == EAI_AGAIN) puts("EAI_AGAIN");
+    else printf("%d\n", error);
+}
+"#;
+
+/// The program [`ASK`], built with each C library.
+fn resolvers(folder: &Path) -> [(&'static str, PathBuf); 2] {
+    let source = folder.join("ask.c");
+    fs::write(&source, ASK).unwrap();
+    [("glibc", "cc"), ("musl", "musl-gcc")].map(|(library, compiler)| {
+        let program = folder.join(library);
+        let built = Command::new(compiler).args([&source, Path::new("-o"), &program]).status();
+        assert!(built.unwrap().success(), "{compiler}");
+        (library, program)
+    })
+}
+
+/// What the C library says once it is no time-out of a busy machine.
+#[track_caller]
+fn says(from: &Place, program: &Path, words: &[&str], expected: &str) {
+    let command = [&[program.to_str().unwrap()], words].concat();
+    wait_for(&format!("{command:?} to say {expected}"), || {
+        let output = from.runs(&command);
+        if output.stdout.trim() == expected { Ok(()) } else { Err(output) }
+    });
+}
+
+/// C5, C6: each C library ends as its own walk would have, with the walk answered for it and without.
+#[test]
+fn a_walk_ends_for_each_c_library_as_its_own_would_have() {
+    let lab = lab();
+    let (client, mixed) = (lab.pod("client"), lab.pod("mixed"));
+    let resolvers = resolvers(&lab.folder());
+    let outside = lab.outside().address();
+    fs::write(lab.folder().join("outside/records"), "four.example.com 60 A 192.0.2.9\n").unwrap();
+    // `broken.example` fails: nobody answers for it.
+    let broken = format!("stubDomains: {{broken.example: ['{outside}:1']}}\n");
+    let musl_no_data = client.runs(&[resolvers[1].1.to_str().unwrap(), "four.example.com.", "6"]);
+    let musl_no_data = musl_no_data.stdout.trim().to_owned();
+    assert!(["EAI_NONAME", "EAI_NODATA"].contains(&musl_no_data.as_str()), "{musl_no_data}");
+    for walk in ["searchWalk: true\n", "searchWalk: false\n"] {
+        let patch = serde_json::json!({ "data": { "dns": format!("{broken}{walk}") } }).to_string();
+        lab.kubectl(&["patch", "configmap", "weft", "-n", "kube-system", "--type", "merge", "-p", &patch])
+            .succeeds();
+        for (library, program) in &resolvers {
+            let says = |words: &[&str], expected| {
+                eprintln!("{library}, {}, {words:?}", walk.trim());
+                says(&client, program, words, expected);
+            };
+            says(&["four.example.com", "4"], "found");
+            // musl has that error of its own from 1.2.4 on.
+            let no_data = if *library == "glibc" { "EAI_NODATA" } else { musl_no_data.as_str() };
+            says(&["four.example.com", "6"], no_data);
+            says(&["absent.example.com", "4"], "EAI_NONAME");
+            says(&["absent.example.com", "6"], "EAI_NONAME");
+            says(&["x.broken.example", "4"], "EAI_AGAIN");
+            // The step before the last one fails: glibc goes on and finds the name, musl stops.
+            let expected = if *library == "glibc" { "found" } else { "EAI_AGAIN" };
+            self::says(&mixed, program, &["four", "4"], expected);
+        }
+    }
 }
 
 #[test]

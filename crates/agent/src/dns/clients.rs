@@ -1,4 +1,4 @@
-//! The Pods of this node by their addresses, and how each looks for names.
+//! Who asks: which clients are answered, and how the Pods of this node look for names.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,11 +14,16 @@ use weft_dns::{
 use weft_kube::Mirror;
 use weft_model::{DnsPolicy, Pod, PodKey, dns::Name};
 
-use super::Dns;
+use super::{Dns, access::Access};
 
-/// How the Pods of this node look for names, by address.
+/// Who asks.
 #[derive(Debug, Default)]
-pub(super) struct PodSearches(RwLock<HashMap<IpAddr, Arc<Search>>>);
+pub(super) struct DnsClients {
+    /// Who is answered.
+    pub(super) access: Access,
+    /// How the Pods of this node look for names, by address.
+    searches: RwLock<HashMap<IpAddr, Arc<Search>>>,
+}
 
 /// Keeps [`Dns`] at what the API says of this node's Pods.
 pub(super) async fn follow(dns: Dns, mut pods: watch::Receiver<Mirror<PodKey, Pod>>) {
@@ -68,17 +73,21 @@ fn search(pod: &Pod, domain: &Name, of_node: &[Name]) -> Option<Search> {
     Some(search)
 }
 
-// === impl PodSearches ===
+// === impl DnsClients ===
 
-impl PodSearches {
+impl DnsClients {
     fn replace(&self, searches: HashMap<IpAddr, Arc<Search>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = searches;
+        *self.searches.write().unwrap_or_else(PoisonError::into_inner) = searches;
     }
 }
 
-impl Clients for PodSearches {
+impl Clients for DnsClients {
     fn search(&self, address: IpAddr) -> Option<Arc<Search>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&address.to_canonical()).cloned()
+        self.searches.read().unwrap_or_else(PoisonError::into_inner).get(&address.to_canonical()).cloned()
+    }
+
+    fn may_ask(&self, address: IpAddr) -> bool {
+        self.access.admits(address)
     }
 }
 

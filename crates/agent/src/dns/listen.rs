@@ -14,6 +14,8 @@ use weft_dns::{
 use weft_kube::Mirror;
 use weft_model::{Node, NodeName, PodRange};
 
+use ipnet::IpNet;
+
 use super::Dns;
 
 const PORT: u16 = 53;
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     loop {
         let (set, wanted) = {
             let (settings, nodes) = (settings.borrow_and_update().clone(), nodes.borrow_and_update());
-            describe_zone(&dns, &settings, &nodes);
+            describe_cluster(&dns, &settings, &nodes);
             let wanted = Wanted { addresses: addresses(&dns, &nodes), limits: settings.limits.clone() };
             (settings, wanted)
         };
@@ -102,8 +104,8 @@ fn addresses(dns: &Dns, nodes: &Mirror<NodeName, Node>) -> Vec<SocketAddr> {
     ips.map(|ip: IpAddr| SocketAddr::new(ip, PORT)).collect()
 }
 
-/// What names the zone has follows from the settings and from the ranges that nodes have.
-fn describe_zone(dns: &Dns, settings: &Settings, nodes: &Mirror<NodeName, Node>) {
+/// What names the zone has, and who is answered, follow from the settings and from the ranges and addresses that nodes have.
+fn describe_cluster(dns: &Dns, settings: &Settings, nodes: &Mirror<NodeName, Node>) {
     let ranges = {
         let mut known = dns.0.kept.known();
         // Before any node is known, those that were.
@@ -112,6 +114,14 @@ fn describe_zone(dns: &Dns, settings: &Settings, nodes: &Mirror<NodeName, Node>)
         }
         known.ranges.clone()
     };
+    let addresses = nodes.objects().values().flat_map(|node| &node.addresses).copied().map(IpNet::from);
+    let mut allowed: Vec<IpNet> = ranges.iter().copied().chain(addresses).collect();
+    // Without any, no client can be told from a stranger.
+    if !allowed.is_empty() {
+        let options = &dns.0.place.options;
+        allowed.extend(options.pod_cidrs.iter().chain(&options.service_cidrs).chain(&settings.allow_from));
+        dns.0.clients.access.allow(&allowed);
+    }
     let wanted = dns.0.place.zone_settings(settings, &ranges);
     let zone = &dns.0.zone;
     let same = *zone.read().unwrap_or_else(PoisonError::into_inner).settings() == wanted;

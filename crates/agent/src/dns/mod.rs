@@ -4,6 +4,7 @@
 //! Nothing listens before the zone is whole: until then another node's agent answers, which knows more. Only when nothing at all
 //! is heard is answered what was known before ([`kept`]).
 
+mod access;
 mod clients;
 mod feed;
 mod kept;
@@ -41,7 +42,7 @@ use crate::{
     drain::Drain,
     node::thread::Handle,
 };
-use clients::PodSearches;
+use clients::DnsClients;
 use feed::Programming;
 use kept::Kept;
 
@@ -56,7 +57,7 @@ struct Shared {
     place: Place,
     zone: Arc<RwLock<Zone>>,
     forwarder: Arc<Forwarder>,
-    clients: Arc<PodSearches>,
+    clients: Arc<DnsClients>,
     programming: Programming,
     kept: Kept,
     standing: Mutex<Standing>,

@@ -104,7 +104,9 @@ impl Core {
             Found::Alias(..) if query.kind != kind::CNAME && query.kind != kind::ANY => {
                 return Outcome::Ask(query.kind);
             }
-            Found::Missing if settings.walk && query.kind != kind::ANY && walk::may_be_step(self, &query, client) => {
+            Found::Missing
+                if settings.walk && query.kind != kind::ANY && walk::may_be_step(self, &query, client) =>
+            {
                 return Outcome::Ask(query.kind);
             }
             _ => {}

@@ -113,7 +113,9 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16, signed: boo
             // glibc goes on after such a step, musl does not.
             Step::Empty if domain.is_some() => return None,
             // musl stops here and says that there are no such records; glibc takes the remaining steps and says the same.
-            Step::Empty => return Some(Chain { links: Vec::new(), end: End::SearchEmpty(name), is_walk: true }),
+            Step::Empty => {
+                return Some(Chain { links: Vec::new(), end: End::SearchEmpty(name), is_walk: true });
+            }
             // musl stops at a failure, glibc goes on after it: told of it at the first step, each ends as it would have.
             Step::Failed | Step::Found => {
                 chain.links.insert(0, Link { to: name, said: None });

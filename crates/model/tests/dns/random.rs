@@ -256,9 +256,19 @@ fn candidates() -> Vec<String> {
         names.push(format!("{namespace}.pod.cluster.local"));
         for name in ["a", "b", "c"] {
             let service = format!("{name}.{namespace}.svc.cluster.local");
-            for under in
-                ["h", "i", "j", "10-244-0-1", "fd00--1", "fd00-7--0", "_tcp", "_p._tcp", "_q._udp", "_p._sctp", "x.h"]
-            {
+            for under in [
+                "h",
+                "i",
+                "j",
+                "10-244-0-1",
+                "fd00--1",
+                "fd00-7--0",
+                "_tcp",
+                "_p._tcp",
+                "_q._udp",
+                "_p._sctp",
+                "x.h",
+            ] {
                 names.push(format!("{under}.{service}"));
             }
             names.push(service);

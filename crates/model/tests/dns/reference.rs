@@ -173,7 +173,9 @@ pub fn zone_says(zone: &Zone, name: &str) -> Said {
             let all: Vec<_> = pointers.names().collect();
             let said: BTreeSet<String> = all
                 .iter()
-                .map(|(owner, one)| format!("PTR {}", name_of(zone, one.map(|one| one.label(&mut buffer)), *owner)))
+                .map(|(owner, one)| {
+                    format!("PTR {}", name_of(zone, one.map(|one| one.label(&mut buffer)), *owner))
+                })
                 .collect();
             assert_eq!(said.len(), all.len(), "a name twice: {all:?}");
             said

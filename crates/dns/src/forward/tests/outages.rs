@@ -121,8 +121,7 @@ async fn a_domain_that_is_dead_takes_nothing_from_the_rest() {
 /// E13: what is kept for an hour at most is not handed on for longer the first time.
 #[tokio::test]
 async fn an_answer_is_good_for_no_longer_the_first_time_than_later() {
-    let server =
-        Fake::doing(|query| one(query.with(vec![address("www.example.com.", 86_400, 1)]))).await;
+    let server = Fake::doing(|query| one(query.with(vec![address("www.example.com.", 86_400, 1)]))).await;
     let forwarder = forwarder(&[&server], "cache: {maxTtl: 60s}");
     for _ in 0..2 {
         let reply = forwarder.ask(&a("www.example.com.")).await;
