@@ -49,7 +49,7 @@ pub enum End {
     Reply(Reply),
     /// A search came to this name, which has no records of the type asked. It is answered as a name without such records,
     /// because an alias to one would count as an answer for some clients (glibc), and as none for others.
-    SearchEmpty(Name),
+    SearchEmpty(Box<Name>),
     /// The links lead nowhere.
     Loop,
 }
@@ -114,7 +114,11 @@ async fn walk(core: &Core, search: &Search, meant: &Name, kind: u16, signed: boo
             Step::Empty if domain.is_some() => return None,
             // musl stops here and says that there are no such records; glibc takes the remaining steps and says the same.
             Step::Empty => {
-                return Some(Chain { links: Vec::new(), end: End::SearchEmpty(name), is_walk: true });
+                return Some(Chain {
+                    links: Vec::new(),
+                    end: End::SearchEmpty(Box::new(name)),
+                    is_walk: true,
+                });
             }
             // musl stops at a failure, glibc goes on after it: told of it at the first step, each ends as it would have.
             Step::Failed | Step::Found => {
