@@ -29,11 +29,11 @@ pub struct Affinity {
     pub generation: u32,
 }
 
-/// Most backends of Service ports with affinity.
-pub const MAX_AFFINITY_MEMBERS: u32 = 131_072;
+/// Most backends of Service ports with affinity, and of UDP ports.
+pub const MAX_AFFINITY_MEMBERS: u32 = 262_144;
 
-/// A backend that new connections to a Service port with affinity may be given: whoever came to it before may come again. The
-/// other backends are there for connections that they have already.
+/// A backend of a Service port. Of ports with affinity: one that new connections may be given, so that whoever came to it before
+/// may come again. Of UDP ports also: one that flows may stay with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AffinityMember {
@@ -41,8 +41,17 @@ pub struct AffinityMember {
     pub service_port: u32,
     /// Index of the backend.
     pub backend: u32,
-    /// 0 for connections from inside, 1 from outside.
-    pub outside: u32,
+    /// [`AffinityMember::INSIDE`] and the like.
+    pub role: u32,
+}
+
+impl AffinityMember {
+    /// New connections from inside may be given it.
+    pub const INSIDE: u32 = 0;
+    /// New connections from outside may be given it.
+    pub const OUTSIDE: u32 = 1;
+    /// UDP flows may stay with it.
+    pub const STAYS: u32 = 2;
 }
 
 const _: () = assert!(size_of::<AffinityMember>() == 12);

@@ -22,6 +22,10 @@ pub struct Config {
     pub label_v4: Address,
     /// The same, IPv6.
     pub label_v6: Address,
+    /// The node's path IPv4 address: it and the plain one are where probes arrive; all zero if it has none.
+    pub path_v4: Address,
+    /// The same, IPv6.
+    pub path_v6: Address,
     /// Cookie of the node's network namespace: a socket in it belongs to the node, any other to a Pod.
     pub netns_cookie: u64,
     /// From one question of a Pod to the next that sockets of the node answer (cluster DNS), at its highest pace, in
@@ -31,7 +35,7 @@ pub struct Config {
     pub dns_burst_ns: u64,
     /// UDP port of the overlay, network byte order.
     pub vxlan_port_be: u16,
-    /// [`Config::DIRECT_RETURN`].
+    /// [`Config::DIRECT_RETURN`] and the like.
     pub flags: u16,
     /// Hardware address of the uplink, by which this node answers for others' addresses.
     pub uplink_mac: [u8; 6],
@@ -42,9 +46,13 @@ pub struct Config {
 impl Config {
     /// The node of a backend answers clients from outside itself instead of through the node that they came by.
     pub const DIRECT_RETURN: u16 = 1;
+    /// Hosts outside may use cluster IPs, by a route through this node.
+    pub const OPEN_CLUSTER_IPS: u16 = 2;
+    /// Tunnel packets of nodes of this link may come from any hardware address.
+    pub const ANY_HARDWARE: u16 = 4;
 }
 
-const _: () = assert!(size_of::<Config>() == 120);
+const _: () = assert!(size_of::<Config>() == 152);
 
 // SAFETY: integers without padding.
 unsafe impl Plain for Config {}

@@ -45,7 +45,7 @@ counters! {
     FromHost = "from-host" pass,
     /// A Pod sent from an address that is not its own.
     SourceAddress = "source-address" drop,
-    /// The packet is cut short or not what its header says.
+    /// The packet is cut short, has no hop left where it begins, or is not what its header says.
     Malformed = "malformed" drop,
     /// Neither IPv4, IPv6 nor ARP.
     Protocol = "protocol" drop,
@@ -55,7 +55,8 @@ counters! {
     NoTunnel = "no-tunnel" drop,
     /// The kernel refused the tunnel key.
     TunnelKey = "tunnel-key" drop,
-    /// Out of a tunnel came a source that is not at the tunnel's other end.
+    /// Out of a tunnel came a source that is not at the tunnel's other end, or the tunnel's other end is a node of this link and the
+    /// frame is not that node's.
     TunnelSource = "tunnel-source" drop,
     /// From another node with a label in the client's place that this node does not know, or does not know any more.
     UnknownLabel = "unknown-label" drop,
@@ -93,6 +94,20 @@ counters! {
     MissingStep = "missing-step" drop,
     /// ARP and neighbour solicitations answered for LoadBalancer addresses.
     Announced = "announced" pass,
+    /// A packet had no hop left: the host's stack tells its sender so.
+    HopsSpent = "hops-spent" pass,
+    /// A packet had no hop left, and nobody can be told.
+    HopLimit = "hop-limit" drop,
+    /// A Pod's frame has a VLAN tag.
+    Vlan = "vlan" drop,
+    /// A Pod sent neighbour discovery to an address beyond its link.
+    BeyondLink = "beyond-link" drop,
+    /// A Pod sent an ICMP error about a packet that was not sent to it.
+    ForeignError = "foreign-error" drop,
+    /// Somebody who is no node sent something to the port of the nodes' probes.
+    ProbePort = "probe-port" drop,
+    /// A host outside asked for an address that is meant for the cluster alone.
+    InsideOnly = "inside-only" drop,
 }
 
 #[cfg(test)]

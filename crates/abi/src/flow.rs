@@ -11,6 +11,9 @@ pub const MAX_FLOWS_OF_CLIENT: u32 = MAX_FLOWS / 2 / 8;
 /// Most flows of one address outside, behind which there may be many clients: half of the table.
 pub const MAX_FLOWS_OF_OUTSIDER: u32 = MAX_FLOWS / 2 / 2;
 
+/// Most flows that come from outside, together: a quarter of the table is left to what begins on this node.
+pub const MAX_FLOWS_OUTSIDE: u32 = MAX_FLOWS / 2 / 4 * 3;
+
 /// Most clients that flows are counted of.
 pub const MAX_FLOW_CLIENTS: u32 = MAX_FLOWS / 2;
 
@@ -69,6 +72,21 @@ pub struct Flow {
     pub flags: u16,
     /// Of [`Flow::LABELLED`], where the flow entered: when an answer last came by, as in [`Flow::last_ns`].
     pub answered_ns: u64,
+}
+
+/// Where flows begin.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// At a Pod or process of this node.
+    Inside,
+    /// Anywhere else.
+    Outside,
+}
+
+impl Side {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
 }
 
 /// What the fragments of one packet share.
@@ -187,6 +205,12 @@ impl Flow {
     pub const fn client(&self, key: &FlowKey) -> Address {
         // Where it entered by another node, the key may have a label instead.
         if self.way == Flow::BACKEND_ENTERED { self.source } else { key.source }
+    }
+
+    /// Where the flow begins, given the direction towards the backend.
+    #[inline(always)]
+    pub const fn side(&self) -> Side {
+        if self.way == Flow::BACKEND_INSIDE { Side::Inside } else { Side::Outside }
     }
 
     /// Whether these packets go towards the backend.

@@ -27,7 +27,7 @@ pub use config::Config;
 pub use counter::Counter;
 pub use flow::{
     BACKEND_TRIES, Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_OF_CLIENT,
-    MAX_FLOWS_OF_OUTSIDER, MAX_FRAGMENTS, spread, spread_again,
+    MAX_FLOWS_OF_OUTSIDER, MAX_FLOWS_OUTSIDE, MAX_FRAGMENTS, Side, spread, spread_again,
 };
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_PODS, Pod};
@@ -37,7 +37,10 @@ pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
+
+/// UDP port of the probes that nodes send each other.
+pub const PROBE_PORT: u16 = 8473;
 
 /// VXLAN network identifier (RFC 7348) of the overlay: packets of Pods and nodes, under their own addresses.
 pub const OVERLAY_VNI: u32 = 1;
@@ -99,6 +102,8 @@ pub mod maps {
     pub const FLOWS_BEGUN: &str = "FLOWS_BEGUN";
     /// [`crate::Address`] of a client → flows of it that were removed.
     pub const FLOWS_ENDED: &str = "FLOWS_ENDED";
+    /// [`crate::Side`] → flows that were begun there, then, after [`crate::Side::COUNT`] of these, flows that were removed.
+    pub const FLOW_SIDES: &str = "FLOW_SIDES";
     /// [`crate::FragmentKey`] → [`crate::Fragment`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Index of a step → the program that does it.

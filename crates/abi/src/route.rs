@@ -26,7 +26,7 @@ pub struct Route {
     pub tunnel: Address,
     /// A [`Path`] as a number, or [`Route::SERVICES`].
     pub path: u32,
-    /// Of a node's own address, and of the plain address itself: that node's plain IPv4 address, which labels its flows
+    /// Of all of a node's own addresses, the plain and the path address among them: that node's plain IPv4 address, which labels its flows
     /// ([`crate::Flow::LABELLED`]); otherwise zero.
     pub label_v4_be: u32,
     /// The same, IPv6.

@@ -187,6 +187,8 @@ fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
         vxlan_port: options.vxlan_port,
         cgroup,
         direct_return: options.direct_return,
+        open_cluster_ips: options.open_cluster_ips,
+        any_hardware: options.any_hardware,
         dns_addresses: options.cluster_dns.clone(),
         routing: options.routing.into(),
         plan: plan::Settings {

@@ -38,6 +38,14 @@ pub struct Options {
     /// where the network lets a node send from the addresses of others
     #[arg(long)]
     pub direct_return: bool,
+    /// Let hosts outside use cluster IPs by a route through this node. Without it, what comes from outside reaches node ports,
+    /// LoadBalancer addresses and external addresses alone
+    #[arg(long)]
+    pub open_cluster_ips: bool,
+    /// Take tunnel packets of nodes of this link from any hardware address. Only where nodes send from other hardware addresses than
+    /// they answer ARP with (bonding modes balance-tlb and balance-alb, proxies)
+    #[arg(long)]
+    pub any_hardware: bool,
     /// The socket for the CNI plugin and for `weft status`
     #[arg(long, value_name = "FILE", default_value = "/run/weft/agent.sock")]
     pub socket: PathBuf,

@@ -28,6 +28,10 @@ pub struct Settings {
     pub dns_questions_of_pod: u32,
     /// Sockets of processes in this cgroup and below are connected to Services' backends; absent: only packets are translated.
     pub cgroup: Option<PathBuf>,
+    /// Hosts outside may use cluster IPs, by a route through this node.
+    pub open_cluster_ips: bool,
+    /// Tunnel packets of nodes of the uplink's link may come from any hardware address.
+    pub any_hardware: bool,
     /// A backend's node answers clients from outside itself, instead of through the node that they came by.
     pub direct_return: bool,
 }

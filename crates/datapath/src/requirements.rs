@@ -231,6 +231,8 @@ impl Scratch {
             dns_questions_of_pod: 0,
             cgroup: None,
             direct_return: false,
+            open_cluster_ips: false,
+            any_hardware: false,
             pod_ranges: vec![range],
             node_addresses: vec![ADDRESS],
         };

@@ -10,7 +10,7 @@ use weft_abi::{
     DatagramKey, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, MAX_AFFINITIES,
     MAX_AFFINITY_MEMBERS, MAX_ANNOUNCED, MAX_BACKENDS, MAX_DATAGRAM_PEERS, MAX_FLOW_CLIENTS, MAX_FLOWS,
     MAX_FRAGMENTS, MAX_FRONTENDS, MAX_PODS, MAX_ROUTES, MAX_SERVICE_PORTS, MAX_SLOTS, MAX_SOCKETS,
-    MAX_SOURCE_RANGES, Pod, Route, ServiceCounters, ServicePort, SocketPeer, SourceRange, programs,
+    MAX_SOURCE_RANGES, Pod, Route, ServiceCounters, ServicePort, Side, SocketPeer, SourceRange, programs,
 };
 
 use crate::steps::service::Work;
@@ -67,6 +67,10 @@ pub static FLOWS_BEGUN: HashMap<Address, u64> = HashMap::pinned(MAX_FLOW_CLIENTS
 /// Written by user space alone.
 #[map]
 pub static FLOWS_ENDED: HashMap<Address, u64> = HashMap::pinned(MAX_FLOW_CLIENTS, BPF_F_NO_PREALLOC);
+
+/// Flows by side: begun, written here, then ended, written by user space.
+#[map]
+pub static FLOW_SIDES: Array<u64> = Array::pinned(2 * Side::COUNT, 0);
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(MAX_FRAGMENTS, 0);

@@ -6,7 +6,7 @@ use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, LABEL_SHIFT, OVERLAY_VNI};
 use crate::steps::{
     Verdict,
     deliver::{Tunnel, local_pod, route, to_local_pod, tunnel},
-    parse::{self, Packet, stays_on_link},
+    parse::{self, Ip, Packet, stays_on_link},
     service::{self, hook},
 };
 
@@ -29,7 +29,7 @@ fn from_tunnel(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 pub fn out_of(ctx: &TcContext, tunnel: &Tunnel) -> Verdict {
     match parse::packet(ctx) {
-        Packet::Ip { source, destination } => {
+        Packet::Ip(Ip { source, destination, hops, .. }) => {
             // Anybody who reaches this node can send it a tunnel packet, a Pod too.
             let kind = tunnel.vni & ((1 << LABEL_SHIFT) - 1);
             let sender = match kind {
@@ -43,7 +43,7 @@ pub fn out_of(ctx: &TcContext, tunnel: &Tunnel) -> Verdict {
             }
             let hook = match kind {
                 OVERLAY_VNI => match local_pod(&destination) {
-                    Some(pod) => return to_local_pod(ctx, pod, Counter::FromOverlay),
+                    Some(pod) => return to_local_pod(ctx, pod, &hops, Counter::FromOverlay),
                     None => hook::OVERLAY_INGRESS,
                 },
                 ENTRY_VNI => hook::ENTRY,
@@ -70,7 +70,7 @@ fn to_tunnel(ctx: &TcContext) -> Verdict {
     if tunnel(ctx).is_some() {
         return Verdict::NEXT;
     }
-    let Packet::Ip { destination, .. } = parse::packet(ctx) else {
+    let Packet::Ip(Ip { destination, .. }) = parse::packet(ctx) else {
         return Verdict::drop(Counter::Protocol);
     };
     // The stack's own chatter (MLD, IGMP) finds nobody in the overlay; the device drops it for want of a tunnel.

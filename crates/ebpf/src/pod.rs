@@ -6,7 +6,7 @@ use weft_abi::{Address, Counter, Pod, Route};
 use crate::steps::{
     Verdict, count,
     deliver::{local_pod, route, to_local_pod, to_other_node},
-    parse::{self, Packet, skb, stays_on_link},
+    parse::{self, ETHERNET, Ip, Packet, is_link_local, skb, stays_on_link},
     service::{self, hook},
 };
 
@@ -24,23 +24,27 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Verdict {
+    // SAFETY: the context pointer is valid while the program runs.
+    if unsafe { (*skb(ctx)).vlan_present } != 0 {
+        return Verdict::drop(Counter::Vlan);
+    }
     match parse::packet(ctx) {
-        Packet::Ip { source, destination } => {
-            let Some(own) = own(ctx, &source) else {
-                // Neighbour discovery and the like: between the Pod and its gateway only.
-                if stays_on_link(&source) && stays_on_link(&destination) || is_unspecified(&source) {
-                    return Verdict::NEXT;
-                }
-                return Verdict::drop(Counter::SourceAddress);
+        Packet::Ip(ip) => {
+            let Some(own) = own(ctx, &ip.source) else {
+                return if is_of_link(ctx, &ip) {
+                    Verdict::NEXT
+                } else {
+                    Verdict::drop(Counter::SourceAddress)
+                };
             };
-            if own.flags & Pod::HAS_FLOWS != 0 {
+            if own.flags & Pod::HAS_FLOWS != 0 || may_be_icmp(ip.protocol) {
                 return service::begin(ctx, hook::POD_EGRESS, None);
             }
-            if let Some(pod) = local_pod(&destination) {
-                return to_local_pod(ctx, pod, Counter::SameNode);
+            if let Some(pod) = local_pod(&ip.destination) {
+                return to_local_pod(ctx, pod, &ip.hops, Counter::SameNode);
             }
-            match route(&destination) {
-                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route),
+            match route(&ip.destination) {
+                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route, &ip.hops),
                 _ => service::begin(ctx, hook::POD_EGRESS, None),
             }
         }
@@ -55,7 +59,7 @@ fn from_pod(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn to_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
-        Packet::Ip { destination, .. } => {
+        Packet::Ip(Ip { destination, .. }) => {
             let pod = own(ctx, &destination);
             if pod.is_none() && !stays_on_link(&destination) {
                 return Verdict::drop(Counter::NotThisPod);
@@ -82,8 +86,39 @@ fn own(ctx: &TcContext, address: &Address) -> Option<&'static Pod> {
     local_pod(address).filter(|pod| pod.ifindex == ifindex)
 }
 
-/// `::`, the source of duplicate address detection (RFC 4862); the stack never forwards it.
+/// Whether a packet that is not from one of the Pod's addresses is between the Pod and its gateway alone: from a link-local address
+/// of its own, or, while it has none yet, what finds out whether it may have one (RFC 4862 section 5.4) and its reports of
+/// groups (RFC 3590).
 #[inline(always)]
-fn is_unspecified(address: &Address) -> bool {
-    address.words_be == [0; 4]
+fn is_of_link(ctx: &TcContext, ip: &Ip) -> bool {
+    const HOP_BY_HOP: u8 = 0;
+    const ICMPV6: u8 = 58;
+    const SOLICITATION: u8 = 135;
+    const LINK_SCOPE: u32 = 0xff02;
+    if ip.hops.ipv6 == 0 || !stays_on_link(&ip.destination) {
+        return false;
+    }
+    if ip.source.words_be != [0; 4] {
+        return is_link_local(&ip.source);
+    }
+    if u32::from_be(ip.destination.words_be[0]) >> 16 != LINK_SCOPE {
+        return false;
+    }
+    // The first bytes behind the IPv6 header: a message, or an extension header of eight bytes and a message.
+    let Ok([first, length, _, _, _, _, _, _, second]) = ctx.load::<[u8; 9]>(ETHERNET + 40) else {
+        return false;
+    };
+    match ip.protocol {
+        ICMPV6 => first == SOLICITATION,
+        HOP_BY_HOP => first == ICMPV6 && length == 0 && matches!(second, 131 | 132 | 143),
+        _ => false,
+    }
+}
+
+/// Whether it may be ICMP, which is looked at more closely: it may be behind extension headers and in fragments.
+#[inline(always)]
+fn may_be_icmp(protocol: u8) -> bool {
+    /// ICMP and ICMPv6; what they may be behind: hop-by-hop and destination options, routing, fragments.
+    const LOOKED_AT: u64 = 1 << 1 | 1 << 58 | 1 << 0 | 1 << 60 | 1 << 43 | 1 << 44;
+    protocol < 64 && LOOKED_AT >> protocol & 1 != 0
 }

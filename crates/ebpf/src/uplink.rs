@@ -9,7 +9,8 @@ use crate::{
     steps::{
         Verdict,
         deliver::{local_pod, to_local_pod},
-        parse::{self, Packet, skb, stays_on_link},
+        hardware,
+        parse::{self, Ip, Packet, skb, stays_on_link},
         service::{self, hook, is_own, jump},
         wrap,
     },
@@ -32,17 +33,20 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
         return Verdict::NEXT;
     }
     match parse::packet(ctx) {
-        Packet::Ip { destination, .. } => {
+        Packet::Ip(Ip { source, destination, hops, .. }) => {
             let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
             // The overlay's own packets come first, because they are the most and nothing is to be looked up for them.
             if is_tunnel(ctx, config) && is_own(config, &destination) {
+                if hardware::is_anothers(ctx, config, &destination, &source) {
+                    return Verdict::drop(Counter::TunnelSource);
+                }
                 return match wrap::unwrap(ctx) {
                     Some(tunnel) => overlay::out_of(ctx, &tunnel),
                     None => Verdict::NEXT,
                 };
             }
             if let Some(pod) = local_pod(&destination) {
-                return to_local_pod(ctx, pod, Counter::FromNative);
+                return to_local_pod(ctx, pod, &hops, Counter::FromNative);
             }
             // Neighbours are asked for by multicast.
             if stays_on_link(&destination) && destination.v4_be().is_some() {
@@ -71,7 +75,7 @@ fn to_uplink(ctx: &TcContext) -> Verdict {
     if is_tunnel(ctx, config) {
         return Verdict::NEXT;
     }
-    let Packet::Ip { source, destination } = parse::packet(ctx) else { return Verdict::NEXT };
+    let Packet::Ip(Ip { source, destination, .. }) = parse::packet(ctx) else { return Verdict::NEXT };
     if !is_own(config, &source) || stays_on_link(&destination) {
         return Verdict::NEXT;
     }

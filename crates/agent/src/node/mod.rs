@@ -53,6 +53,10 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// A backend's node answers clients from outside itself.
     pub direct_return: bool,
+    /// Hosts outside may use cluster IPs, by a route through this node.
+    pub open_cluster_ips: bool,
+    /// Tunnel packets of nodes of the uplink's link may come from any hardware address.
+    pub any_hardware: bool,
     /// Addresses of the cluster's DNS Service, which this node answers itself.
     pub dns_addresses: Vec<IpAddr>,
     /// Which paths may be used.
@@ -167,6 +171,8 @@ impl Node {
             service_ranges: self.config.plan.service_ranges.clone(),
             cgroup: self.config.cgroup.clone(),
             direct_return: self.config.direct_return,
+            open_cluster_ips: self.config.open_cluster_ips,
+            any_hardware: self.config.any_hardware,
             dns_addresses: self.config.dns_addresses.clone(),
             dns_questions_of_pod: self.dns_questions_of_pod,
             pod_ranges: pod_ranges.to_vec(),

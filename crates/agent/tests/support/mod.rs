@@ -82,6 +82,8 @@ impl Machine {
             vxlan_port: 8472,
             cgroup: None,
             direct_return: false,
+            open_cluster_ips: false,
+            any_hardware: false,
             dns_addresses: Vec::new(),
             routing: Routing::Overlay,
             plan: Settings { service_ranges: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() },

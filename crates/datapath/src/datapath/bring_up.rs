@@ -63,6 +63,7 @@ impl Datapath {
 
     /// What the programs must know of the node. Says whether it is news.
     pub(super) fn tell_programs(&mut self) -> Result<bool, ApplyError> {
+        let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
         let (dns_gap_ns, dns_burst_ns) = encode::pace(self.settings.dns_questions_of_pod);
         let config = Config {
             overlay_ifindex: self.overlay,
@@ -73,11 +74,15 @@ impl Datapath {
             tunnel_v6: self.own_tunnel_end(false),
             label_v4: self.own_plain_address(true).map(Address::from).unwrap_or_default(),
             label_v6: self.own_plain_address(false).map(Address::from).unwrap_or_default(),
+            path_v4: self.own_path_address(true).map(Address::from).unwrap_or_default(),
+            path_v6: self.own_path_address(false).map(Address::from).unwrap_or_default(),
             netns_cookie: self.own_namespace,
             dns_gap_ns,
             dns_burst_ns,
             vxlan_port_be: self.settings.vxlan_port.to_be(),
-            flags: if self.settings.direct_return { Config::DIRECT_RETURN } else { 0 },
+            flags: flag(self.settings.direct_return, Config::DIRECT_RETURN)
+                | flag(self.settings.open_cluster_ips, Config::OPEN_CLUSTER_IPS)
+                | flag(self.settings.any_hardware, Config::ANY_HARDWARE),
             uplink_mac: self.uplink.mac,
             ..Config::default()
         };
@@ -158,10 +163,7 @@ impl Datapath {
             .collect();
         for address in &self.settings.dns_addresses {
             // The node's own processes do not ask from the address that they ask: the answer would be to a port of the Service.
-            let source = (self.settings.pod_ranges.iter())
-                .filter_map(|range| PodRange::new(*range).ok())
-                .map(|range| range.path_address())
-                .find(|own| own.is_ipv4() == address.is_ipv4());
+            let source = self.own_path_address(address.is_ipv4());
             let there = |route: &RouteSpec| {
                 route.destination == *address && route.index == overlay.index && route.source == source
             };

@@ -316,6 +316,8 @@ impl Datapath {
             // Told from Pods' addresses, so that a label that is not known is not taken for a Pod.
             let labelling = encode::route_to_node(next_hop, tunnel_end, path, &[plain]);
             entries.insert(encode::prefix(IpNet::from(plain)), labelling);
+            // Told from Pods' addresses, because probes come from there.
+            entries.insert(encode::prefix(IpNet::from(layout.path_address())), labelling);
             if let Some(gateway) = same_family(range) {
                 // Always over the plain path: whether it carries Pod addresses is what the probe asks.
                 let source = self.own_plain_address(plain.is_ipv4());
@@ -351,10 +353,17 @@ impl Datapath {
     }
 
     fn own_plain_address(&self, ipv4: bool) -> Option<IpAddr> {
+        self.own_layout(ipv4).map(|range| range.plain_address())
+    }
+
+    fn own_path_address(&self, ipv4: bool) -> Option<IpAddr> {
+        self.own_layout(ipv4).map(|range| range.path_address())
+    }
+
+    fn own_layout(&self, ipv4: bool) -> Option<PodRange> {
         (self.settings.pod_ranges.iter())
             .filter(|range| range.addr().is_ipv4() == ipv4)
             .find_map(|range| PodRange::new(*range).ok())
-            .map(|range| range.plain_address())
     }
 
     /// Entries of Pods whose interface went away while nobody watched (a node's other tools, a crash half-way).

@@ -1,6 +1,7 @@
 //! Flows whose packets are translated, and what else the kernel programs remember: user space lets go of what has ended.
 
 mod announce;
+mod sides;
 mod sweep;
 
 pub use announce::AnnounceError;

@@ -12,9 +12,10 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 use weft_abi::{
-    Address, Affinity, AffinityKey, Flow, FlowKey, MAX_AFFINITIES, MAX_FLOWS, Plain, ServicePort, maps,
+    Address, Affinity, AffinityKey, Flow, FlowKey, MAX_AFFINITIES, MAX_FLOWS, Plain, ServicePort, Side, maps,
 };
 
+use super::sides::Sides;
 use crate::{
     Datapath,
     load::{Programs, bpf_call},
@@ -70,6 +71,7 @@ pub(crate) struct Sweeper {
     affinities: Walk<AffinityKey, Affinity>,
     begun: HashMap<MapData, Raw<Address>, u64>,
     ended: HashMap<MapData, Raw<Address>, u64>,
+    sides: Sides,
     service_ports: Array<MapData, Raw<ServicePort>>,
 }
 
@@ -86,20 +88,26 @@ impl Datapath {
 }
 
 /// Nanoseconds without a packet after which a direction of a flow is over. As long as those of the kernel's own connection
-/// tracking, but for established connections: they are a day instead of five. Where room is needed, what has ended goes sooner.
+/// tracking, but for established connections: they are a day instead of five. Where room is needed, what has ended goes sooner, and
+/// so does what was never answered: of a flood of clients that do not exist there is nothing else.
 fn lifetime(key: &FlowKey, flow: &Flow, pressed: bool) -> u64 {
     let has = |bits| flow.seen & bits == bits;
     let both = has(Flow::OPENED | Flow::ANSWERED)
         // Its answers do not come by here.
         || flow.way == Flow::BACKEND_DIRECT && has(Flow::OPENED);
     let ended = has(Flow::RST) || has(Flow::FIN | Flow::PEER_FIN);
+    // Who opened the connection has sent nothing but that: answers to it are sent again and again, and say nothing.
+    let half_open =
+        key.protocol == TCP && !has(if flow.is_forward() { Flow::OPENED } else { Flow::ANSWERED });
     let seconds = match key.protocol {
-        TCP if ended && pressed => 5,
+        TCP if half_open && pressed && !flow.is_forward() => 0,
+        TCP if (half_open || ended) && pressed => 5,
         TCP if ended => 60,
         // One side has said all that it will; the other may still have much to say.
         TCP if has(Flow::FIN) || has(Flow::PEER_FIN) => 3600,
         TCP if both => 24 * 3600,
         UDP if both => 180,
+        _ if !both && pressed => 5,
         UDP => 30,
         // SCTP has heartbeats.
         _ if both => 600,
@@ -126,12 +134,15 @@ impl Sweeper {
             affinities: Walk::open(programs, maps::AFFINITIES)?,
             begun: counts(maps::FLOWS_BEGUN)?,
             ended: counts(maps::FLOWS_ENDED)?,
+            sides: Sides::open(programs)?,
             service_ports: Array::try_from(Map::Array(programs.map(name)?)).map_err(at(name))?,
         })
     }
 
     fn sweep(&mut self, now: u64) -> Result<Swept, BpfTableError> {
-        let pressed = self.flows.entries() > MAX_FLOWS as usize / 2;
+        // A flow has two entries.
+        let in_table = 2 * (self.sides.in_table(Side::Inside)? + self.sides.in_table(Side::Outside)?);
+        let pressed = self.flows.entries().max(in_table as usize) > MAX_FLOWS as usize / 2;
         let mut flows_ended = 0;
         for _ in 0..if pressed { PARTS_UNDER_PRESSURE } else { 1 } {
             flows_ended += self.sweep_flows(now, pressed)?;
@@ -148,8 +159,13 @@ impl Sweeper {
     /// A flow is over when both of its directions are.
     fn sweep_flows(&mut self, now: u64, pressed: bool) -> Result<usize, BpfTableError> {
         // Both directions of a flow may be in this part.
-        let (mut over, mut forward) = (BTreeSet::new(), BTreeSet::new());
-        for (key, flow) in self.flows.next()? {
+        let (mut over, mut forward) = (BTreeSet::new(), BTreeMap::new());
+        if self.flows.place.is_none() {
+            self.sides.begin()?;
+        }
+        let part = self.flows.next()?;
+        part.iter().filter(|(_, flow)| flow.is_forward()).for_each(|(_, flow)| self.sides.see(flow.side()));
+        for (key, flow) in part {
             let pair = key.pair(&flow);
             let other = if is_over(now, &key, &flow, pressed) { self.flows.get(&pair)? } else { continue };
             // A direction that belongs to another flow by now says nothing of this one.
@@ -158,17 +174,18 @@ impl Sweeper {
                 continue;
             }
             forward.extend(if flow.is_forward() {
-                Some((key, flow.client(&key)))
+                Some((key, (flow.client(&key), flow.side())))
             } else {
-                other.map(|other| (pair, other.client(&pair)))
+                other.map(|other| (pair, (other.client(&pair), other.side())))
             });
             over.insert(key);
             over.extend(other.map(|_| pair));
         }
         let ended = forward.len();
         let mut clients: BTreeMap<Address, u64> = BTreeMap::new();
-        for (_, client) in forward {
+        for (client, side) in forward.into_values() {
             *clients.entry(client).or_default() += 1;
+            self.sides.end(side);
         }
         // Counted first: should this process end here, a client may have a few flows more, never fewer.
         for (client, count) in clients {
@@ -177,6 +194,7 @@ impl Sweeper {
         for key in &over {
             self.flows.remove(key)?;
         }
+        self.sides.write(self.flows.place.is_none())?;
         Ok(ended)
     }
 
@@ -321,6 +339,26 @@ mod tests {
             let flow = Flow { seen, way: Flow::BACKEND_OUTSIDE, ..Flow::default() };
             assert_eq!(is_over(6 * SECOND, &key, &flow, true), goes, "{seen}");
         }
+    }
+
+    /// A6: under pressure what nobody has answered goes first, however often it is answered that there is an answer.
+    #[test]
+    fn a6_where_room_is_needed_unanswered_flows_go_first() {
+        let over = |protocol, way, seen, seconds| {
+            let key = FlowKey { protocol, ..FlowKey::default() };
+            let flow = Flow { way, seen, ..Flow::default() };
+            is_over(seconds * SECOND, &key, &flow, true)
+        };
+        let (request, answer) = (Flow::BACKEND_OUTSIDE, Flow::CLIENT_LINK);
+        for protocol in [TCP, UDP, 132] {
+            assert!(!over(protocol, request, 0, 5));
+            assert!(over(protocol, request, 0, 6), "{protocol}: never answered");
+        }
+        assert!(over(TCP, answer, Flow::OPENED, 1), "a SYN-ACK that is sent again keeps nothing");
+        let both = Flow::OPENED | Flow::ANSWERED;
+        assert!(!over(TCP, request, both, 86_400));
+        assert!(!over(TCP, answer, both, 86_400));
+        assert!(!over(UDP, request, both, 180));
     }
 
     #[test]

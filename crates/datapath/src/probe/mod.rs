@@ -40,8 +40,7 @@ use pace::Pace;
 use socket::Sockets;
 use state::{Peer, Probe, Request};
 
-/// UDP port of the probes.
-pub const PORT: u16 = 8473;
+pub use weft_abi::PROBE_PORT as PORT;
 
 /// How long the thread sleeps at most before it looks whom to probe.
 const TICK: Duration = Duration::from_millis(50);

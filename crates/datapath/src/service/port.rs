@@ -356,16 +356,16 @@ impl Services {
             return members;
         }
         let plan = &installed.plan;
-        let mut add = |entry: Option<Entry>, choice: &Choice, outside| {
+        let mut add = |entry: Option<Entry>, choice: &Choice, role| {
             let Some(entry) = entry else { return };
             for backend in self.indexes(&choice.backends, protocol) {
-                members.insert(AffinityMember { service_port: entry.index, backend, outside });
+                members.insert(AffinityMember { service_port: entry.index, backend, role });
             }
         };
-        add(installed.internal, &plan.internal, 0);
-        add(installed.internal, &plan.internal, 1);
-        add(installed.external, &plan.cluster, 0);
-        add(installed.external, &plan.external, 1);
+        add(installed.internal, &plan.internal, AffinityMember::INSIDE);
+        add(installed.internal, &plan.internal, AffinityMember::OUTSIDE);
+        add(installed.external, &plan.cluster, AffinityMember::INSIDE);
+        add(installed.external, &plan.external, AffinityMember::OUTSIDE);
         members
     }
 

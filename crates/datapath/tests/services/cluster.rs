@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
-use weft_datapath::{Counter, Path};
+use weft_datapath::{Counter, Path, Settings};
 use weft_model::{
     Protocol,
     services::{Frontend, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty},
@@ -124,11 +124,17 @@ impl Cluster {
 }
 
 fn start(node: &mut Node, direct_return: bool) {
+    let settings = settings(node, direct_return);
+    node.start_with(settings);
+}
+
+/// Those of a node that serves Services.
+pub fn settings(node: &Node, direct_return: bool) -> Settings {
     let mut settings = node.settings();
     settings.service_ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
     settings.dns_addresses = DNS_IP.iter().map(|address| address.parse().unwrap()).collect();
     settings.direct_return = direct_return;
-    node.start_with(settings);
+    settings
 }
 
 /// A Service port to be served.

@@ -166,6 +166,8 @@ impl Node {
             dns_questions_of_pod: 0,
             cgroup: None,
             direct_return: false,
+            open_cluster_ips: false,
+            any_hardware: false,
             pod_ranges: self.pod_ranges.clone(),
             node_addresses: self.addresses.clone(),
         }

@@ -89,7 +89,10 @@ fn same_as_before(
         let member = AffinityMember {
             service_port: index,
             backend,
-            outside: u32::from(matches!(spread, Spread::Hash(_))),
+            role: match spread {
+                Spread::Random => AffinityMember::INSIDE,
+                Spread::Hash(_) => AffinityMember::OUTSIDE,
+            },
         };
         // SAFETY: only whether there is an entry is asked.
         let may = in_time && unsafe { AFFINITY_MEMBERS.get(&member) }.is_some();

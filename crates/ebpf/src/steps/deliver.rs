@@ -11,11 +11,11 @@ use aya_ebpf::{
 };
 use weft_abi::{Address, Config, Counter, OVERLAY_VNI, Path, Pod, Route};
 
-use super::{Verdict, count, parse::skb, service};
+use super::{Verdict, count, hops::Hops, parse::skb, service};
 use crate::maps::{CONFIG, PODS, ROUTES};
 
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+pub const AF_INET: u32 = 2;
+pub const AF_INET6: u32 = 10;
 /// Ethernet header, bytes: part of a packet's length on the wire, not of its MTU.
 const ETHERNET: u32 = 14;
 const TUNNEL_TTL: u8 = 64;
@@ -36,12 +36,32 @@ pub fn route(address: &Address) -> Option<&'static Route> {
 
 /// Hands a packet to a Pod of this node; one whose flows are translated is given what they say first. Only from an ingress hook.
 #[inline(always)]
-pub fn to_local_pod(ctx: &TcContext, pod: &Pod, way: Counter) -> Verdict {
+pub fn to_local_pod(ctx: &TcContext, pod: &Pod, hops: &Hops, way: Counter) -> Verdict {
     count::packet(way);
     if pod.flags & Pod::HAS_FLOWS != 0 {
         return service::begin(ctx, service::hook::TO_POD, None);
     }
-    reach_pod(pod)
+    forward_to_pod(ctx, pod, hops)
+}
+
+/// Hands a packet to a Pod of this node as a router does: it loses a hop.
+#[inline(always)]
+pub fn forward_to_pod(ctx: &TcContext, pod: &Pod, hops: &Hops) -> Verdict {
+    match lose_hop(ctx, hops) {
+        Ok(_) => reach_pod(pod),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Takes a hop from a packet that is about to be forwarded, and returns its IPv4 checksum. What has none left is handed to the host's
+/// stack, which tells the sender.
+#[inline(always)]
+pub fn lose_hop(ctx: &TcContext, hops: &Hops) -> Result<u16, Verdict> {
+    if hops.are_spent() {
+        count::packet(Counter::HopsSpent);
+        return Err(Verdict::NEXT);
+    }
+    hops.lose(ctx).map_err(|_| Verdict::drop(Counter::Malformed))
 }
 
 /// Hands a packet to a Pod of this node, without the host's stack in between: straight into the Pod's namespace, or through
@@ -60,17 +80,23 @@ pub fn reach_pod(pod: &Pod) -> Verdict {
 /// Sends a Pod's packet to another node. What is too large for the path is left to the host's stack, whose route over
 /// the same path has the same MTU: it fragments, or answers the Pod with the ICMP error that path MTU discovery needs.
 #[inline(always)]
-pub fn to_other_node(ctx: &TcContext, route: &Route) -> Verdict {
+pub fn to_other_node(ctx: &TcContext, route: &Route, hops: &Hops) -> Verdict {
     let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
-    if route.path == Path::Native as u32 {
-        if exceeds(ctx, config.uplink_ifindex, config.uplink_mtu) {
-            return Verdict::NEXT;
-        }
+    let native = route.path == Path::Native as u32;
+    let (ifindex, mtu) = if native {
+        (config.uplink_ifindex, config.uplink_mtu)
+    } else {
+        (config.overlay_ifindex, config.overlay_mtu)
+    };
+    if exceeds(ctx, ifindex, mtu) {
+        return Verdict::NEXT;
+    }
+    if let Err(verdict) = lose_hop(ctx, hops) {
+        return verdict;
+    }
+    if native {
         count::packet(Counter::ToNative);
         return to_neighbour(config, &route.next_hop);
-    }
-    if exceeds(ctx, config.overlay_ifindex, config.overlay_mtu) {
-        return Verdict::NEXT;
     }
     if set_tunnel_key(ctx, config, &route.next_hop, OVERLAY_VNI).is_err() {
         return Verdict::drop(Counter::TunnelKey);

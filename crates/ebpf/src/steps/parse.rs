@@ -3,8 +3,10 @@
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_abi::Address;
 
+use super::hops::Hops;
+
 /// Ethernet header, bytes.
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 /// Offsets up to here are within what the verifier takes for one; transport headers behind more are rare.
 const NEAR: usize = 0xff;
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -14,26 +16,45 @@ const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
 /// What a frame carries.
 pub enum Packet {
     /// An IP packet of either family.
-    Ip { source: Address, destination: Address },
+    Ip(Ip),
     /// ARP for IPv4 over Ethernet (RFC 826), with the sender's protocol address.
     Arp { sender: Address },
-    /// Cut short, or not what its header says.
+    /// Cut short, without a hop left, or not what its header says.
     Malformed,
     /// Another protocol.
     Other,
 }
 
+/// What the hooks must know of an IP packet.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    pub source: Address,
+    pub destination: Address,
+    pub hops: Hops,
+    /// IP protocol number; of IPv6 that of the first header behind its own.
+    pub protocol: u8,
+}
+
 #[repr(C)]
 struct Ipv4 {
     version_and_length: u8,
-    _until_source: [u8; 11],
+    _service: u8,
+    length_be: [u8; 2],
+    _fragment: [u8; 4],
+    hops: u8,
+    protocol: u8,
+    checksum_be: [u8; 2],
     source_be: [u8; 4],
     destination_be: [u8; 4],
 }
 
 #[repr(C)]
 struct Ipv6 {
-    _until_source: [u8; 8],
+    version: u8,
+    _flow: [u8; 3],
+    length_be: [u8; 2],
+    next_header: u8,
+    hops: u8,
     source: [u32; 4],
     destination: [u32; 4],
 }
@@ -84,35 +105,85 @@ pub fn stays_on_link(address: &Address) -> bool {
     if let Some(v4_be) = address.v4_be() {
         return u32::from_be(v4_be) >= 0xe000_0000;
     }
-    let first = u32::from_be(address.words_be[0]);
-    first & 0xffc0_0000 == 0xfe80_0000 || first & 0xff00_0000 == 0xff00_0000
+    is_link_local(address) || u32::from_be(address.words_be[0]) & 0xff00_0000 == 0xff00_0000
+}
+
+/// Whether an address is IPv6 link-local unicast.
+#[inline(always)]
+pub fn is_link_local(address: &Address) -> bool {
+    u32::from_be(address.words_be[0]) & 0xffc0_0000 == 0xfe80_0000
+}
+
+/// Whether an IP packet is as long as its header says. Only frames of the least size are padded.
+#[inline(always)]
+fn is_as_long(ctx: &TcContext, length: u32) -> bool {
+    /// What follows the Ethernet header in the least frame, where a VLAN tag is gone by now.
+    const LEAST: u32 = 50;
+    let rest = ctx.len().wrapping_sub(ETHERNET as u32);
+    rest == length || length < rest && rest <= LEAST
+}
+
+/// Whether a packet is longer than its header could say, which it may be until it is segmented ("BIG TCP"): then the header says
+/// nothing.
+#[inline(always)]
+fn is_huge(ctx: &TcContext) -> bool {
+    const MOST: u32 = 65_535;
+    // SAFETY: the context pointer is valid while the program runs.
+    ctx.len() > MOST + ETHERNET as u32 && unsafe { (*skb(ctx)).gso_size } != 0
 }
 
 #[inline(always)]
 fn ipv4(ctx: &TcContext) -> Packet {
     let Some(header) = header::<Ipv4>(ctx) else { return Packet::Malformed };
-    // SAFETY: `header` checked the bounds.
-    unsafe {
-        if (*header).version_and_length >> 4 != 4 {
-            return Packet::Malformed;
-        }
-        Packet::Ip {
-            source: Address::from_v4_be(word(&raw const (*header).source_be)),
-            destination: Address::from_v4_be(word(&raw const (*header).destination_be)),
-        }
+    // SAFETY: `header` checked the bounds, and all of it is made of bytes.
+    let (fields, source, destination) = unsafe {
+        let addresses = (word(&raw const (*header).source_be), word(&raw const (*header).destination_be));
+        (&*header, addresses.0, addresses.1)
+    };
+    let own_length = u32::from(fields.version_and_length & 0xf) * 4;
+    let length = u32::from(u16::from_be_bytes(fields.length_be));
+    let says_right = fields.version_and_length >> 4 == 4
+        && own_length >= size_of::<Ipv4>() as u32
+        && (length >= own_length && is_as_long(ctx, length) || length == 0 && is_huge(ctx));
+    if !says_right || fields.hops == 0 {
+        return Packet::Malformed;
     }
+    let checksum_be = u16::from_ne_bytes(fields.checksum_be);
+    Packet::Ip(Ip {
+        source: Address::from_v4_be(source),
+        destination: Address::from_v4_be(destination),
+        hops: Hops { left: fields.hops, ipv6: 0, protocol: fields.protocol, checksum_be },
+        protocol: fields.protocol,
+    })
 }
 
 #[inline(always)]
 fn ipv6(ctx: &TcContext) -> Packet {
     let Some(header) = header::<Ipv6>(ctx) else { return Packet::Malformed };
     // SAFETY: `header` checked the bounds; the header may be unaligned, so it is read as such.
-    unsafe {
-        Packet::Ip {
-            source: Address { words_be: (&raw const (*header).source).read_unaligned() },
-            destination: Address { words_be: (&raw const (*header).destination).read_unaligned() },
-        }
+    let (version, length, next_header, left, source, destination) = unsafe {
+        (
+            (*header).version,
+            u16::from_be_bytes((*header).length_be),
+            (*header).next_header,
+            (*header).hops,
+            Address { words_be: (&raw const (*header).source).read_unaligned() },
+            Address { words_be: (&raw const (*header).destination).read_unaligned() },
+        )
+    };
+    let own_length = size_of::<Ipv6>() as u32;
+    let says_right =
+        version >> 4 == 6 && (is_as_long(ctx, own_length + u32::from(length)) || length == 0 && is_huge(ctx));
+    // IPv4's addresses are never on the wire as IPv6's (RFC 4942 section 2.2): here they would be taken for what they are not.
+    if !says_right || left == 0 || source.v4_be().is_some() || destination.v4_be().is_some() {
+        return Packet::Malformed;
     }
+    Packet::Ip(Ip {
+        source,
+        destination,
+        hops: Hops { left, ipv6: 1, protocol: 0, checksum_be: 0 },
+        protocol: next_header,
+    })
 }
 
 #[inline(always)]

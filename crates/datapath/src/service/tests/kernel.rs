@@ -174,10 +174,7 @@ impl Kernel {
                     members: (members.keys())
                         .filter(|member| member.service_port == frontend.service_port)
                         .map(|member| {
-                            (
-                                encode::backend_key(&backends[member.backend as usize]).unwrap().0,
-                                member.outside,
-                            )
+                            (encode::backend_key(&backends[member.backend as usize]).unwrap().0, member.role)
                         })
                         .collect(),
                 };

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     programs::TcContext,
 };
-use weft_abi::{Address, Counter, Flow, Step};
+use weft_abi::{Address, Counter, Flow, Side, Step};
 
 use super::{
     TCP, Verdict, Work,
@@ -36,7 +36,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.label_be != 0 && work.entry.source == work.key.source {
         return Verdict::drop(Counter::TunnelSource);
     }
-    if work.again == 0 && !table::may_begin(&work.key.source) {
+    if work.again == 0 && !table::may_begin(&work.key.source, Side::Outside) {
         return Verdict::drop(Counter::FlowsFull);
     }
     for attempt in 0..TRIES {
@@ -55,7 +55,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
             return Verdict::drop(Counter::FlowsFull);
         }
         if work.again == 0 {
-            table::count_begun(&work.key.source);
+            table::count_begun(&work.key.source, Side::Outside);
         }
         return jump(ctx, Step::Flow);
     }

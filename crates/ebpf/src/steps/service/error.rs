@@ -2,14 +2,16 @@
 //!
 //! An error travels against the packet inside it. So the other direction of that packet is the direction of the error, and what
 //! its flow writes is written into the error: to its own header as it is, to the packet inside the other way round.
+//!
+//! A Pod may tell of what was sent to it, and of nothing else: it is on nobody's path.
 
 use aya_ebpf::programs::TcContext;
 use weft_abi::{Address, Counter, FlowKey};
 
 use super::{
     SCTP, TCP, UDP, Verdict, Work,
-    flow::{lookup, without_flow},
-    hook, label, send, translate,
+    flow::{lookup, lose_hop, without_flow},
+    hook, label, part, send, translate,
 };
 use crate::{
     maps::CONFIG,
@@ -28,7 +30,12 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     let Some(work) = super::work() else { return Verdict::drop(Counter::MissingStep) };
     let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
     let header = work.transport as usize + ICMP_HEADER;
+    work.other = FlowKey::default();
     let inside = if work.ipv6 != 0 { ipv6(ctx, work, header) } else { ipv4(ctx, work, header) };
+    // An error is no larger than what everything carries: in fragments is only what is to be hidden.
+    if work.hook == hook::POD_EGRESS && (work.part != part::WHOLE || work.other.source != work.key.source) {
+        return Verdict::drop(Counter::ForeignError);
+    }
     let known = inside.and_then(|ports| find(work).map(|flow| (ports, flow)));
     let Some((ports, flow)) = known else {
         return match work.hook {
@@ -39,6 +46,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     work.flow = flow;
     let (client, port_be) = (work.other.source, work.other.source_port_be);
     let way = label::choose_path(work, &client, port_be, true);
+    if let Err(verdict) = lose_hop(ctx, config, work) {
+        return verdict;
+    }
     if translated(ctx, work, header, ports).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
@@ -67,19 +77,23 @@ fn find(work: &mut Work) -> Option<weft_abi::Flow> {
 #[inline(always)]
 fn ipv4(ctx: &TcContext, work: &mut Work, header: usize) -> Option<usize> {
     let words: [u32; 5] = ctx.load(header).ok()?;
+    let (source, destination) = (Address::from_v4_be(words[3]), Address::from_v4_be(words[4]));
+    between(work, source, destination);
     // A later fragment says nothing of its ports.
     if u32::from_be(words[1]) & 0x1fff != 0 {
         return None;
     }
     let protocol = (u32::from_be(words[2]) >> 16) as u8;
     let ports = header + (u32::from_be(words[0]) >> 24 & 0xf) as usize * 4;
-    let (source, destination) = (Address::from_v4_be(words[3]), Address::from_v4_be(words[4]));
-    turned(ctx, work, source, destination, protocol, ports)
+    turned(ctx, work, protocol, ports)
 }
 
 #[inline(always)]
 fn ipv6(ctx: &TcContext, work: &mut Work, header: usize) -> Option<usize> {
     let words: [u32; 10] = ctx.load(header).ok()?;
+    let source = Address { words_be: [words[2], words[3], words[4], words[5]] };
+    let destination = Address { words_be: [words[6], words[7], words[8], words[9]] };
+    between(work, source, destination);
     let mut protocol = (u32::from_be(words[1]) >> 8) as u8;
     let mut ports = header + IPV6_HEADER;
     if protocol == FRAGMENT_HEADER {
@@ -90,33 +104,25 @@ fn ipv6(ctx: &TcContext, work: &mut Work, header: usize) -> Option<usize> {
         protocol = (fragment >> 24) as u8;
         ports += 8;
     }
-    let source = Address { words_be: [words[2], words[3], words[4], words[5]] };
-    let destination = Address { words_be: [words[6], words[7], words[8], words[9]] };
-    turned(ctx, work, source, destination, protocol, ports)
+    turned(ctx, work, protocol, ports)
+}
+
+/// Whose packet it is that the error is about, turned round.
+#[inline(always)]
+fn between(work: &mut Work, source: Address, destination: Address) {
+    work.other.source = destination;
+    work.other.destination = source;
 }
 
 #[inline(always)]
-fn turned(
-    ctx: &TcContext,
-    work: &mut Work,
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    ports: usize,
-) -> Option<usize> {
+fn turned(ctx: &TcContext, work: &mut Work, protocol: u8, ports: usize) -> Option<usize> {
     if !matches!(protocol, TCP | UDP | SCTP) {
         return None;
     }
     let [source_port_be, destination_port_be]: [u16; 2] = ctx.load(ports).ok()?;
-    work.other = FlowKey {
-        source: destination,
-        destination: source,
-        source_port_be: destination_port_be,
-        destination_port_be: source_port_be,
-        protocol,
-        reserved: [0; 3],
-        entry: 0,
-    };
+    work.other.source_port_be = destination_port_be;
+    work.other.destination_port_be = source_port_be;
+    work.other.protocol = protocol;
     Some(ports)
 }
 

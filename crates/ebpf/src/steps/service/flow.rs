@@ -1,10 +1,10 @@
 //! The first step: a packet whose flow is known is translated and sent on.
 
 use aya_ebpf::programs::TcContext;
-use weft_abi::{Counter, Flow, FlowKey, Route, Step};
+use weft_abi::{Config, Counter, Flow, FlowKey, Route, Step};
 
 use super::{
-    TCP, UDP, Verdict, Work, hook, jump, label,
+    TCP, UDP, Verdict, Work, hook, is_own, jump, label,
     send::{self, too_large},
     table::{self, RST},
     translate,
@@ -15,7 +15,7 @@ use crate::{
     sock::choose::backend_of,
     steps::{
         count,
-        deliver::{local_pod, reach_pod, route, to_other_node},
+        deliver::{self, forward_to_pod, local_pod, route, to_other_node},
     },
 };
 
@@ -27,6 +27,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         Ok(Transport::Ports) => {}
         Ok(Transport::Error) => return jump(ctx, Step::Error),
         Ok(Transport::Neighbour) if work.hook == hook::UPLINK_INGRESS => return jump(ctx, Step::Neighbour),
+        Ok(Transport::Neighbour | Transport::Discovery) if leaves_link(work) => {
+            return Verdict::drop(Counter::BeyondLink);
+        }
         Ok(_) => return without_flow(ctx, work),
         Err(verdict) => return verdict,
     }
@@ -57,10 +60,36 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         work.mtu = mtu;
         return jump(ctx, Step::Refuse);
     }
+    if let Err(verdict) = lose_hop(ctx, config, work) {
+        return verdict;
+    }
     if translate::packet(ctx, work).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
     send::on(ctx, config, work, way)
+}
+
+/// Takes a hop from a packet of a flow that these programs forward: neither from what the host's stack sends, nor from what it takes
+/// in. Without one left it goes to the stack as it is, which tells the sender; but to itself it would deliver it.
+#[inline(always)]
+pub fn lose_hop(ctx: &TcContext, config: &Config, work: &mut Work) -> Result<(), Verdict> {
+    let from_stack = matches!(work.hook, hook::POD_INGRESS | hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS);
+    if from_stack || work.flow.way == Flow::CLIENT_NODE || is_own(config, &work.flow.destination) {
+        return Ok(());
+    }
+    let hops = work.hops();
+    if hops.are_spent() && is_own(config, &work.key.destination) {
+        return Err(Verdict::drop(Counter::HopLimit));
+    }
+    work.header_checksum = u32::from(deliver::lose_hop(ctx, &hops)?);
+    Ok(())
+}
+
+/// Whether neighbour discovery is about to leave the link of the Pod that sent it.
+#[inline(always)]
+fn leaves_link(work: &Work) -> bool {
+    let destination = &work.key.destination;
+    work.hook == hook::POD_EGRESS && (local_pod(destination).is_some() || route(destination).is_some())
 }
 
 /// The packet's flow. What came through an entry tunnel is an answer to what entered here, or entered at the tunnel's other end.
@@ -114,15 +143,15 @@ pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
         hook::POD_EGRESS => {
             if let Some(pod) = local_pod(destination) {
                 count::packet(Counter::SameNode);
-                return reach_pod(pod);
+                return forward_to_pod(ctx, pod, &work.hops());
             }
             match route(destination) {
-                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route),
+                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route, &work.hops()),
                 _ => jump(ctx, Step::Request),
             }
         }
         hook::TO_POD => match local_pod(destination) {
-            Some(pod) => reach_pod(pod),
+            Some(pod) => forward_to_pod(ctx, pod, &work.hops()),
             None => Verdict::NEXT,
         },
         hook::OVERLAY_EGRESS => match route(destination) {

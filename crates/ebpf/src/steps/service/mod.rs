@@ -24,6 +24,7 @@ use weft_abi::{Address, Config, Counter, Flow, FlowKey, FragmentKey, LABEL_SHIFT
 use super::{
     Verdict,
     deliver::{Tunnel, local_pod},
+    hops::Hops,
 };
 use crate::maps::{STEPS, WORK};
 
@@ -95,6 +96,8 @@ pub struct Work {
     pub transport: u32,
     /// TCP's flags.
     pub tcp: u32,
+    /// Hops that the packet has left, this one among them.
+    pub hops: u32,
     /// Checksum of the IPv4 header, network byte order.
     pub header_checksum: u32,
     /// Of a refusal for being too large: the MTU; otherwise zero.
@@ -107,6 +110,19 @@ pub struct Work {
     pub label_be: u32,
     /// What is quoted of a packet.
     pub words: [u64; refuse::QUOTE_WORDS],
+}
+
+impl Work {
+    /// What the packet's header says of how far it may go.
+    #[inline(always)]
+    pub fn hops(&self) -> Hops {
+        Hops {
+            left: self.hops as u8,
+            ipv6: self.ipv6 as u8,
+            protocol: self.key.protocol,
+            checksum_be: self.header_checksum as u16,
+        }
+    }
 }
 
 /// The scratch space of this CPU.

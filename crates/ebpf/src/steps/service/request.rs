@@ -7,12 +7,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weft_abi::{
-    Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route,
-    ServicePort, Slots, SourceRange, Step, spread, spread_again,
+    Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, PROBE_PORT,
+    Route, ServicePort, Side, Slots, SourceRange, Step, spread, spread_again,
 };
 
 use super::{
-    TCP, Verdict, Work,
+    TCP, UDP, Verdict, Work,
     flow::lookup,
     hook, is_here, is_own, jump, label, mark_pod, part,
     table::{self, RST, SYN},
@@ -46,29 +46,39 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     // SAFETY: of an entry that is replaced while it is read, both are the Service's.
     let frontend = unsafe { FRONTENDS.get(&asked) }.copied();
     match frontend {
+        Some(frontend) if frontend.flags & Frontend::ROUTED != 0 && is_stranger(config, work) => {
+            Verdict::drop(Counter::InsideOnly)
+        }
         Some(frontend) if frontend.flags & Frontend::NODE_SOCKET != 0 && work.no_socket == 0 => {
             jump(ctx, Step::Socket)
         }
         Some(frontend) if work.part != part::LATER => {
             begin(ctx, config, work, &frontend).unwrap_or_else(|verdict| verdict)
         }
-        _ => without_frontend(ctx, work),
+        _ => without_frontend(ctx, config, work),
     }
 }
 
 /// No Service listens there: the address may be one's all the same.
 #[inline(always)]
-fn without_frontend(ctx: &TcContext, work: &Work) -> Verdict {
+fn without_frontend(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     // SAFETY: only whether there is an entry is asked.
     let is_service = unsafe { FRONTENDS.get(&FrontendKey::whole(work.key.destination)) }.is_some();
+    let in_service_range = route(&work.key.destination).is_some_and(|route| route.path == Route::SERVICES);
+    if is_service && in_service_range && is_stranger(config, work) {
+        return Verdict::drop(Counter::InsideOnly);
+    }
     if is_service && work.part == part::LATER {
         return Verdict::drop(Counter::Fragment);
     }
     if is_service {
         return jump(ctx, Step::Refuse);
     }
-    if route(&work.key.destination).is_some_and(|route| route.path == Route::SERVICES) {
+    if in_service_range {
         return Verdict::drop(Counter::NoService);
+    }
+    if is_strange_probe(config, work) {
+        return Verdict::drop(Counter::ProbePort);
     }
     match work.hook {
         hook::POD_EGRESS => {
@@ -78,6 +88,26 @@ fn without_frontend(ctx: &TcContext, work: &Work) -> Verdict {
         hook::DIRECT => Verdict::drop(Counter::NoService),
         _ => Verdict::NEXT,
     }
+}
+
+/// Whether a packet comes from a host outside, and cluster IPs are not for such. What Pods and nodes send to Services is translated
+/// where it is sent.
+#[inline(always)]
+fn is_stranger(config: &Config, work: &Work) -> bool {
+    matches!(work.hook, hook::UPLINK_INGRESS | hook::DIRECT) && config.flags & Config::OPEN_CLUSTER_IPS == 0
+}
+
+/// Whether a packet is for where this node takes probes in, but from nobody who sends any: it would push the nodes' own out of the
+/// socket's queue.
+#[inline(always)]
+fn is_strange_probe(config: &Config, work: &Work) -> bool {
+    let key = &work.key;
+    if key.destination_port_be != PROBE_PORT.to_be() || key.protocol != UDP {
+        return false;
+    }
+    let taken_in = [&config.path_v4, &config.path_v6, &config.label_v4, &config.label_v6];
+    taken_in.contains(&&key.destination)
+        && route(&key.source).is_none_or(|route| route.label(work.ipv6 == 0).is_none())
 }
 
 /// Makes the flow, and has its first packet sent on with it.
@@ -90,6 +120,7 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
         return Err(jump(ctx, Step::Refuse));
     };
     let inside = work.hook == hook::POD_EGRESS || work.hook == hook::OVERLAY_EGRESS;
+    let side = if inside { Side::Inside } else { Side::Outside };
     // The node's own connections may have this very port, and what they are answered is the host's.
     let of_node = frontend.flags & Frontend::NODE_ADDRESS != 0;
     if of_node && work.key.protocol == TCP && !table::opens(work) {
@@ -108,7 +139,7 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     if slots.count() == 0 {
         return Err(without_backend(ctx, frontend, service_port, inside));
     }
-    if work.again == 0 && !table::may_begin(&work.key.source) {
+    if work.again == 0 && !table::may_begin(&work.key.source, side) {
         return Err(Verdict::drop(Counter::FlowsFull));
     }
     let client = match work.hook {
@@ -143,7 +174,7 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
         }
         count_connection(frontend.service_port, choice.index);
         if work.again == 0 {
-            table::count_begun(&work.key.source);
+            table::count_begun(&work.key.source, side);
         }
         count::packet(Counter::PacketService);
         if work.hook == hook::POD_EGRESS {

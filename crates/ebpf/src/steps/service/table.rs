@@ -1,10 +1,10 @@
 //! The table of flows: what is seen of a flow, and what its client has in it.
 
-use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER};
+use weft_abi::{Address, Flow, FlowKey, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER, MAX_FLOWS_OUTSIDE, Side};
 
 use super::{TCP, Work, flow::lookup};
 use crate::{
-    maps::{FLOWS, FLOWS_BEGUN, FLOWS_ENDED},
+    maps::{FLOW_SIDES, FLOWS, FLOWS_BEGUN, FLOWS_ENDED},
     steps::{
         count,
         deliver::{local_pod, route},
@@ -77,9 +77,14 @@ pub fn forget(key: &FlowKey, flow: &Flow) {
     if answers(key, &pair).is_some() {
         let _ = FLOWS.remove(&pair);
     }
-    if FLOWS.remove(key).is_ok()
-        && let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&client)
-    {
+    let side = flow.side();
+    if FLOWS.remove(key).is_err() {
+        return;
+    }
+    if let Some(begun) = FLOWS_BEGUN.get_ptr_mut(&client) {
+        count::subtract(begun);
+    }
+    if let Some(begun) = FLOW_SIDES.get_ptr_mut(side as u32) {
         count::subtract(begun);
     }
 }
@@ -93,9 +98,13 @@ pub fn takes_over(work: &Work, reply: &Flow) -> bool {
     from_outside && (goes_on || opens(work) && reply.is_closing())
 }
 
-/// Whether a client may have another flow.
+/// Whether a client may have another flow. What comes from outside, whose clients are as many as somebody wants there to be, leaves
+/// room for what begins on this node.
 #[inline(always)]
-pub fn may_begin(client: &Address) -> bool {
+pub fn may_begin(client: &Address, side: Side) -> bool {
+    if side as u32 == Side::Outside as u32 && in_table(side) >= i64::from(MAX_FLOWS_OUTSIDE) {
+        return false;
+    }
     // SAFETY: a counter that is read while it changes is off by one.
     let begun = unsafe { FLOWS_BEGUN.get(client) }.copied().unwrap_or(0);
     if begun < u64::from(MAX_FLOWS_OF_CLIENT) {
@@ -109,9 +118,19 @@ pub fn may_begin(client: &Address) -> bool {
     (begun.wrapping_sub(ended) as i64) < i64::from(most)
 }
 
+/// Flows that began on a side and are still in the table.
+#[inline(always)]
+fn in_table(side: Side) -> i64 {
+    let count = |index: u32| FLOW_SIDES.get(index).copied().unwrap_or(0);
+    count(side as u32).wrapping_sub(count(Side::COUNT + side as u32)) as i64
+}
+
 /// Counts a flow that has begun.
 #[inline(always)]
-pub fn count_begun(client: &Address) {
+pub fn count_begun(client: &Address, side: Side) {
+    if let Some(begun) = FLOW_SIDES.get_ptr_mut(side as u32) {
+        count::add(begun);
+    }
     if let Some(begun) = FLOWS_BEGUN.get_ptr_mut(client) {
         count::add(begun);
         return;

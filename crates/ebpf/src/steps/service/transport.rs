@@ -13,7 +13,7 @@ const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
-/// Extension headers that are looked past; nobody sends more.
+/// Extension headers that are looked past; nobody sends more, and what hides behind more is malformed.
 const EXTENSIONS: usize = 6;
 /// Offset of TCP's flags, bytes.
 const TCP_FLAGS: usize = 13;
@@ -28,6 +28,8 @@ pub enum Transport {
     Error,
     /// A neighbour solicitation.
     Neighbour,
+    /// Another message of neighbour discovery (RFC 4861 section 4).
+    Discovery,
     /// A later fragment of what nobody here has seen the first of: its ports are unknown.
     Headless,
 }
@@ -71,6 +73,7 @@ pub fn read(ctx: &TcContext, work: &mut Work) -> Result<Transport, Verdict> {
         ICMPV6 if work.ipv6 != 0 => match first(0)? {
             1..=4 => Ok(Transport::Error),
             NEIGHBOUR_SOLICITATION => Ok(Transport::Neighbour),
+            133..=137 => Ok(Transport::Discovery),
             _ => Ok(Transport::Bare),
         },
         _ => Ok(Transport::Bare),
@@ -116,6 +119,7 @@ fn ipv4(ctx: &TcContext, work: &mut Work) -> Option<()> {
     work.ipv6 = 0;
     work.transport = ETHERNET as u32 + u32::from(first >> 8 & 0xf) * 4;
     work.key.protocol = u16::from_be(header[4]) as u8;
+    work.hops = u32::from(u16::from_be(header[4]) >> 8);
     work.header_checksum = u32::from(header[5]);
     work.key.source = pair(6);
     work.key.destination = pair(8);
@@ -136,6 +140,7 @@ fn ipv6(ctx: &TcContext, work: &mut Work) -> Option<()> {
     work.part = part::WHOLE;
     work.key.source = Address { words_be: [header[2], header[3], header[4], header[5]] };
     work.key.destination = Address { words_be: [header[6], header[7], header[8], header[9]] };
+    work.hops = u32::from_be(header[1]) & 0xff;
     let mut next = (u32::from_be(header[1]) >> 8) as u8;
     let mut at = ETHERNET as u32 + HEADER;
     for _ in 0..EXTENSIONS {
@@ -158,6 +163,9 @@ fn ipv6(ctx: &TcContext, work: &mut Work) -> Option<()> {
             }
             _ => break,
         }
+    }
+    if work.part != part::LATER && matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT) {
+        return None;
     }
     work.key.protocol = next;
     work.transport = at;

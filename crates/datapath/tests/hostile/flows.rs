@@ -1,0 +1,80 @@
+//! The table of flows under somebody who wants it full.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use aya::maps::{Array, Map, MapData};
+use weft_abi::{MAX_FLOWS_OUTSIDE, Side, maps};
+use weft_datapath::{Counter, Path};
+use weft_model::Protocol;
+use weft_netns::Netlink;
+
+use crate::{
+    cluster::{BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, eventually, service},
+    packet::Ip,
+    raw::Frames,
+    support::{Node, until},
+};
+
+/// A6: clients that do not exist leave room for what begins on the node itself, and go first.
+#[test]
+fn a6_half_open_connections_leave_the_nodes_own_flows_their_share() {
+    const ROOM: u64 = 2000;
+    let mut cluster = Cluster::new(Path::Overlay);
+    let backend = cluster.nodes[0].pod();
+    let client = cluster.nodes[0].pod();
+    for family in BOTH {
+        let tcp = Server::tcp(&backend.netns.0, "tcp", backend.addresses[family]);
+        let udp = Server::udp(&backend.netns.0, "udp", backend.addresses[family]);
+        cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(family, NODE_PORT));
+        cluster.serve(&service(Protocol::Udp, &[udp.address]).named("udp").cluster_ip(family, 53));
+    }
+    let port = cluster.node_port(0, 0);
+    eventually("a true client", || Tcp::connect(cluster.outside(), port)?.ask());
+    // All but the last of them have been there before.
+    let begun = outside(&cluster.nodes[0]).get(&0, 0).unwrap();
+    outside(&cluster.nodes[0]).set(Side::Outside as u32, u64::from(MAX_FLOWS_OUTSIDE) - ROOM, 0).unwrap();
+    let mac = |netns, interface| Netlink::open_in(netns).unwrap().link(interface).unwrap().mac;
+    let mut to = mac(&cluster.nodes[0].netns.0, "eth0");
+    to.extend(mac(cluster.outside(), "br0"));
+    to.extend([8, 0]);
+    let frames = Frames::open(cluster.outside(), "br0");
+    let before = cluster.nodes[0].drops(Counter::FlowsFull);
+    for number in 0..ROOM as u32 + 1000 {
+        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0xcb00_7100 + number)), 1000);
+        let mut frame = to.clone();
+        frame.extend(syn(nobody, port).bytes());
+        frames.send(&frame);
+    }
+    until("those that are too many to be counted", || {
+        cluster.nodes[0].drops(Counter::FlowsFull) >= before + 1000
+    });
+    for family in BOTH {
+        let to = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 53);
+        let asked = eventually("a Pod that asks a Service", || Udp::connect(&client.netns.0, to).ask());
+        assert_eq!(asked.name, "udp");
+    }
+    // As soon as all of the table has been looked through, what is left is known again.
+    until("the count to be right", || {
+        cluster.nodes[0].with(|datapath| datapath.sweep().unwrap());
+        let map = outside(&cluster.nodes[0]);
+        let read = |index| map.get(&index, 0).unwrap();
+        let left = read(Side::Outside as u32) - read(Side::COUNT + Side::Outside as u32);
+        left < 2 * ROOM && read(0) > begun
+    });
+    eventually("a true client again", || Tcp::connect(cluster.outside(), port)?.ask());
+}
+
+fn outside(node: &Node) -> Array<MapData, u64> {
+    let pin = node.bpffs.path().join("weft/maps").join(maps::FLOW_SIDES);
+    Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap()
+}
+
+/// The first packet of a connection.
+fn syn(from: SocketAddr, to: SocketAddr) -> Ip {
+    const TCP: u8 = 6;
+    let mut tcp = Vec::new();
+    tcp.extend(from.port().to_be_bytes());
+    tcp.extend(to.port().to_be_bytes());
+    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0]);
+    Ip::new(from.ip(), to.ip(), TCP, tcp).with_checksum(16)
+}

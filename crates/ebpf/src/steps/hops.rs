@@ -1,0 +1,50 @@
+//! Hops: what the programs forward has one less to go, as with any router (RFC 1812 section 5.3.1, RFC 8200 section 3). A loop
+//! therefore ends, and nothing that must stay on its link (hop limit 255, RFC 4861 section 7.1) is taken for that elsewhere.
+//!
+//! What the host's stack forwards loses its hop there. So a packet without a hop left is handed to the stack, which tells the
+//! sender (time exceeded), as it tells of everything else that a router must tell.
+
+use aya_ebpf::{bindings::BPF_F_RECOMPUTE_CSUM, programs::TcContext};
+
+use super::parse::ETHERNET;
+
+const IPV4_HOPS: usize = ETHERNET + 8;
+const IPV6_HOPS: usize = ETHERNET + 7;
+
+/// What a packet's header says of how far it may go. Plain numbers, because of what has values to spare the compiler makes what the
+/// verifier takes for unset.
+#[derive(Clone, Copy)]
+pub struct Hops {
+    pub left: u8,
+    /// Not zero: IPv6, which has none of what follows.
+    pub ipv6: u8,
+    /// What lies between hops and checksum.
+    pub protocol: u8,
+    /// The header's checksum as it stands in the packet.
+    pub checksum_be: u16,
+}
+
+impl Hops {
+    /// Whether the packet may not be forwarded.
+    #[inline(always)]
+    pub fn are_spent(&self) -> bool {
+        self.left <= 1
+    }
+
+    /// Takes one away, of which there must be two. Returns IPv4's checksum as it is then.
+    #[inline(always)]
+    pub fn lose(&self, ctx: &TcContext) -> Result<u16, i64> {
+        let left = self.left.wrapping_sub(1);
+        if self.ipv6 != 0 {
+            // There is no checksum that makes up for it in what the hardware summed up.
+            ctx.store(IPV6_HOPS, &left, u64::from(BPF_F_RECOMPUTE_CSUM))?;
+            return Ok(0);
+        }
+        // RFC 1624 section 3: the first byte of a word falls by one, so the sum rises by as much.
+        let sum = u32::from(self.checksum_be) + u32::from(0x0100_u16.to_be());
+        let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
+        let [high, low] = sum.to_ne_bytes();
+        ctx.store(IPV4_HOPS, &[left, self.protocol, high, low], 0)?;
+        Ok(sum)
+    }
+}
