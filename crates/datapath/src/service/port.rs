@@ -176,10 +176,16 @@ impl Services {
         if plan.source_ranges.len() + self.source_ranges.desired().len() > self.limits.source_ranges {
             return Err(Refused::Full("source ranges"));
         }
-        let members =
-            plan.internal.backends.len() + plan.cluster.backends.len() + plan.external.backends.len();
-        if plan.affinity_seconds.is_some() && members + self.members.desired().len() > self.limits.members {
-            return Err(Refused::Full("backends of Services with affinity"));
+        let mut members = 0;
+        if plan.affinity_seconds.is_some() {
+            members +=
+                plan.internal.backends.len() + plan.cluster.backends.len() + plan.external.backends.len();
+        }
+        if protocol == Protocol::Udp {
+            members += 2 * plan.known.len();
+        }
+        if members > 0 && members + self.members.desired().len() > self.limits.members {
+            return Err(Refused::Full("backends of Services with affinity, and of UDP ports"));
         }
         Ok(())
     }
@@ -352,10 +358,19 @@ impl Services {
 
     pub(super) fn members_of(&self, installed: &Installed, protocol: Protocol) -> BTreeSet<AffinityMember> {
         let mut members = BTreeSet::new();
-        if installed.plan.affinity_seconds.is_none() {
+        let plan = &installed.plan;
+        if protocol == Protocol::Udp {
+            let indexes = plan.known.iter().filter_map(|state| self.backends.index(state.key, protocol));
+            for backend in indexes {
+                for entry in [installed.internal, installed.external].into_iter().flatten() {
+                    let (service_port, role) = (entry.index, AffinityMember::STAYS);
+                    members.insert(AffinityMember { service_port, backend, role });
+                }
+            }
+        }
+        if plan.affinity_seconds.is_none() {
             return members;
         }
-        let plan = &installed.plan;
         let mut add = |entry: Option<Entry>, choice: &Choice, role| {
             let Some(entry) = entry else { return };
             for backend in self.indexes(&choice.backends, protocol) {

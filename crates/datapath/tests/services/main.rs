@@ -13,6 +13,7 @@ mod labels;
 mod lasting;
 mod node_socket;
 mod outside;
+mod owners;
 mod paths;
 mod raw;
 mod stale;

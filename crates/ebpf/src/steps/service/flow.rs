@@ -1,7 +1,7 @@
 //! The first step: a packet whose flow is known is translated and sent on.
 
 use aya_ebpf::programs::TcContext;
-use weft_abi::{Config, Counter, Flow, FlowKey, Route, Step};
+use weft_abi::{AffinityMember, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route, Step};
 
 use super::{
     TCP, UDP, Verdict, Work, hook, is_own, jump, label,
@@ -11,7 +11,7 @@ use super::{
     transport::{self, Transport},
 };
 use crate::{
-    maps::{CONFIG, FLOWS},
+    maps::{AFFINITY_MEMBERS, CONFIG, FLOWS, FRONTENDS},
     sock::choose::backend_of,
     steps::{
         count,
@@ -128,8 +128,31 @@ pub fn lookup(key: &FlowKey) -> Option<&'static mut Flow> {
 /// Whether the flow's backend still is the one that it was given, and may have its packets.
 #[inline(always)]
 fn is_usable(work: &Work, flow: &Flow) -> bool {
+    let udp = work.key.protocol == UDP;
     flow.backend == Flow::NO_BACKEND
-        || backend_of(flow.backend, flow.generation, work.key.protocol == UDP).is_some()
+        || backend_of(flow.backend, flow.generation, udp).is_some()
+            && (!udp || !table::is_to_be_noted(work, flow) || is_its_services(work, flow))
+}
+
+/// Whether the Service that is asked for, which may be another one by now, still has the flow's backend. Looked up once a second, and
+/// for datagrams alone: a connection stays with its Pod. What a socket of the node may answer is decided anew each time.
+#[inline(always)]
+fn is_its_services(work: &Work, flow: &Flow) -> bool {
+    let asked = FrontendKey {
+        address: work.key.destination,
+        port_be: work.key.destination_port_be,
+        protocol: work.key.protocol,
+        reserved: 0,
+    };
+    // SAFETY: of an entry that is replaced while it is read, both are the Service's.
+    let Some(frontend) = (unsafe { FRONTENDS.get(&asked) }) else { return false };
+    let member = AffinityMember {
+        service_port: frontend.service_port,
+        backend: flow.backend,
+        role: AffinityMember::STAYS,
+    };
+    // SAFETY: only whether there is an entry is asked.
+    frontend.flags & Frontend::NODE_SOCKET == 0 && unsafe { AFFINITY_MEMBERS.get(&member) }.is_some()
 }
 
 /// What becomes of a packet that belongs to no flow.

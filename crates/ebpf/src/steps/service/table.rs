@@ -25,10 +25,16 @@ pub fn opens(work: &Work) -> bool {
     work.key.protocol == TCP && work.tcp & (SYN | ACK | RST) == SYN
 }
 
+/// Whether it is time to note that the flow is in use.
+#[inline(always)]
+pub fn is_to_be_noted(work: &Work, flow: &Flow) -> bool {
+    work.now_ns.wrapping_sub(flow.last_ns) > REFRESH_NS
+}
+
 /// Notes what a packet says of its flow's state, here and, where it is news, in the other direction's entry.
 #[inline(always)]
 pub fn note(work: &Work, flow: &mut Flow) {
-    if work.now_ns.wrapping_sub(flow.last_ns) > REFRESH_NS {
+    if is_to_be_noted(work, flow) {
         flow.last_ns = work.now_ns;
     }
     let (mut here, mut there) = (0, 0);
