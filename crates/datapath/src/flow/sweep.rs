@@ -116,6 +116,13 @@ fn lifetime(key: &FlowKey, flow: &Flow, pressed: bool) -> u64 {
     seconds * SECOND
 }
 
+/// Seconds after a client's last connection until its affinity is removed. It is kept for longer than it holds, as a sign that the
+/// client's next choice is free: without a sign it is made by a hash, so that it is the same on every node.
+fn affinity_lifetime(seconds: u64, pressed: bool) -> u64 {
+    const SIGN: u64 = 24 * 3600;
+    if pressed || seconds == 0 { seconds } else { seconds + SIGN }
+}
+
 fn is_over(now: u64, key: &FlowKey, flow: &Flow, pressed: bool) -> bool {
     now.saturating_sub(flow.last_ns) > lifetime(key, flow, pressed)
 }
@@ -215,6 +222,7 @@ impl Sweeper {
 
     fn sweep_affinities(&mut self, now: u64) -> Result<usize, BpfTableError> {
         let mut seconds: BTreeMap<u32, u64> = BTreeMap::new();
+        let pressed = self.affinities.entries() > MAX_AFFINITIES as usize / 2;
         let mut ended = 0;
         for (key, affinity) in self.affinities.next()? {
             let seconds = match seconds.get(&key.affinity) {
@@ -224,7 +232,7 @@ impl Sweeper {
                     *seconds.entry(key.affinity).or_insert(u64::from(port.0.affinity_seconds))
                 }
             };
-            if now.saturating_sub(affinity.last_ns) > seconds * SECOND {
+            if now.saturating_sub(affinity.last_ns) > affinity_lifetime(seconds, pressed) * SECOND {
                 self.affinities.remove(&key)?;
                 ended += 1;
             }

@@ -34,7 +34,8 @@ pub enum Spread {
     Hash(u32),
 }
 
-/// The backend that the client had before if there is affinity, else one of the slots.
+/// The backend that the client had before if there is affinity, else one of the slots. When the affinity's time is over the choice is
+/// free: a hash of the client's address alone would name the same backend for ever.
 #[inline(always)]
 pub fn choose(
     index: u32,
@@ -82,6 +83,7 @@ fn same_as_before(
     // SAFETY: a helper without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let key = AffinityKey { client: *client, affinity: service_port.affinity, reserved: 0 };
+    let mut spread = spread;
     if let Some(before) = AFFINITIES.get_ptr_mut(&key) {
         // SAFETY: entries of this map are not reused while a program holds them, and each field is one word.
         let Affinity { last_ns, backend, generation } = unsafe { *before };
@@ -100,6 +102,9 @@ fn same_as_before(
             // SAFETY: as above.
             unsafe { (*before).last_ns = now };
             return Some(Choice { index: backend, backend: found });
+        }
+        if !in_time {
+            spread = Spread::Random;
         }
     }
     let choice = any(slots, spread)?;
