@@ -3,10 +3,11 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
+    time::Duration,
 };
 
 use weft_datapath::{Counter, Path};
-use weft_model::Protocol;
+use weft_model::{Protocol, services::FrontendKind};
 use weft_netns::Netns;
 
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
     raw::{Frames, MARK, has_mark},
     support::{Pod, until},
 };
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The hops that a packet in a frame has left.
 fn left(frame: &[u8]) -> u8 {
@@ -118,35 +121,44 @@ fn traceroute(cluster: &mut Cluster, [a, b, c]: &[Pod; 3], path: Path) {
     }
 }
 
-/// E3: two Services whose backends are each other's addresses pass a packet on until it has no hop left, and no longer.
+/// E3: two Services whose backends are each other's addresses pass a packet on until it has no hop left, and no longer; and where the
+/// addresses are the Services' own, not at all.
 #[test]
-fn e3_a_loop_of_two_load_balancers_ends() {
+fn e3_a_loop_of_two_services_ends() {
     let mut cluster = Cluster::new(Path::Native);
     for family in BOTH {
-        let one = SocketAddr::new(BALANCER[family].parse().unwrap(), 80);
-        let other = SocketAddr::new(["192.168.1.201", "fd00:192:168:1::201"][family].parse().unwrap(), 80);
-        cluster.serve(
-            &service(Protocol::Udp, &[other]).at(one, weft_model::services::FrontendKind::LoadBalancer),
-        );
-        cluster.serve(
-            &service(Protocol::Udp, &[one])
-                .named("other")
-                .at(other, weft_model::services::FrontendKind::LoadBalancer),
-        );
-        // Each is announced by another node.
-        for (node, address) in [(0, one.ip()), (1, other.ip())] {
-            let hour = std::time::Duration::from_secs(3600);
-            cluster.nodes[node].with(|datapath| datapath.announce(&[(address, hour)]).unwrap());
-        }
-        cluster.route_outside(one.ip(), 0);
         let bridge = Frames::open(cluster.outside(), "n3");
         let own = cluster.outside_address(family);
-        let from = cluster.outside().run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
-        from.send_to(MARK, one).unwrap();
-        let mut seen = 0;
-        while bridge.soon(has_mark).is_some() {
-            seen += 1;
-            assert!(seen < 300, "the packet goes round and round");
+        for kind in [FrontendKind::ExternalIp, FrontendKind::LoadBalancer] {
+            let from = cluster.outside().run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
+            let one = SocketAddr::new(BALANCER[family].parse().unwrap(), 80);
+            let other =
+                SocketAddr::new(["192.168.1.201", "fd00:192:168:1::201"][family].parse().unwrap(), 80);
+            cluster.serve(&service(Protocol::Udp, &[other]).at(one, kind));
+            cluster.serve(&service(Protocol::Udp, &[one]).named("other").at(other, kind));
+            // Each is answered for by another node.
+            for (node, address) in [(0, one.ip()), (1, other.ip())] {
+                cluster.nodes[node].with(|datapath| datapath.announce(&[(address, HOUR)]).unwrap());
+            }
+            cluster.route_outside(one.ip(), 0);
+            let refused = cluster.nodes[0].drops(Counter::Refused);
+            let mut rounds = 0;
+            if kind == FrontendKind::LoadBalancer {
+                until("the packet to be refused", || {
+                    let _ = from.send_to(MARK, one);
+                    cluster.nodes[0].drops(Counter::Refused) > refused
+                });
+                // What the other node sends is what was refused, if anything.
+                continue;
+            }
+            until("a round", || {
+                let _ = from.send_to(MARK, one);
+                bridge.soon(has_mark).is_some()
+            });
+            while bridge.soon(has_mark).is_some() {
+                rounds += 1;
+                assert!(rounds < 300, "the packet goes round and round");
+            }
         }
     }
 }

@@ -62,8 +62,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 /// No Service listens there: the address may be one's all the same.
 #[inline(always)]
 fn without_frontend(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
-    // SAFETY: only whether there is an entry is asked.
-    let is_service = unsafe { FRONTENDS.get(&FrontendKey::whole(work.key.destination)) }.is_some();
+    let is_service = is_services(&work.key.destination);
     let in_service_range = route(&work.key.destination).is_some_and(|route| route.path == Route::SERVICES);
     if is_service && in_service_range && is_stranger(config, work) {
         return Verdict::drop(Counter::InsideOnly);
@@ -163,6 +162,10 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
         if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
             continue;
         }
+        // It would lead on to another Service, and perhaps back here.
+        if is_services(&choice.backend.address) {
+            return Err(without_backend(ctx, frontend, service_port, inside));
+        }
         let change_port = attempt >= BACKEND_TRIES || (with_affinity || labelled) && attempt > 0;
         // A node's address is a frontend on that node alone: the backend's could not translate.
         let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
@@ -183,6 +186,13 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
         return Ok(jump(ctx, Step::Flow));
     }
     Err(Verdict::drop(Counter::FlowsFull))
+}
+
+/// Whether an address is a Service's own.
+#[inline(always)]
+fn is_services(address: &Address) -> bool {
+    // SAFETY: only whether there is an entry is asked.
+    unsafe { FRONTENDS.get(&FrontendKey::whole(*address)) }.is_some()
 }
 
 #[inline(always)]
@@ -219,7 +229,11 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     let here = is_here(config, &backend.address);
     let from_link = matches!(work.hook, hook::UPLINK_INGRESS | hook::OVERLAY_INGRESS);
     let to_backend = if from_link && !here { route(&backend.address) } else { None };
-    let outside = from_link && !here && to_backend.is_none();
+    // The backend is the client's own node: to a Pod of its own it would answer past this node.
+    let by_its_pod = to_backend.is_some_and(|to| {
+        to.label(work.ipv6 == 0).is_some() && route(&key.source).is_some_and(|from| from.tunnel == to.tunnel)
+    });
+    let outside = from_link && !here && to_backend.is_none() || by_its_pod;
     let (mut source, borrowed) = source(config, work, backend, outside);
     // The node's own address has sockets of its own behind it; a Service's has none.
     let mut source_port_be =
@@ -301,7 +315,7 @@ fn source(config: &Config, work: &Work, backend: &Backend, outside: bool) -> (Ad
         }
         // The node that is its own backend: answers to the Service's address go through the overlay device.
         hook::OVERLAY_EGRESS if is_own(config, &backend.address) => (key.destination, true),
-        // A backend outside of the cluster would answer the client itself.
+        // A backend outside of the cluster would answer the client itself, and so would a node its own Pod.
         _ if outside => (node_address(config, key), true),
         _ => (key.source, false),
     }
