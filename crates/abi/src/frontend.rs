@@ -65,4 +65,8 @@ impl Frontend {
     pub const HOST_PORT: u32 = 64;
     /// A socket of the node that is bound to this very address answers, if there is one; nothing is translated then.
     pub const NODE_SOCKET: u32 = 128;
+    /// With [`Frontend::NODE_ADDRESS`]: processes of this node reach it on loopback as well.
+    pub const LOOPBACK: u32 = 256;
+    /// The address is a loopback address: nobody but processes of this node reaches it.
+    pub const LOOPBACK_ONLY: u32 = 512;
 }

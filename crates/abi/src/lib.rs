@@ -33,7 +33,7 @@ pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_PODS, Pod};
 pub use route::{MAX_ROUTES, Path, Route};
 pub use service_port::{MAX_SERVICE_PORTS, MAX_SLOTS, ServiceCounters, ServicePort, Slots};
-pub use socket::{DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
+pub use socket::{AGENT_PRIORITY, DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, SocketPeer};
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.

@@ -2,6 +2,10 @@
 
 use crate::{Address, FrontendKey, Plain};
 
+/// `SO_PRIORITY` of a socket by which the agent connects to an API server, until it is connected: what Services say of the address
+/// does not count. Nobody without CAP_NET_ADMIN can set it.
+pub const AGENT_PRIORITY: u32 = 0x7765_6674;
+
 /// Most connected sockets that are remembered at a time. Each is forgotten as it is closed; those beyond are served all the same,
 /// but told the backend's address as their peer's, and not ended with their backend. No more than a core's cache has room for.
 pub const MAX_SOCKETS: u32 = 65_536;

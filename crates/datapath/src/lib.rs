@@ -29,7 +29,7 @@ pub use mtu::Mtu;
 pub use pod::{AddPodError, CheckPodError, InstalledPod, PodLinks, host_interface};
 pub use service::{InstalledBackend, InstalledServicePort, Refused, ServiceError, ServicesWritten};
 pub use uplink::{Uplink, UplinkError};
-pub use weft_abi::{ABI_VERSION, Counter, Path};
+pub use weft_abi::{ABI_VERSION, AGENT_PRIORITY, Counter, Path};
 
 /// Tells contents apart, not against anybody who forges them: FNV-1a, the same in every build and process.
 fn fingerprint(bytes: impl Iterator<Item = u8>) -> u64 {

@@ -3,7 +3,7 @@
 mod inside;
 mod removal;
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
 pub(crate) use removal::Removal;
@@ -217,7 +217,7 @@ impl Datapath {
         if plans.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = plans.iter().map(|(key, _)| key.clone()).collect();
+        let keys: BTreeSet<_> = plans.iter().map(|(key, _)| key.clone()).collect();
         let changes = plans.into_iter().map(|(key, plan)| (key, Some(plan))).collect();
         let ServicesWritten { refused, .. } = self.change_services(changes)?;
         match refused.into_iter().find(|(key, _)| keys.contains(key)) {
@@ -244,10 +244,19 @@ impl Datapath {
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let addresses: Vec<Address> = (self.pods.desired().iter())
+        let addresses: Vec<IpAddr> = (self.pods.desired().iter())
             .filter(|(_, pod)| pod.ifindex == index)
-            .map(|(address, _)| *address)
+            .map(|(address, _)| IpAddr::from(*address))
             .collect();
+        self.forget_addresses(&addresses)?;
+        self.removal.enqueue(index)?;
+        Ok(())
+    }
+
+    /// Nothing leads to these addresses any more, also where their interface went by itself, with its namespace: the next Pod that
+    /// is given one must not get what was the last one's.
+    pub fn forget_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), AddPodError> {
+        let addresses: Vec<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
         self.unmap_ports(&addresses)?;
         for address in addresses {
             self.pods.unset(&address);
@@ -255,7 +264,6 @@ impl Datapath {
         }
         self.pods.flush()?;
         self.routes.flush()?;
-        self.removal.enqueue(index)?;
         Ok(())
     }
 

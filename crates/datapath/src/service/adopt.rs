@@ -9,11 +9,11 @@ use std::{
 use weft_abi::{BACKEND_PORT_WORDS, Backend, Frontend, FrontendKey, Slots};
 use weft_model::{
     Claims,
-    services::{BackendKey, Choice, FrontendKind, ServiceKey, ServicePortKey, ServicePortPlan, WhenEmpty},
+    services::{BackendKey, Choice, FrontendKind, ServicePortKey, ServicePortPlan, WhenEmpty},
 };
 
 use super::{
-    Leftovers, Limits, ServiceError, Services, Stores, Surroundings,
+    Claimant, Leftovers, Limits, ServiceError, Services, Stores, Surroundings,
     backends::Backends,
     host_ports,
     own_addresses::OwnAddresses,
@@ -125,21 +125,16 @@ impl Services {
             }
             let addresses: Vec<IpAddr> = frontends.iter().map(|frontend| frontend.address.into()).collect();
             let port = u16::from_be(first.port_be);
-            let all = addresses.len() > 1 || self.surroundings.node_addresses.contains(&addresses[0]);
-            let on = if all { "*".to_owned() } else { addresses[0].to_string() };
-            let of = ServicePortKey {
-                service: ServiceKey::new("", on),
-                port: port.to_string().into(),
-                protocol,
-                ipv6: addresses[0].is_ipv6(),
-            };
+            let first_flags = self.frontends.desired().get(&first).map_or(0, |frontend| frontend.flags);
+            let on = (first_flags & Frontend::LOOPBACK == 0).then(|| addresses[0]);
+            let of = host_ports::key(on, port, protocol, addresses[0].is_ipv6());
             let plan = host_ports::plan(addresses, port, key.address, key.port);
             self.unclaimed.remove(&index);
             plan.known
                 .iter()
                 .for_each(|state| self.backends.list(*state, protocol, std::time::Instant::now()));
             for frontend in frontends {
-                self.claims.add(frontend, of.clone());
+                self.claims.add(frontend, Claimant::of(&of));
             }
             self.installed.insert(of, Installed { plan, internal: None, external: Some(entry) });
         }

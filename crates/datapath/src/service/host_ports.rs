@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use weft_model::{
-    PortMapping,
+    PortMapping, Protocol,
     services::{
         BackendKey, BackendState, Choice, Frontend, FrontendKind, ServiceKey, ServicePortKey,
         ServicePortPlan, WhenEmpty,
@@ -27,20 +27,28 @@ impl super::Services {
 /// In the place of a Service's namespace, where no Service is.
 const NAMESPACE: &str = "";
 
+/// In the place of a Service's name: on every address of the node, and on loopback.
+const EVERYWHERE: &str = "*";
+
+/// Whether a Service port is a port of the node instead.
+pub(super) fn is_of_host(key: &ServicePortKey) -> bool {
+    &*key.service.namespace == NAMESPACE
+}
+
+/// Whether processes of the node reach it on loopback as well.
+pub(super) fn is_on_loopback(key: &ServicePortKey) -> bool {
+    is_of_host(key) && &*key.service.name == EVERYWHERE
+}
+
+/// What a port of the node is known by: on one address, or on all of a family.
+pub(super) fn key(on: Option<IpAddr>, port: u16, protocol: Protocol, ipv6: bool) -> ServicePortKey {
+    let on = on.map_or_else(|| EVERYWHERE.to_owned(), |address| address.to_string());
+    ServicePortKey { service: ServiceKey::new(NAMESPACE, on), port: port.to_string().into(), protocol, ipv6 }
+}
+
 /// Whether it is a port of the node instead of a Service's.
 pub(super) fn is_host_port(plan: &ServicePortPlan) -> bool {
     plan.frontends.iter().any(|frontend| frontend.kind == FrontendKind::HostPort)
-}
-
-/// What a mapping is known by: a port of one address, or of all of a family, on one protocol.
-pub(crate) fn host_port_key(mapping: &PortMapping, ipv6: bool) -> ServicePortKey {
-    let on = host_ip(mapping).map_or_else(|| "*".to_owned(), |address| address.to_string());
-    ServicePortKey {
-        service: ServiceKey::new(NAMESPACE, on),
-        port: mapping.host_port.to_string().into(),
-        protocol: mapping.protocol,
-        ipv6,
-    }
 }
 
 /// How a mapping to a Pod's address is served; nothing for the other family.
@@ -58,7 +66,7 @@ pub(crate) fn host_port_plan(
         _ => return None,
     };
     Some((
-        host_port_key(mapping, pod.is_ipv6()),
+        key(host_ip(mapping), mapping.host_port, mapping.protocol, pod.is_ipv6()),
         plan(addresses, mapping.host_port, pod, mapping.container_port),
     ))
 }

@@ -131,6 +131,13 @@ pub(crate) struct Stores {
     pub(crate) backend_ports: Box<dyn ArrayStore<u64> + Send>,
 }
 
+/// Who wants a frontend; their order is who has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    is_of_host: bool,
+    key: ServicePortKey,
+}
+
 /// The tables of Services.
 pub(crate) struct Services {
     limits: Limits,
@@ -144,8 +151,9 @@ pub(crate) struct Services {
     runs: SlotRuns,
     /// Indexes of Service ports that are free, last the next to be used.
     free_ports: Vec<u32>,
-    /// Of several Service ports that want the same frontend, the first by name has it: the same on every node.
-    claims: Claims<FrontendKey, ServicePortKey>,
+    /// Of several Service ports that want the same frontend, the first by name has it: the same on every node. Ports of the node
+    /// that lead to Pods come after all Services, as with kube-proxy.
+    claims: Claims<FrontendKey, Claimant>,
     own_addresses: OwnAddresses,
     installed: BTreeMap<ServicePortKey, Installed>,
     /// Entries of an earlier process that no Service port has taken over yet.
@@ -228,7 +236,7 @@ impl Services {
     fn not_served(&self) -> Vec<(ServicePortKey, Refused)> {
         let taken = self.claims.conflicts().map(|(frontend, who, by)| {
             let (address, port) = (frontend.address.into(), u16::from_be(frontend.port_be));
-            (who.clone(), Refused::Taken { address, port, by: Box::new(by.clone()) })
+            (who.key.clone(), Refused::Taken { address, port, by: Box::new(by.key.clone()) })
         });
         let full = self.refused.iter().map(|(key, (_, why))| (key.clone(), why.clone()));
         taken.chain(full).collect::<BTreeMap<_, _>>().into_iter().collect()
@@ -291,6 +299,14 @@ impl Services {
     /// Backends that are gone since this was asked last.
     pub(crate) fn take_gone(&mut self) -> Vec<Gone> {
         std::mem::take(&mut self.gone)
+    }
+}
+
+// === impl Claimant ===
+
+impl Claimant {
+    fn of(key: &ServicePortKey) -> Claimant {
+        Claimant { is_of_host: host_ports::is_of_host(key), key: key.clone() }
     }
 }
 

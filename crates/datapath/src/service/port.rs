@@ -11,7 +11,9 @@ use weft_model::{
 };
 
 use super::{
-    Leftovers, Refused, Services, maglev,
+    Claimant, Leftovers, Refused, Services,
+    host_ports::is_on_loopback,
+    maglev,
     slots::{Place, class_of},
 };
 use crate::encode;
@@ -388,10 +390,11 @@ impl Services {
     fn lead_frontends(&mut self, key: &ServicePortKey, old: &[services::Frontend]) {
         let Some(installed) = self.installed.get(key) else { return };
         let frontends = installed.plan.frontends.clone();
+        let claimant = Claimant::of(key);
         for frontend in &frontends {
             let entry = encode::frontend_key(frontend.address, frontend.port, key.protocol);
-            self.claims.add(entry, key.clone());
-            if self.claims.holder(&entry) == Some(key) {
+            self.claims.add(entry, claimant.clone());
+            if self.claims.holder(&entry) == Some(&claimant) {
                 self.set_frontend(entry, key, frontend);
             }
         }
@@ -402,8 +405,9 @@ impl Services {
 
     fn release_frontend(&mut self, key: &ServicePortKey, frontend: &services::Frontend) {
         let entry = encode::frontend_key(frontend.address, frontend.port, key.protocol);
-        let was_own = self.claims.holder(&entry) == Some(key);
-        match self.claims.remove(&entry, key).cloned() {
+        let claimant = Claimant::of(key);
+        let was_own = self.claims.holder(&entry) == Some(&claimant);
+        match self.claims.remove(&entry, &claimant).map(|next| next.key.clone()) {
             Some(next) => {
                 let wanted = self.installed.get(&next).and_then(|next| {
                     next.plan.frontends.iter().find(|other| same_place(other, frontend)).copied()
@@ -422,8 +426,10 @@ impl Services {
         let of_entry =
             if frontend.kind == FrontendKind::ClusterIp { installed.internal } else { installed.external };
         let Some(of_entry) = of_entry else { return };
-        let value =
-            Frontend { service_port: of_entry.index, flags: self.frontend_flags(&installed.plan, frontend) };
+        let value = Frontend {
+            service_port: of_entry.index,
+            flags: self.frontend_flags(key, &installed.plan, frontend),
+        };
         self.frontends.set(entry, value);
         if value.flags & Frontend::OWN_ADDRESS == 0 {
             self.uncount_address(&entry);
@@ -444,12 +450,26 @@ impl Services {
         }
     }
 
-    fn frontend_flags(&self, plan: &ServicePortPlan, frontend: &services::Frontend) -> u32 {
+    fn frontend_flags(
+        &self,
+        key: &ServicePortKey,
+        plan: &ServicePortPlan,
+        frontend: &services::Frontend,
+    ) -> u32 {
         let around = &self.surroundings;
         let mut flags = match frontend.kind {
             FrontendKind::ClusterIp => Frontend::OWN_ADDRESS,
-            FrontendKind::NodePort => Frontend::NODE_ADDRESS,
-            FrontendKind::HostPort => Frontend::NODE_ADDRESS | Frontend::HOST_PORT,
+            FrontendKind::NodePort => Frontend::NODE_ADDRESS | Frontend::LOOPBACK,
+            FrontendKind::HostPort => {
+                let of_host = Frontend::NODE_ADDRESS | Frontend::HOST_PORT;
+                if frontend.address.is_loopback() {
+                    of_host | Frontend::LOOPBACK_ONLY
+                } else if is_on_loopback(key) {
+                    of_host | Frontend::LOOPBACK
+                } else {
+                    of_host
+                }
+            }
             // Some clusters put nodes' addresses there, which have other ports of their own.
             FrontendKind::LoadBalancer if around.is_node_address(frontend.address) => 0,
             FrontendKind::LoadBalancer => Frontend::OWN_ADDRESS,

@@ -239,6 +239,80 @@ fn a_port_of_the_node_that_leads_to_a_pod_answers_the_node_s_own_processes_also_
     }
 }
 
+/// A listener of the node's own that says that it is.
+fn own_listener(services: &Services, address: SocketAddr) -> std::thread::JoinHandle<()> {
+    let listener = services.node.netns.0.run(|| std::net::TcpListener::bind(address).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"the node's own\n").unwrap();
+    })
+}
+
+/// A5: a host port with `hostIP` answers there and nowhere else.
+#[test]
+fn a_port_of_one_address_answers_there_only_and_one_of_loopback_nobody_but_the_node() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let node = services.node.addresses[0];
+    let mapping = |on: IpAddr, host_port| PortMapping {
+        host_ip: Some(on),
+        host_port,
+        container_port: 8080,
+        protocol: Protocol::Tcp,
+    };
+    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+    let mappings = vec![mapping(node, 81), mapping(loopback, 82)];
+    let pod = services.node.pod_like(|spec| spec.port_mappings = mappings);
+    let server = Server::tcp_at(&pod, SocketAddr::new(pod.v4(), 8080));
+    let mut on_node = Process::on_node(&services);
+    for address in [SocketAddr::new(node, 81), SocketAddr::new(loopback, 82)] {
+        assert_eq!(on_node.tcp(address), Ok(address));
+        assert_eq!(on_node.ask(), server.greeting(node));
+    }
+    for address in [SocketAddr::new(loopback, 81), SocketAddr::new(node, 82)] {
+        assert_eq!(on_node.tcp(address), Err(ErrorKind::ConnectionRefused), "{address}");
+    }
+    // A daemon that listens there keeps its connections.
+    let daemon = own_listener(&services, SocketAddr::new(loopback, 81));
+    on_node.tcp(SocketAddr::new(loopback, 81)).unwrap();
+    assert_eq!(on_node.ask(), "the node's own");
+    daemon.join().unwrap();
+    // Every Pod has a loopback of its own.
+    let other = services.node.pod();
+    let mut in_pod = Process::in_pod(&services, &other);
+    assert_eq!(in_pod.tcp(SocketAddr::new(loopback, 82)), Err(ErrorKind::ConnectionRefused));
+    // The next process knows it the same way.
+    services.start();
+    services.replace(Vec::new());
+    assert_eq!(on_node.tcp(SocketAddr::new(loopback, 81)), Err(ErrorKind::ConnectionRefused));
+    on_node.tcp(SocketAddr::new(node, 81)).unwrap();
+    assert_eq!(on_node.ask(), server.greeting(node));
+}
+
+/// E2: whatever a Service names, the agent reaches the API server that it dials.
+#[test]
+fn what_the_agent_connects_to_an_api_server_is_not_translated() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let server = Server::tcp(&backend, backend.v4());
+    let api = SocketAddr::new(services.node.addresses[0], 6443);
+    let mut wanted = plan(Protocol::Tcp, &[server.address]);
+    wanted.frontend(api, FrontendKind::ExternalIp);
+    services.serve(wanted);
+    let own = own_listener(&services, api);
+    let mut on_node = Process::on_node(&services);
+    on_node.tcp(api).unwrap();
+    assert!(on_node.ask().starts_with(&server.name), "everybody else is translated");
+    on_node.agent_tcp(api).unwrap();
+    assert_eq!(on_node.ask(), "the node's own");
+    own.join().unwrap();
+    // A Pod is not the agent, whatever it says.
+    let mut in_pod = Process::in_pod(&services, &client);
+    in_pod.agent_tcp(api).unwrap();
+    assert!(in_pod.ask().starts_with(&server.name));
+}
+
 #[test]
 fn a_node_port_answers_the_node_s_own_processes_on_its_addresses_and_on_loopback_and_pods_on_its_addresses() {
     let fabric = Fabric::new();

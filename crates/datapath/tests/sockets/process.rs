@@ -65,6 +65,11 @@ impl Process {
         result(&self.tell(&format!("tcp {to}"))).map(|peer| peer.parse().unwrap())
     }
 
+    /// Connects as the agent does to an API server.
+    pub fn agent_tcp(&mut self, to: SocketAddr) -> Result<(), ErrorKind> {
+        result(&self.tell(&format!("agent {to}"))).map(drop)
+    }
+
     /// Sends a line and says what comes back.
     pub fn ask(&mut self) -> String {
         result(&self.tell("ask")).unwrap()
@@ -127,6 +132,10 @@ pub fn serve() {
                 stream = Some(connected);
                 Ok(peer.to_string())
             }),
+            "agent" => agent_connect(argument.parse().unwrap()).map(|connected| {
+                stream = Some(connected);
+                "connected".to_owned()
+            }),
             "ask" => ask(stream.as_mut().unwrap()),
             "end" => Ok(match stream.as_mut().unwrap().read(&mut [0; 64]) {
                 Ok(count) => format!("{count} bytes"),
@@ -154,6 +163,19 @@ pub fn serve() {
         };
         println!("{MARK}{}", answer.unwrap_or_else(|error| format!("error {:?}", error.kind())));
     }
+}
+
+fn agent_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+    };
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::Priority, &(weft_datapath::AGENT_PRIORITY as i32))?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(fd);
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
 }
 
 fn ask(stream: &mut TcpStream) -> std::io::Result<String> {

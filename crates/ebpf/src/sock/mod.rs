@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use weft_abi::{
-    Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots, SocketPeer,
-    backend_port,
+    AGENT_PRIORITY, Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots,
+    SocketPeer, backend_port,
 };
 
 use self::{
@@ -98,7 +98,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(protocol) = protocol(ctx) else { return ALLOW };
     let Some(place) = place(ctx) else { return ALLOW };
-    if protocol == UDP && !place.is_node {
+    if protocol == UDP && !place.is_node || place.is_node && is_agents(ctx) {
         return ALLOW;
     }
     let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
@@ -263,6 +263,15 @@ fn place(ctx: &SockAddrContext) -> Option<Place> {
     Some(Place { socket, netns, is_node: netns == config.netns_cookie, config })
 }
 
+/// Whether the agent connects to an API server: what Services say must not come in between, since that is where they are heard of.
+#[inline(always)]
+fn is_agents(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context pointer is valid while the program runs.
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: the kernel gives the socket that connects, and reads nothing of one that is not there.
+    !socket.is_null() && unsafe { (*socket).priority } == AGENT_PRIORITY
+}
+
 enum Found {
     /// No address of a Service.
     Nothing,
@@ -275,7 +284,10 @@ enum Found {
 #[inline(always)]
 fn find(asked: &FrontendKey, place: &Place) -> Found {
     // SAFETY: of an entry that is replaced while it is read, both are the Service's.
-    if let Some(found) = unsafe { FRONTENDS.get(asked) } {
+    if let Some(found) = unsafe { FRONTENDS.get(asked) }
+        // Every Pod has a loopback of its own.
+        && (place.is_node || found.flags & Frontend::LOOPBACK_ONLY == 0)
+    {
         return Found::Frontend(*found);
     }
     // SAFETY: only whether there is an entry is asked.
@@ -289,7 +301,7 @@ fn find(asked: &FrontendKey, place: &Place) -> Found {
     let node = if asked.address.v4_be().is_some() { place.config.tunnel_v4 } else { place.config.tunnel_v6 };
     // SAFETY: as above.
     match unsafe { FRONTENDS.get(&FrontendKey { address: node, ..*asked }) } {
-        Some(found) if found.flags & Frontend::NODE_ADDRESS != 0 => Found::Frontend(*found),
+        Some(found) if found.flags & Frontend::LOOPBACK != 0 => Found::Frontend(*found),
         _ => Found::Nothing,
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    AddressType, BackendKey, BackendState, Choice, Endpoint, Frontend, FrontendKind, Service, ServicePort,
-    ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, WhenEmpty, intern::Interned,
+    AddressType, BackendKey, BackendState, Choice, Endpoint, Frontend, FrontendKind, Protected, Service,
+    ServicePort, ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, WhenEmpty, intern::Interned,
 };
 use crate::{NodeName, Peer, PodRange, Protocol};
 
@@ -28,6 +28,8 @@ pub struct ThisNode {
     pub zone: Option<Arc<str>>,
     /// The cluster DNS, as far as nodes answer for it.
     pub dns: ClusterDns,
+    /// What `externalIPs` may not name.
+    pub protected: Protected,
 }
 
 /// The Service that nodes answer for themselves. What of its traffic is not answered where it begins goes to its endpoints, or,
@@ -122,6 +124,10 @@ impl KeptEndpoint {
         }
     }
 
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -196,7 +202,8 @@ pub(super) fn frontends(service: &Service, port: &ServicePort, ipv6: bool, node:
     let at = |kind, port| move |address: &IpAddr| Frontend { address: *address, port, kind };
     let mut all: Vec<Frontend> =
         service.cluster_ips.iter().map(at(FrontendKind::ClusterIp, port.port)).collect();
-    all.extend(service.external_ips.iter().map(at(FrontendKind::ExternalIp, port.port)));
+    let free = |address: &&IpAddr| node.protected.why_not(**address).is_none();
+    all.extend(service.external_ips.iter().filter(free).map(at(FrontendKind::ExternalIp, port.port)));
     if service.kind == ServiceType::LoadBalancer {
         let answered =
             service.ingress.iter().filter(|ingress| !ingress.proxy).map(|ingress| &ingress.address);

@@ -26,12 +26,17 @@ pub(super) struct Place {
     protocol: Protocol,
 }
 
-/// Who names a place. Their order is who has it: a Service's own address beats what others say of it.
+/// Who names a place. Their order is who has it: by kind as [`FrontendKind`] orders them, else the first by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claimant {
     kind: FrontendKind,
     pub(super) service: ServiceKey,
     port: Arc<str>,
+}
+
+/// The place of an address, port and protocol.
+pub(super) fn place(address: IpAddr, port: u16, protocol: Protocol) -> Place {
+    Place { address, port, protocol }
 }
 
 /// A place that a port of a Service names, and who it is there.

@@ -10,6 +10,7 @@ mod object;
 mod outside;
 mod plan;
 mod planner;
+mod protected;
 
 pub use choose::{ClusterDns, EndpointState, ThisNode};
 pub use claims::Conflict;
@@ -23,3 +24,4 @@ pub use plan::{
     WhenEmpty,
 };
 pub use planner::{Changes, Counts, Planner};
+pub use protected::{Protected, Refusal, Why, is_special};

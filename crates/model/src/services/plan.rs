@@ -62,17 +62,18 @@ pub struct Frontend {
     pub kind: FrontendKind,
 }
 
-/// Kinds of frontends.
+/// Kinds of frontends. Their order is kube-proxy's: of several who name one address and port the first kind has it. Addresses of
+/// Services come before ports of nodes (there, the rule of node ports is the last one), and those before ports of Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FrontendKind {
     /// The Service's own address.
     ClusterIp,
-    /// An address of this node and the Service's node port.
-    NodePort,
     /// An address in `status.loadBalancer`.
     LoadBalancer,
     /// One of `spec.externalIPs`.
     ExternalIp,
+    /// An address of this node and the Service's node port.
+    NodePort,
     /// An address of this node and a Pod's `hostPort`.
     HostPort,
 }

@@ -1,7 +1,7 @@
 //! Events in, changes of the plan out.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     mem,
     net::IpAddr,
     sync::Arc,
@@ -9,11 +9,12 @@ use std::{
 
 use super::{
     AddressType, ClusterDns, Conflict, EndpointSlice, EndpointState, Event, Frontend, HealthCheck,
-    LoadBalancer, LocalEndpoints, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan,
-    SliceKey, SlicePort, ThisNode,
+    LoadBalancer, LocalEndpoints, Protected, Refusal, Service, ServiceKey, ServicePort, ServicePortKey,
+    ServicePortPlan, SliceKey, SlicePort, ThisNode, Why,
     choose::{self, KeptEndpoint, Slice},
-    claims::{Claimant, Place, claim},
+    claims::{Claimant, Place, claim, place},
     intern::Interned,
+    is_special,
 };
 use crate::{Claims, Protocol};
 
@@ -27,6 +28,12 @@ pub struct Planner {
     /// What is to be planned again.
     dirty: BTreeMap<ServiceKey, Families>,
     claims: Claims<Place, Claimant>,
+    /// Services with `externalIPs`: few have any.
+    external: BTreeSet<ServiceKey>,
+    /// Endpoints that are not taken.
+    refused_endpoints: BTreeMap<SliceKey, (ServiceKey, Box<[IpAddr]>)>,
+    /// Addresses of API servers that the node was told of; those of `default/kubernetes` come on top.
+    api_servers: BTreeSet<IpAddr>,
     lists: Lists,
     endpoints: usize,
     strings: Interned<str>,
@@ -101,6 +108,9 @@ struct Lists {
 
 const FAMILIES: [bool; 2] = [false, true];
 
+/// The Service whose endpoints are the API servers.
+const API: (&str, &str) = ("default", "kubernetes");
+
 // === impl Planner ===
 
 impl Planner {
@@ -112,6 +122,9 @@ impl Planner {
             slices: HashMap::new(),
             dirty: BTreeMap::new(),
             claims: Claims::default(),
+            external: BTreeSet::new(),
+            refused_endpoints: BTreeMap::new(),
+            api_servers: BTreeSet::new(),
             lists: Lists::default(),
             endpoints: 0,
             strings: Interned::default(),
@@ -154,6 +167,11 @@ impl Planner {
         }
         let old = entry.service.take();
         self.change_claims(old.as_deref(), Some(&service));
+        if service.external_ips.is_empty() {
+            self.external.remove(&key);
+        } else {
+            self.external.insert(key.clone());
+        }
         self.services.entry(key.clone()).or_default().service = Some(Box::new(service));
         self.mark(&key, Families::BOTH);
     }
@@ -162,6 +180,7 @@ impl Planner {
     pub fn remove_service(&mut self, key: &ServiceKey) {
         let Some(old) = self.services.get_mut(key).and_then(|entry| entry.service.take()) else { return };
         self.change_claims(Some(&old), None);
+        self.external.remove(key);
         self.mark(key, Families::BOTH);
     }
 
@@ -185,7 +204,16 @@ impl Planner {
             .iter()
             .map(|port| SlicePort { name: self.strings.one(&port.name), ..*port })
             .collect();
-        let endpoints = slice.endpoints.iter().map(|endpoint| {
+        // A Service must not lead to what every node, and every Pod, has for itself.
+        let refused: Box<[IpAddr]> =
+            slice.endpoints.iter().map(|one| one.address).filter(|address| is_special(*address)).collect();
+        if refused.is_empty() {
+            self.refused_endpoints.remove(&key);
+        } else {
+            self.refused_endpoints.insert(key.clone(), (service.clone(), refused));
+        }
+        let taken = slice.endpoints.iter().filter(|endpoint| !is_special(endpoint.address));
+        let endpoints = taken.map(|endpoint| {
             KeptEndpoint::new(endpoint, &self.node.name, &mut self.strings, &mut self.zone_lists)
         });
         let slice = Slice {
@@ -199,6 +227,7 @@ impl Planner {
 
     /// There is no such EndpointSlice.
     pub fn remove_slice(&mut self, key: &SliceKey) {
+        self.refused_endpoints.remove(key);
         if let Some((service, _)) = self.slices.remove(key) {
             self.drop_slice(&service, &key.name);
         }
@@ -210,21 +239,57 @@ impl Planner {
             let new = ThisNode { addresses: addresses.to_vec(), ..self.node.clone() };
             let old = mem::replace(&mut self.node, new);
             // Whoever gains or loses a frontend by it is planned again with all others.
-            for service in self.services.values().filter_map(|entry| entry.service.as_deref()) {
-                each_frontend(service, &old, |port, one| {
-                    let (place, claimant) = claim(&service.key, port, one);
-                    self.claims.remove(&place, &claimant);
-                });
-                each_frontend(service, &self.node, |port, one| {
-                    let (place, claimant) = claim(&service.key, port, one);
-                    self.claims.add(place, claimant);
-                });
-            }
+            let services: Vec<ServiceKey> = self.services.keys().cloned().collect();
+            self.claim_anew(&services, &old);
         } else if self.node.zone.as_deref() == zone {
             return;
         }
         self.node.zone = zone.map(Arc::from);
         self.dirty.extend(self.services.keys().map(|key| (key.clone(), Families::BOTH)));
+    }
+
+    /// What `externalIPs` may not name is this now.
+    pub fn set_protected(&mut self, protected: Protected) {
+        self.api_servers.clone_from(&protected.api_servers);
+        self.protect(protected);
+    }
+
+    /// With the API servers that the API itself tells of.
+    fn protect(&mut self, mut protected: Protected) {
+        protected.api_servers.clone_from(&self.api_servers);
+        let api = self.services.get(&ServiceKey::new(API.0, API.1));
+        let slices = api.into_iter().flat_map(|entry| &entry.slices);
+        let addresses = slices.flat_map(|slice| &slice.endpoints).map(KeptEndpoint::address);
+        protected.api_servers.extend(addresses);
+        if self.node.protected == protected {
+            return;
+        }
+        let new = ThisNode { protected, ..self.node.clone() };
+        let old = mem::replace(&mut self.node, new);
+        let services: Vec<ServiceKey> = self.external.iter().cloned().collect();
+        self.claim_anew(&services, &old)
+            .into_iter()
+            .chain(services)
+            .for_each(|service| self.mark(&service, Families::BOTH));
+    }
+
+    /// Claims what these Services are reached by, instead of what they were reached by on the node as it was. Returns who else
+    /// gains or loses something by that.
+    fn claim_anew(&mut self, services: &[ServiceKey], old: &ThisNode) -> Vec<ServiceKey> {
+        let mut others = Vec::new();
+        for key in services {
+            let entry = self.services.get(key);
+            let Some(service) = entry.and_then(|entry| entry.service.as_deref()) else { continue };
+            each_frontend(service, old, |port, one| {
+                let (place, claimant) = claim(key, port, one);
+                others.extend(self.claims.remove(&place, &claimant).map(|heir| heir.service.clone()));
+            });
+            each_frontend(service, &self.node, |port, one| {
+                let (place, claimant) = claim(key, port, one);
+                others.extend(self.claims.add(place, claimant).map(|loser| loser.service));
+            });
+        }
+        others
     }
 
     /// The cluster DNS, as far as nodes answer for it, is this now.
@@ -267,6 +332,55 @@ impl Planner {
     /// What several Services claim, and who of them is not reached by it.
     pub fn conflicts(&self) -> Vec<Conflict> {
         self.claims.conflicts().map(Conflict::new).collect()
+    }
+
+    /// Addresses that Services name and are not given, sorted.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        let external = self.external.iter().filter_map(|key| self.service(key)).flat_map(|service| {
+            service.external_ips.iter().filter_map(|address| {
+                let why = self.node.protected.why_not(*address)?;
+                Some(Refusal { service: service.key.clone(), slice: None, address: *address, why })
+            })
+        });
+        let endpoints = self.refused_endpoints.iter().flat_map(|(slice, (service, addresses))| {
+            addresses.iter().map(|address| Refusal {
+                service: service.clone(),
+                slice: Some(slice.clone()),
+                address: *address,
+                why: Why::Special,
+            })
+        });
+        let mut all: Vec<Refusal> = external.chain(endpoints).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// The Service that has an address and port of this node.
+    pub fn holder(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<&ServiceKey> {
+        self.claims.holder(&place(address, port, protocol)).map(|claimant| &claimant.service)
+    }
+
+    /// Whether an API server listens at an address and port.
+    pub fn is_api_server(&self, address: IpAddr, port: u16) -> bool {
+        let api = self.services.get(&ServiceKey::new(API.0, API.1));
+        api.into_iter().flat_map(|entry| &entry.slices).any(|slice| {
+            slice.ports.iter().any(|one| one.port == port)
+                && slice.endpoints.iter().any(|endpoint| endpoint.address() == address)
+        })
+    }
+
+    /// The Services that a port of this node answers health checks for.
+    pub fn health_check_ports(&self) -> impl Iterator<Item = (u16, &ServiceKey)> {
+        self.services
+            .iter()
+            .filter_map(|(key, entry)| Some((entry.outside.as_ref()?.health_check.as_ref()?.port, key)))
+    }
+
+    /// Services of type LoadBalancer without an address.
+    pub fn without_address(&self) -> impl Iterator<Item = &Service> {
+        let services = self.services.values().filter_map(|entry| entry.service.as_deref());
+        services.filter(|service| service.is_outside() && service.ingress.is_empty())
     }
 
     /// The Service as it was last heard of.
@@ -349,6 +463,7 @@ impl Planner {
             }
         }
         self.mark(service, touched);
+        self.slices_changed(service);
     }
 
     fn drop_slice(&mut self, service: &ServiceKey, name: &str) {
@@ -357,6 +472,14 @@ impl Planner {
         let slice = entry.slices.remove(place);
         self.endpoints -= slice.endpoints.len();
         self.mark(service, Families::of(slice.address_type));
+        self.slices_changed(service);
+    }
+
+    /// The API's own endpoints are nobody else's.
+    fn slices_changed(&mut self, service: &ServiceKey) {
+        if (&*service.namespace, &*service.name) == API {
+            self.protect(self.node.protected.clone());
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use weft_model::{
     Protocol,
     services::{
         AddressType, Changes, Choice, ClusterDns, Endpoint, EndpointSlice, Event, Frontend, FrontendKind,
-        Ingress, Planner, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, ServiceType,
-        SliceKey, SlicePort, ThisNode, TrafficPolicy,
+        Ingress, Planner, Protected, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan,
+        ServiceType, SliceKey, SlicePort, ThisNode, TrafficPolicy,
     },
 };
 
@@ -21,6 +21,7 @@ pub fn this_node() -> ThisNode {
         addresses: vec![ip("192.168.1.2"), ip("fd00::2")],
         zone: Some(Arc::from("zone-a")),
         dns: ClusterDns::default(),
+        protected: Protected::default(),
     }
 }
 

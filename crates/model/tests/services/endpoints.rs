@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_model::{
     Protocol,
-    services::{AddressType, Endpoint, EndpointSlice, Service, ServicePort, SlicePort},
+    services::{AddressType, Endpoint, EndpointSlice, Event, Service, ServicePort, SlicePort, is_special},
 };
 
 use crate::build::*;
@@ -203,4 +203,27 @@ fn equal_choices_share_one_list() {
         Service { external_policy: weft_model::services::TrafficPolicy::Local, ..load_balancer("web") };
     let plan = plan_with(&local, &[here(ready("10.0.0.1"))]);
     assert!(Arc::ptr_eq(&plan.internal.backends, &plan.external.backends));
+}
+
+/// E17: what every node has for itself is nobody's endpoint.
+#[test]
+fn loopback_link_local_and_multicast_endpoints_are_not_taken() {
+    let named =
+        ["127.0.0.1", "127.1.2.3", "169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "10.0.0.1"];
+    let endpoints = named.map(ready);
+    let mut planner = planner(&[service("web")], &[slice("s", "web", &endpoints)]);
+    let plan = present(planner.take_changes()).remove(0).1;
+    assert_eq!(text(&plan.cluster), "10.0.0.1:8080");
+    assert_eq!(plan.known.len(), 1);
+    let refused = planner.refusals();
+    assert_eq!(refused.len(), 6);
+    assert_eq!(refused[0].slice.as_ref().unwrap().to_string(), "shop/s");
+    planner.hear(Event::Slice(slice("s", "web", &[ready("10.0.0.1")])));
+    assert!(planner.refusals().is_empty());
+    for address in ["::1", "fe80::1", "::", "ff02::1", "::ffff:127.0.0.1"] {
+        assert!(is_special(ip(address)), "{address}");
+    }
+    for address in ["fd00::1", "2001:db8::1", "10.0.0.1", "100.64.0.1"] {
+        assert!(!is_special(ip(address)), "{address}");
+    }
 }

@@ -2,7 +2,10 @@
 
 use weft_model::{
     Protocol,
-    services::{Frontend, FrontendKind, Ingress, Service, ServicePort, ServiceType},
+    services::{
+        EndpointSlice, Event, Frontend, FrontendKind, Ingress, Planner, Protected, Service, ServicePort,
+        ServiceType, SliceKey,
+    },
 };
 
 use crate::build::*;
@@ -171,4 +174,88 @@ fn an_address_on_two_ports_or_protocols_is_no_conflict() {
     two.ports = [ServicePort { protocol: Protocol::Udp, ..port("a", 80) }, port("b", 81)].into();
     let all = plans(&[one, two], &[]);
     assert!(all.iter().all(|(_, plan)| plan.frontends.len() == 2), "{all:?}");
+}
+
+/// A4: Services' addresses come before ports of nodes, whoever's name is first.
+#[test]
+fn a_node_port_gives_way_to_an_address_of_a_service_as_in_kube_proxy() {
+    let node_port = Service {
+        kind: ServiceType::NodePort,
+        ports: [ServicePort { node_port: Some(30080), ..port("", 80) }].into(),
+        ..service("a-node-port")
+    };
+    // Some clusters give nodes' addresses to Services of type LoadBalancer.
+    let balancer = Service {
+        cluster_ips: [ip("10.96.0.2")].into(),
+        ports: [port("", 30080)].into(),
+        ingress: [Ingress { address: ip("192.168.1.2"), proxy: false }].into(),
+        ..load_balancer("balancer")
+    };
+    let mut planner = planner(&[node_port.clone(), balancer.clone()], &[]);
+    let all = present(planner.take_changes());
+    let found: Vec<_> = all.iter().map(|(key, plan)| (key.service.name.as_ref(), others(plan))).collect();
+    assert_eq!(
+        found,
+        [("a-node-port", vec![]), ("balancer", vec!["LoadBalancer 192.168.1.2 30080".to_owned()])]
+    );
+    assert_eq!(planner.holder(ip("192.168.1.2"), 30080, Protocol::Tcp), Some(&balancer.key));
+    planner.remove_service(&balancer.key);
+    assert_eq!(planner.holder(ip("192.168.1.2"), 30080, Protocol::Tcp), Some(&node_port.key));
+}
+
+fn protected() -> Protected {
+    Protected {
+        all: false,
+        pod_ranges: ["10.244.0.0/16".parse().unwrap()].into(),
+        service_ranges: ["10.96.0.0/16".parse().unwrap()].into(),
+        nodes: [ip("192.168.1.2"), ip("192.168.1.3")].into(),
+        api_servers: [ip("172.20.0.1")].into(),
+    }
+}
+
+/// E2: an external address that is somebody's is refused, and told.
+#[test]
+fn external_addresses_of_pods_services_nodes_and_api_servers_are_refused() {
+    let named = [
+        "10.244.1.7",
+        "10.96.0.10",
+        "192.168.1.3",
+        "172.20.0.1",
+        "172.20.0.9",
+        "127.0.0.1",
+        "169.254.1.1",
+        "224.0.0.1",
+        "198.51.100.6",
+    ];
+    let web = Service { external_ips: named.map(ip).into(), ..service("web") };
+    let api = EndpointSlice {
+        key: SliceKey::new("default", "kubernetes"),
+        ..slice("kubernetes", "kubernetes", &[ready("172.20.0.9")])
+    };
+    let mut planner = planner(std::slice::from_ref(&web), &[]);
+    planner.set_protected(protected());
+    planner.hear(Event::Slice(api.clone()));
+    let of_web = |planner: &mut Planner| {
+        let all = planner.take_changes().ports;
+        others(all.iter().find(|(key, _)| key.service == web.key).unwrap().1.as_ref().unwrap())
+    };
+    assert_eq!(of_web(&mut planner), ["ExternalIp 198.51.100.6 80"]);
+    let told: Vec<_> = planner.refusals().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 8);
+    assert_eq!(
+        told.iter().find(|text| text.contains("10.244.1.7")).unwrap(),
+        "Service shop/web is not reached by 10.244.1.7 (spec.externalIPs): it lies in the Pod range 10.244.0.0/16; \
+         remove it there"
+    );
+    // What is free again is given.
+    planner.hear(Event::SliceGone(api.key));
+    planner.set_protected(Protected { nodes: [ip("192.168.1.2")].into(), ..protected() });
+    assert_eq!(
+        of_web(&mut planner),
+        ["ExternalIp 172.20.0.9 80", "ExternalIp 192.168.1.3 80", "ExternalIp 198.51.100.6 80"]
+    );
+    planner.set_protected(Protected { all: true, ..protected() });
+    assert!(of_web(&mut planner).is_empty(), "turned off");
+    planner.remove_service(&web.key);
+    assert!(planner.refusals().is_empty());
 }

@@ -7,7 +7,8 @@ use weft_model::{
     Protocol,
     services::{
         AddressType, Changes, Endpoint, EndpointSlice, Event, HealthCheck, Ingress, LoadBalancer, Planner,
-        Service, ServiceKey, ServicePort, ServiceType, SliceKey, SlicePort, ThisNode, TrafficPolicy,
+        Protected, Service, ServiceKey, ServicePort, ServiceType, SliceKey, SlicePort, ThisNode,
+        TrafficPolicy,
     },
 };
 
@@ -33,6 +34,10 @@ enum Step {
     Node {
         addresses: usize,
         zone: Option<&'static str>,
+    },
+    Protect {
+        nodes: bool,
+        all: bool,
     },
     Take,
     TakeAll,
@@ -166,6 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(lost_services, lost_slices, broken)| Step::Relist { lost_services, lost_slices, broken }),
         1 => Just(Step::Replay),
         1 => (0..3_usize, option::of(select(ZONES.to_vec()))).prop_map(|(addresses, zone)| Step::Node { addresses, zone }),
+        1 => (any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(nodes, all)| Step::Protect { nodes, all }),
         4 => Just(Step::Take),
         1 => Just(Step::TakeAll),
     ]
@@ -232,6 +238,11 @@ impl Run {
                 self.node.addresses = [ip("192.168.1.2"), ip("fd00::2")][..addresses].to_vec();
                 self.node.zone = zone.map(Arc::from);
                 self.planner.set_node(&self.node.addresses, zone);
+            }
+            Step::Protect { nodes, all } => {
+                let nodes = if nodes { [ip("192.168.1.2"), ip("198.51.100.1")].into() } else { [].into() };
+                self.node.protected = Protected { all, nodes, ..Protected::default() };
+                self.planner.set_protected(self.node.protected.clone());
             }
             Step::Take => {
                 let changes = self.planner.take_changes();
@@ -302,6 +313,7 @@ proptest! {
         // And a planner that only hears what there is now agrees in everything.
         let mut fresh = Run::new();
         fresh.planner.set_node(&run.node.addresses, run.node.zone.as_deref());
+        fresh.planner.set_protected(run.node.protected.clone());
         run.world.slices.values().for_each(|one| fresh.planner.hear(Event::Slice(one.clone())));
         run.world.services.values().rev().for_each(|one| fresh.planner.hear(Event::Service(one.clone())));
         fresh.step(Step::Take);
@@ -309,6 +321,7 @@ proptest! {
         prop_assert_eq!(&run.health_checks, &fresh.health_checks);
         prop_assert_eq!(&run.load_balancers, &fresh.load_balancers);
         prop_assert_eq!(run.planner.conflicts(), fresh.planner.conflicts());
+        prop_assert_eq!(run.planner.refusals(), fresh.planner.refusals());
         prop_assert_eq!(run.planner.counts(), fresh.planner.counts());
         prop_assert_eq!(run.planner.counts().endpoints, run.world.slices.values().map(|one| one.endpoints.len()).sum::<usize>());
         prop_assert!(!run.planner.has_changes());

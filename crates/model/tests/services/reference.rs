@@ -182,14 +182,17 @@ fn wanted(
         }
     };
     service.cluster_ips.iter().for_each(|one| want(*one, port.port, FrontendKind::ClusterIp));
-    if let Some(number) = port.node_port.filter(|_| outside) {
-        node.addresses.iter().for_each(|one| want(*one, number, FrontendKind::NodePort));
-    }
     for ingress in &service.ingress {
         if service.kind == ServiceType::LoadBalancer && !ingress.proxy {
             want(ingress.address, port.port, FrontendKind::LoadBalancer);
         }
     }
-    service.external_ips.iter().for_each(|one| want(*one, port.port, FrontendKind::ExternalIp));
+    let protected = &node.protected;
+    for one in service.external_ips.iter().filter(|one| !protected.all && !protected.nodes.contains(one)) {
+        want(*one, port.port, FrontendKind::ExternalIp);
+    }
+    if let Some(number) = port.node_port.filter(|_| outside) {
+        node.addresses.iter().for_each(|one| want(*one, number, FrontendKind::NodePort));
+    }
     all
 }

@@ -129,3 +129,34 @@ fn nothing_is_removed_before_a_whole_list_is_known() {
     services.change(vec![(port, None)], Instant::now()).unwrap();
     assert!(kernel.behaviour().is_empty());
 }
+
+/// A4: an address and port has one owner, and ports of Pods come after those of Services.
+#[test]
+fn a_service_has_a_port_that_a_pod_wants_too_and_the_pod_has_it_again_when_it_goes() {
+    let kernel = Kernel::large();
+    let mut services = kernel.open();
+    services.replace(Vec::new(), Instant::now()).unwrap();
+    let mapping = weft_model::PortMapping {
+        host_ip: None,
+        host_port: 30_001,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+    };
+    let (port, mapped) = host_port_plan(&mapping, backend(9).address, &[NODE]).unwrap();
+    let of_pod = |services: &mut Services, plan: Option<ServicePortPlan>| {
+        services.change(vec![(port.clone(), plan)], Instant::now()).unwrap().refused
+    };
+    let node_port = || Sketch { kinds: [1].into(), ..simple([1]) };
+    assert_eq!(of_pod(&mut services, Some(mapped.clone())), []);
+    let alone = kernel.behaviour();
+    let written = services.change(vec![(key(1), Some(plan(1, &node_port())))], Instant::now()).unwrap();
+    assert!(
+        matches!(&written.refused[..], [(who, Refused::Taken { by, .. })] if *who == port && **by == key(1))
+    );
+    services.change(vec![(key(1), None)], Instant::now()).unwrap();
+    assert_eq!(kernel.behaviour(), alone);
+    // Whoever comes first makes no difference.
+    of_pod(&mut services, None);
+    services.change(vec![(key(1), Some(plan(1, &node_port())))], Instant::now()).unwrap();
+    assert_eq!(of_pod(&mut services, Some(mapped)).len(), 1);
+}

@@ -52,7 +52,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         Some(frontend) if frontend.flags & Frontend::NODE_SOCKET != 0 && work.no_socket == 0 => {
             jump(ctx, Step::Socket)
         }
-        Some(frontend) if work.part != part::LATER => {
+        Some(frontend) if work.part != part::LATER && frontend.flags & Frontend::LOOPBACK_ONLY == 0 => {
             begin(ctx, config, work, &frontend).unwrap_or_else(|verdict| verdict)
         }
         _ => without_frontend(ctx, config, work),
