@@ -1,4 +1,4 @@
-//! Events about Nodes and Services.
+//! Events about Nodes, Services, Pods and settings.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use weft_model::{Node, NodeName, services::ServiceKey};
+use weft_model::{Node, NodeName, PodKey, services::ServiceKey};
 
 use crate::{ApiError, Client};
 
@@ -60,6 +60,12 @@ impl ObjectRef {
             name: key.name.to_string(),
             uid: uid.to_owned(),
         }
+    }
+
+    /// The Pod `key`.
+    pub fn pod(key: &PodKey, uid: &str) -> Self {
+        let (namespace, name) = (Some(key.namespace.clone()), key.name.clone());
+        Self { kind: "Pod", namespace, name, uid: uid.to_owned() }
     }
 
     /// A ConfigMap, whichever of its name it is.

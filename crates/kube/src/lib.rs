@@ -6,7 +6,9 @@
 
 mod balanced;
 mod client;
+mod cluster;
 mod condition;
+mod connect;
 mod convert;
 mod error;
 mod event;
@@ -15,7 +17,7 @@ mod mirror;
 mod services;
 mod watch;
 
-pub use client::{Client, ConnectError};
+pub use client::{Access, Client, ConnectError};
 pub use condition::{Condition, keep_conditions};
 pub use convert::{node, pod};
 pub use error::ApiError;
@@ -23,6 +25,6 @@ pub use event::{ObjectRef, WarningEvent};
 pub use lease::LeaseError;
 pub use mirror::Mirror;
 pub use watch::{
-    Events, ServiceEvents, WatchHealth, watch_balanced, watch_leases, watch_namespaces, watch_nodes,
+    Events, ServiceEvents, WatchHealth, Watches, watch_balanced, watch_leases, watch_namespaces, watch_nodes,
     watch_pods, watch_services, watch_settings, watch_slices,
 };

@@ -170,12 +170,21 @@ impl SliceObject {
 
 impl NamespaceObject {
     /// Its name.
-    pub(crate) fn name(&self) -> Arc<str> {
+    pub(crate) fn own_name(&self) -> Arc<str> {
         self.metadata.name.as_str().into()
     }
 }
 
 impl Metadata {
+    /// `namespace/name`.
+    fn full_name(&self) -> String {
+        if self.namespace.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}/{}", self.namespace, self.name)
+        }
+    }
+
     /// As [`super::OURS`] selects.
     fn is_ours(&self) -> bool {
         self.labels.as_ref().is_none_or(|labels| labels.proxy_name.is_none() && labels.headless.is_none())
@@ -188,16 +197,28 @@ impl Versioned for ServiceObject {
     fn version(&self) -> Option<String> {
         self.metadata.resource_version.clone()
     }
+
+    fn name(&self) -> String {
+        self.metadata.full_name()
+    }
 }
 
 impl Versioned for NamespaceObject {
     fn version(&self) -> Option<String> {
         self.metadata.resource_version.clone()
     }
+
+    fn name(&self) -> String {
+        self.metadata.full_name()
+    }
 }
 
 impl Versioned for SliceObject {
     fn version(&self) -> Option<String> {
         self.metadata.resource_version.clone()
+    }
+
+    fn name(&self) -> String {
+        self.metadata.full_name()
     }
 }

@@ -5,14 +5,15 @@
 use std::{
     fmt::Debug,
     hash::{BuildHasher, Hasher, RandomState},
+    io,
     marker::PhantomData,
     time::Duration,
 };
 
-use futures::{TryStreamExt, pin_mut};
+use futures::{AsyncBufReadExt as _, TryStreamExt as _, pin_mut};
 use kube::{
     Resource, ResourceExt,
-    api::{ListParams, ObjectList, WatchEvent, WatchParams},
+    api::{ListParams, WatchParams},
     core::{Request, Status},
 };
 use serde::de::DeserializeOwned;
@@ -21,17 +22,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::sink::Sink;
+use super::{
+    WatchHealth,
+    read::{self, Happened, Unreadable},
+    sink::Sink,
+};
 use crate::{ApiError, Client, client::WATCH_SECONDS};
-
-/// Whether a watch follows the API.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WatchHealth {
-    /// Why it does not; `None` while it does.
-    pub error: Option<String>,
-    /// How often it has failed since the start.
-    pub failures: u64,
-}
 
 /// Objects a request; a list of more takes several.
 const PAGE: u32 = 500;
@@ -45,6 +41,8 @@ const SHORT_LIVED: Duration = Duration::from_millis(500);
 pub(crate) trait Versioned {
     /// `metadata.resourceVersion`.
     fn version(&self) -> Option<String>;
+    /// `namespace/name`.
+    fn name(&self) -> String;
 }
 
 /// Which objects are of interest.
@@ -55,7 +53,7 @@ pub(super) struct Selectors {
 }
 
 pub(super) struct Follower<O, S> {
-    what: &'static str,
+    what: String,
     kube: kube::Client,
     url: Request,
     selectors: Selectors,
@@ -75,6 +73,10 @@ enum Ended {
     ClosedAtOnce,
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
+    #[error("an answer that is none: {0}")]
+    NoEvent(#[from] serde_json::Error),
+    #[error("{0}")]
+    Broken(#[from] io::Error),
     #[error(transparent)]
     Request(#[from] ApiError),
 }
@@ -87,13 +89,15 @@ where
     S: Sink<O>,
 {
     pub(super) fn new(
-        what: &'static str,
+        what: impl Into<String>,
         client: Client,
         url: Request,
         selectors: Selectors,
         sink: S,
         health: watch::Sender<WatchHealth>,
     ) -> Self {
+        let what = what.into();
+        client.watches.add(&what, health.subscribe());
         Self { what, kube: client.kube, url, selectors, sink, health, wait: FIRST_WAIT, objects: PhantomData }
     }
 
@@ -101,13 +105,13 @@ where
         loop {
             match self.list().await {
                 Ok(version) => self.watch_from(version).await,
-                Err(error) => self.failed(ApiError::from(error).into()).await,
+                Err(ended) => self.failed(ended).await,
             }
         }
     }
 
     /// Takes over all there is; returns the version that the list stands for.
-    async fn list(&mut self) -> kube::Result<String> {
+    async fn list(&mut self) -> Result<String, Ended> {
         let mut params = ListParams {
             field_selector: self.selectors.fields.clone(),
             label_selector: self.selectors.labels.clone(),
@@ -116,16 +120,26 @@ where
         };
         self.sink.begin().await;
         loop {
-            let request = self.url.list(&params).map_err(kube::Error::BuildRequest)?;
-            let page: ObjectList<O> = self.kube.request(request).await?;
-            for object in page.items {
-                self.sink.set(object).await;
+            let request = self.url.list(&params).map_err(kube::Error::BuildRequest);
+            let request = request.map_err(Ended::from_request)?;
+            let text = self.kube.request_text(request).await.map_err(Ended::from_request)?;
+            let page = read::page::<O>(&text).inspect_err(|_| {
+                tracing::warn!("watch of {}: the API server answered a list with {text:?}", self.what);
+            })?;
+            if params.continue_token.is_none() {
+                self.health.send_if_modified(|health| !std::mem::take(&mut health.unreadable).is_empty());
             }
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            for object in page.objects {
+                match object {
+                    Ok(object) => self.sink.set(object).await,
+                    Err(bad) => self.cannot_read(&bad),
+                }
+            }
+            params.continue_token = page.next;
             if params.continue_token.is_none() {
                 self.follows();
                 self.sink.end().await;
-                return Ok(page.metadata.resource_version.unwrap_or_default());
+                return Ok(page.version);
             }
         }
     }
@@ -136,8 +150,8 @@ where
             match self.watch(&mut version).await {
                 Ok(()) => {}
                 Err(Ended::Expired) => return,
-                // What cannot be read is not skipped: the list tells what it came to.
-                Err(ended) if ended.is_unreadable() => return self.failed(ended).await,
+                // What is no event is not skipped: the list tells what it came to.
+                Err(ended @ Ended::NoEvent(_)) => return self.failed(ended).await,
                 Err(ended) => self.failed(ended).await,
             }
         }
@@ -154,45 +168,82 @@ where
         let begun = Instant::now();
         let request = self.url.watch(&params, version).map_err(kube::Error::BuildRequest);
         let request = request.map_err(Ended::from_request)?;
-        let stream = self.kube.request_events::<O>(request).await.map_err(Ended::from_request)?;
-        pin_mut!(stream);
+        let lines = self.kube.request_stream(request).await.map_err(Ended::from_request)?.lines();
+        pin_mut!(lines);
         let patience = Duration::from_secs(u64::from(WATCH_SECONDS) + 10);
         let mut events = 0_u64;
         loop {
-            let next = match timeout(SHORT_LIVED, stream.try_next()).await {
+            let next = match timeout(SHORT_LIVED, lines.try_next()).await {
                 Ok(next) => next,
                 Err(_) => {
                     // Whatever was wrong would have been said by now.
                     self.follows();
-                    timeout(patience, stream.try_next()).await.map_err(|_| Ended::Silent(patience))?
+                    timeout(patience, lines.try_next()).await.map_err(|_| Ended::Silent(patience))?
                 }
             };
-            let Some(event) = next.map_err(Ended::from_request)? else { break };
+            let line = match next {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // The server went without a word; it is asked again from here.
+                Err(error) if error.to_string().contains("unexpected EOF") => break,
+                Err(error) => return Err(error.into()),
+            };
+            let happened = match read::event::<O>(&line) {
+                Ok(happened) => happened,
+                // The end of the connection cut it short.
+                Err(error) if error.is_eof() => break,
+                Err(error) => return Err(error.into()),
+            };
             events += 1;
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+            match happened {
+                Happened::Set(object) => {
                     object.version().into_iter().for_each(|new| *version = new);
+                    self.readable_again(&object);
                     self.sink.set(object).await;
                 }
-                WatchEvent::Deleted(object) => {
+                Happened::Removed(object) => {
                     object.version().into_iter().for_each(|new| *version = new);
+                    self.readable_again(&object);
                     self.sink.remove(object).await;
                 }
-                WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(Ended::from_status(status)),
+                Happened::Bookmark(mark) => *version = mark,
+                // As it was last known it stays.
+                Happened::Unreadable(bad) => {
+                    bad.version.iter().for_each(|new| version.clone_from(new));
+                    self.cannot_read(&bad);
+                }
+                Happened::Error(status) => return Err(Ended::from_status(status)),
             }
             self.follows();
         }
         if events == 0 && begun.elapsed() < SHORT_LIVED { Err(Ended::ClosedAtOnce) } else { Ok(()) }
     }
 
+    fn cannot_read(&self, bad: &Unreadable) {
+        let Unreadable { name, why, .. } = bad;
+        self.health.send_if_modified(|health| {
+            let news = health.cannot_read(name, why);
+            if news {
+                tracing::warn!("watch of {}: {name} cannot be read and is left out: {why}", self.what);
+            }
+            news
+        });
+    }
+
+    fn readable_again(&self, object: &O) {
+        if !self.health.borrow().unreadable.is_empty() {
+            let name = object.name();
+            self.health.send_if_modified(|health| health.unreadable.remove(&name).is_some());
+        }
+    }
+
     fn follows(&mut self) {
         self.wait = FIRST_WAIT;
-        let what = self.what;
+        let what = &self.what;
         self.health.send_if_modified(|health| {
             let recovered = health.error.take().is_some();
             if recovered {
-                tracing::info!("watch of {what} follows again");
+                tracing::debug!("watch of {what} follows again");
             }
             recovered
         });
@@ -200,9 +251,13 @@ where
 
     /// Notes why, and waits: from half the wait to all of it, so that nodes do not come in step.
     async fn failed(&mut self, why: Ended) {
-        let (what, error) = (self.what, why.to_string());
+        let (what, error) = (&self.what, why.to_string());
+        let no_connection = why.is_of_connection();
         self.health.send_modify(|health| {
-            if health.error.as_ref() != Some(&error) {
+            // A server that is away is told of once, by who connects, and not by every watch.
+            if no_connection {
+                tracing::debug!("watch of {what}: {error}");
+            } else if health.error.as_ref() != Some(&error) {
                 tracing::warn!("watch of {what}: {error}; what is known stays in force, trying again");
             }
             health.failures += 1;
@@ -220,6 +275,11 @@ where
 impl<T: Resource> Versioned for T {
     fn version(&self) -> Option<String> {
         self.resource_version()
+    }
+
+    fn name(&self) -> String {
+        let name = self.name_any();
+        self.namespace().map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"))
     }
 }
 
@@ -241,8 +301,15 @@ impl Ended {
         }
     }
 
-    fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Request(error) if matches!(error.kube(), kube::Error::SerdeError(_)))
+    /// There is no connection, or it broke: nothing that the server said.
+    fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::Silent(_) => true,
+            Self::Request(error) => {
+                matches!(error.kube(), kube::Error::HyperError(_) | kube::Error::Service(_))
+            }
+            Self::Expired | Self::ClosedAtOnce | Self::NoEvent(_) => false,
+        }
     }
 
     /// How long the server wants to be left alone.

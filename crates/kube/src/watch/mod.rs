@@ -4,6 +4,8 @@
 //! field by field to what the network uses, and passed on one by one.
 
 mod follow;
+mod health;
+mod read;
 mod sink;
 
 use std::{collections::BTreeMap, time::Instant};
@@ -17,12 +19,12 @@ use weft_model::{
     services::{Event, ServiceKey},
 };
 
-use crate::{Client, Mirror, balanced, convert, lease, services};
+use crate::{Client, Mirror, balanced::BalancedObject, convert, lease, services};
 use follow::{Follower, Selectors};
 use sink::{Into, Mirrored, Passed, Sorted};
 
 pub(crate) use follow::Versioned;
-pub use follow::WatchHealth;
+pub use health::{WatchHealth, Watches};
 
 /// What is heard, and when. A full channel holds the watch up, not the memory.
 pub type Events<E> = mpsc::Sender<(Instant, E)>;
@@ -109,8 +111,8 @@ pub async fn watch_namespaces(
 ) {
     let into = Into {
         begin: || NamespaceEvent::Begin,
-        set: |object: services::NamespaceObject| NamespaceEvent::Namespace(object.name()),
-        remove: |object: services::NamespaceObject| NamespaceEvent::Gone(object.name()),
+        set: |object: services::NamespaceObject| NamespaceEvent::Namespace(object.own_name()),
+        remove: |object: services::NamespaceObject| NamespaceEvent::Gone(object.own_name()),
         end: || NamespaceEvent::End,
     };
     let url = Request::new("/api/v1/namespaces");
@@ -131,7 +133,8 @@ pub async fn watch_leases(
     };
     let url = Request::new(coordination::Lease::url_path(&(), Some(lease::NAMESPACE)));
     let labelled = Selectors { labels: Some(label.to_owned()), ..Selectors::default() };
-    Follower::new("Leases", client, url, labelled, Mirrored::new(mirror, convert), health).run().await;
+    let what = format!("Leases {label}");
+    Follower::new(what, client, url, labelled, Mirrored::new(mirror, convert), health).run().await;
 }
 
 /// Keeps `mirror` equal to the Services, as far as they want addresses from outside or have some. Does not return; drop
@@ -141,12 +144,8 @@ pub async fn watch_balanced(
     mirror: watch::Sender<Mirror<ServiceKey, Option<BalancedService>>>,
     health: watch::Sender<WatchHealth>,
 ) {
-    let convert = |object: &core::Service| {
-        let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
-        let key = ServiceKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
-        (key, balanced::balanced(object))
-    };
-    let url = Request::new(core::Service::url_path(&(), None));
+    let convert = |object: &BalancedObject| (object.key(), object.balanced());
+    let url = Request::new("/api/v1/services");
     let all = Selectors::default();
     Follower::new("LoadBalancer Services", client, url, all, Mirrored::new(mirror, convert), health)
         .run()
