@@ -14,8 +14,8 @@ pub struct NetConf {
     pub version: SpecVersion,
     /// The network's name.
     pub name: String,
-    /// What the runtime asks for by the capabilities that the configuration declares.
-    pub runtime: RuntimeConfig,
+    /// `runtimeConfig` as it came, for [`NetConf::runtime`]: only ADD needs it, and nothing in it keeps DEL from its work.
+    runtime: Value,
     /// The result of the plugin before this one, or with CHECK and DEL, of ADD.
     pub previous: Option<Value>,
     /// GC: what is still in use. `None` when the runtime did not say.
@@ -40,8 +40,10 @@ pub struct RuntimeConfig {
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// The node's port.
+    #[serde(default, deserialize_with = "absent_as_default")]
     pub host_port: u16,
     /// The container's port.
+    #[serde(default, deserialize_with = "absent_as_default")]
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`
     #[serde(default)]
@@ -52,18 +54,15 @@ pub struct PortMapping {
 }
 
 /// The protocol of a port mapping, written in small letters, read in any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP
     #[default]
-    #[serde(alias = "TCP", alias = "")]
     Tcp,
     /// UDP
-    #[serde(alias = "UDP")]
     Udp,
     /// SCTP
-    #[serde(alias = "SCTP")]
     Sctp,
 }
 
@@ -72,12 +71,16 @@ pub enum Protocol {
 #[serde(rename_all = "camelCase", default)]
 pub struct Bandwidth {
     /// Towards the container.
+    #[serde(deserialize_with = "absent_as_default")]
     pub ingress_rate: u64,
     /// Towards the container.
+    #[serde(deserialize_with = "absent_as_default")]
     pub ingress_burst: u64,
     /// From the container.
+    #[serde(deserialize_with = "absent_as_default")]
     pub egress_rate: u64,
     /// From the container.
+    #[serde(deserialize_with = "absent_as_default")]
     pub egress_burst: u64,
 }
 
@@ -109,8 +112,8 @@ struct Raw {
     cni_version: Option<String>,
     #[serde(default)]
     name: String,
-    #[serde(default, deserialize_with = "absent_as_default")]
-    runtime_config: RuntimeConfig,
+    #[serde(default)]
+    runtime_config: Value,
     prev_result: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Attachment>>,
@@ -143,14 +146,6 @@ impl NetConf {
                 raw.name
             )));
         }
-        if let Some(port) =
-            raw.runtime_config.port_mappings.iter().find(|p| p.host_port == 0 || p.container_port == 0)
-        {
-            return Err(wrong(format!(
-                "portMappings: {} → {}: ports go from 1 to 65535",
-                port.host_port, port.container_port
-            )));
-        }
         if raw.prev_result.as_ref().is_some_and(|previous| !previous.is_object()) {
             return Err(wrong("prevResult is not an object".to_owned()));
         }
@@ -162,6 +157,86 @@ impl NetConf {
             valid_attachments: raw.valid_attachments.or(raw.draft_attachments),
             disable_gc: raw.disable_gc.unwrap_or_default(),
         })
+    }
+
+    /// What the runtime asks for by the capabilities that the configuration declares. Names are read without case, as Go reads
+    /// them: containerd writes its own fields' names.
+    ///
+    /// # Errors
+    /// Code 7 when it asks for something that cannot be, or for too much.
+    pub fn runtime(&self) -> Result<RuntimeConfig, Failure> {
+        let runtime: Option<RuntimeConfig> = serde_json::from_value(as_go_reads(self.runtime.clone()))
+            .map_err(|error| wrong(format!("runtimeConfig: {error}")))?;
+        let runtime = runtime.unwrap_or_default();
+        let mappings = &runtime.port_mappings;
+        if mappings.len() > MAX_PORT_MAPPINGS {
+            return Err(wrong(format!(
+                "portMappings: {} entries; a container may have {MAX_PORT_MAPPINGS} at most",
+                mappings.len()
+            )));
+        }
+        if let Some(port) = mappings.iter().find(|port| port.host_port == 0 || port.container_port == 0) {
+            return Err(wrong(format!(
+                "portMappings: {} → {}: ports go from 1 to 65535",
+                port.host_port, port.container_port
+            )));
+        }
+        let rates = runtime.bandwidth.map(|limits| [limits.ingress_rate, limits.egress_rate]);
+        if let Some(rate) = rates.iter().flatten().find(|rate| (1..LEAST_RATE).contains(*rate)) {
+            return Err(wrong(format!(
+                "bandwidth: {rate} bits per second let nothing through; at least {LEAST_RATE}, or 0 for no limit"
+            )));
+        }
+        Ok(runtime)
+    }
+}
+
+/// A container may have so many ports of the node.
+pub const MAX_PORT_MAPPINGS: usize = 1024;
+
+/// The least rate that is taken, in bits per second: what Kubernetes' own annotations may say.
+const LEAST_RATE: u64 = 1000;
+
+/// The burst for a rate, in bits: as it is asked for, and what flows in 50 ms where none is. Runtimes write the largest number
+/// that they know where nobody asked for one: a limit that begins after hundreds of megabytes is none.
+pub fn burst(rate: u64, asked: u64) -> u64 {
+    /// 2^31 - 1, and 2^32 - 1: the largest numbers of Go's `int32` and `uint32`.
+    const NOT_ASKED: u64 = i32::MAX as u64;
+    if asked == 0 || asked >= NOT_ASKED { rate / 20 } else { asked }
+}
+
+/// The names of `runtimeConfig` that are read.
+const NAMES: [&str; 10] = [
+    "portMappings",
+    "bandwidth",
+    "hostPort",
+    "containerPort",
+    "protocol",
+    "hostIP",
+    "ingressRate",
+    "ingressBurst",
+    "egressRate",
+    "egressBurst",
+];
+
+/// The value with the names in it as they are read here: Go's encoding/json takes them without case, as Unicode folds it.
+fn as_go_reads(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(as_go_reads).collect(),
+        Value::Object(fields) => {
+            let named = fields.into_iter().map(|(name, value)| {
+                // The two letters beyond ASCII that fold to letters of it.
+                let plain = if name.is_ascii() {
+                    name.clone()
+                } else {
+                    name.replace('ſ', "s").replace('\u{212a}', "k")
+                };
+                let known = NAMES.iter().find(|known| known.eq_ignore_ascii_case(&plain));
+                (known.map_or(name, |known| (*known).to_owned()), as_go_reads(value))
+            });
+            Value::Object(named.collect())
+        }
+        other => other,
     }
 }
 
@@ -217,6 +292,18 @@ impl<'de> Deserialize<'de> for Call {
             args: request.args,
             config: request.config,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Option::<String>::deserialize(from)?.unwrap_or_default();
+        match text.to_ascii_lowercase().as_str() {
+            "" | "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            _ => Err(serde::de::Error::custom(format!("protocol {text:?} is none of tcp, udp and sctp"))),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use weft_cni::{
     NetConf, SpecVersion, Success,
-    config::{Args, Bandwidth, PortMapping, Protocol},
+    config::{Args, Bandwidth, MAX_PORT_MAPPINGS, PortMapping, Protocol, RuntimeConfig, burst},
     result::Interface,
 };
 
@@ -90,9 +90,10 @@ fn capabilities_and_attachments_are_read() {
         mapping(53, 5353, Protocol::Udp, Some("192.168.1.2")),
         mapping(81, 81, Protocol::Tcp, None),
     ];
-    assert_eq!(config.runtime.port_mappings, expected);
+    let runtime = config.runtime().unwrap();
+    assert_eq!(runtime.port_mappings, expected);
     let bandwidth = Bandwidth { ingress_rate: 1_000_000, ingress_burst: 2000, ..Bandwidth::default() };
-    assert_eq!(config.runtime.bandwidth, Some(bandwidth));
+    assert_eq!(runtime.bandwidth, Some(bandwidth));
     assert!(config.disable_gc);
     assert_eq!(config.valid_attachments.unwrap()[0].container_id, "c1");
 }
@@ -101,8 +102,64 @@ fn capabilities_and_attachments_are_read() {
 fn null_lists_are_empty() {
     let config =
         NetConf::parse(r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"portMappings":null}}"#).unwrap();
-    assert!(config.runtime.port_mappings.is_empty());
-    assert!(NetConf::parse(r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":null}"#).is_ok());
+    assert!(config.runtime().unwrap().port_mappings.is_empty());
+    let config = NetConf::parse(r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":null}"#).unwrap();
+    assert_eq!(config.runtime().unwrap(), RuntimeConfig::default());
+}
+
+/// B4: go-cni has no JSON tags, and Go's readers go by no case.
+#[test]
+fn runtime_config_is_read_as_go_reads_it() {
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "weft", "runtimeConfig": {
+            "portMappings": [
+                { "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
+                { "HOSTPORT": 53, "containerport": 5353, "protocol": "Udp", "hostIp": "192.168.1.2" },
+                { "hoſtPort": 54, "containerPort": 54, "protocol": null, "hostIP": null },
+            ],
+            "Bandwidth": { "IngressRate": 1_000_000, "IngressBurst": 4_294_967_295_u64, "EgressRate": null },
+            "dns": { "Servers": ["10.96.0.10"] }, "ipRanges": [[{ "subnet": "10.0.0.0/8" }]],
+        },
+    });
+    let runtime = NetConf::parse(&config.to_string()).unwrap().runtime().unwrap();
+    let ports: Vec<_> = runtime
+        .port_mappings
+        .iter()
+        .map(|one| (one.host_port, one.container_port, one.protocol, one.host_ip.is_some()))
+        .collect();
+    assert_eq!(
+        ports,
+        [(8080, 80, Protocol::Tcp, false), (53, 5353, Protocol::Udp, true), (54, 54, Protocol::Tcp, false)]
+    );
+    let limits = runtime.bandwidth.unwrap();
+    assert_eq!((limits.ingress_rate, limits.egress_rate), (1_000_000, 0));
+}
+
+/// B4: a limit that begins after half a gigabyte is none, and neither is one that lets nothing through.
+#[test]
+fn a_burst_that_nobody_asked_for_is_chosen_and_a_rate_of_nothing_is_refused() {
+    assert_eq!(burst(10_000_000, 0), 500_000);
+    assert_eq!(burst(10_000_000, u64::from(u32::MAX)), 500_000);
+    assert_eq!(burst(10_000_000, i32::MAX as u64), 500_000);
+    assert_eq!(burst(10_000_000, 1_000_000), 1_000_000);
+    let limited = r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"bandwidth":{"ingressRate":7}}}"#;
+    let failure = NetConf::parse(limited).unwrap().runtime().unwrap_err();
+    assert!(failure.code == 7 && failure.details.contains("7 bits"), "{failure}");
+}
+
+/// E14: what a container may ask for is bounded.
+#[test]
+fn port_mappings_are_bounded() {
+    let asks = |count: usize| {
+        let mappings: Vec<_> =
+            (1..=count).map(|port| json!({ "hostPort": port, "containerPort": port })).collect();
+        let config =
+            json!({ "cniVersion": "1.1.0", "name": "x", "runtimeConfig": { "portMappings": mappings } });
+        NetConf::parse(&config.to_string()).unwrap().runtime()
+    };
+    assert_eq!(asks(MAX_PORT_MAPPINGS).unwrap().port_mappings.len(), MAX_PORT_MAPPINGS);
+    let failure = asks(MAX_PORT_MAPPINGS + 1).unwrap_err();
+    assert!(failure.code == 7 && failure.details.contains("1025"), "{failure}");
 }
 
 #[test]
@@ -113,11 +170,22 @@ fn a_bad_configuration_is_code_7() {
         r#"{"cniVersion":"1.0.0","name":"../x"}"#,
         r#"{"cniVersion":"1.0.0","name":7}"#,
         r#"{"cniVersion":"1.0.0","name":"x","prevResult":[]}"#,
-        r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"portMappings":[{"hostPort":70000,"containerPort":1}]}}"#,
-        r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"portMappings":[{"hostPort":0,"containerPort":1}]}}"#,
-        r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"portMappings":[{"hostPort":1,"containerPort":1,"hostIP":"x"}]}}"#,
     ] {
         let failure = NetConf::parse(bad).unwrap_err();
+        assert_eq!(failure.code, 7, "{bad}: {failure}");
+    }
+    for bad in [
+        r#"{"portMappings":[{"hostPort":70000,"containerPort":1}]}"#,
+        r#"{"portMappings":[{"hostPort":0,"containerPort":1}]}"#,
+        r#"{"portMappings":[{"containerPort":1}]}"#,
+        r#"{"portMappings":[{"hostPort":1,"containerPort":1,"protocol":"icmp"}]}"#,
+        r#"{"portMappings":[{"hostPort":1,"containerPort":1,"hostIP":"x"}]}"#,
+        r#"{"portMappings":7}"#,
+    ] {
+        // Whatever it asks for, DEL has to go on.
+        let config =
+            NetConf::parse(&format!(r#"{{"cniVersion":"1.0.0","name":"x","runtimeConfig":{bad}}}"#)).unwrap();
+        let failure = config.runtime().unwrap_err();
         assert_eq!(failure.code, 7, "{bad}: {failure}");
     }
     assert_eq!(NetConf::parse("{").unwrap_err().code, 6);

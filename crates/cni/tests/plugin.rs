@@ -236,3 +236,42 @@ fn a_configuration_that_is_not_json_is_code_6_and_a_wrong_key_code_7() {
     call(ADD, r#"{"cniVersion":1}"#).fails_with(7);
     call(ADD, r#"{"cniVersion":"1.0.0","socket":"relative"}"#).fails_with(7);
 }
+
+/// B2: runtimes want `loopback` beside their network, by whatever file they find it.
+#[test]
+fn loopback_is_brought_up_without_an_agent() {
+    let pod = weft_scratch::Scratch::new("t-lo-");
+    let path = pod.path().to_str().unwrap().to_owned();
+    let of = |verb: &'static str| -> Vec<(&'static str, String)> {
+        [("CNI_COMMAND", verb), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "lo"), ("CNI_NETNS", path.as_str())]
+            .map(|(name, value)| (name, value.to_owned()))
+            .into()
+    };
+    let ask = |verb: &'static str, version: &str| {
+        let environment = of(verb);
+        let environment: Vec<(&str, &str)> =
+            environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let config = json!({ "cniVersion": version, "name": "cni-loopback", "type": "loopback" });
+        call(&environment, config.to_string())
+    };
+    ask("CHECK", "1.0.0").fails_with(102);
+    let result = ask("ADD", "0.3.1").json();
+    assert_eq!(
+        (result["cniVersion"].as_str(), result["interfaces"][0]["name"].as_str()),
+        (Some("0.3.1"), Some("lo"))
+    );
+    assert_eq!(
+        (result["ips"][0]["address"].as_str(), result["ips"][0]["version"].as_str()),
+        (Some("127.0.0.1/8"), Some("4"))
+    );
+    let result = ask("ADD", "1.1.0").json();
+    assert_eq!(result["interfaces"][0]["sandbox"], path.as_str());
+    assert!(result["ips"][1].get("version").is_none());
+    for verb in ["CHECK", "DEL", "DEL", "STATUS"] {
+        let answer = ask(verb, "1.1.0");
+        assert!(answer.success && answer.stdout.is_empty(), "{verb}: {}", answer.stdout);
+    }
+    drop(pod);
+    assert!(ask("DEL", "1.1.0").success, "also when the namespace is gone");
+    ask("ADD", "1.1.0").fails_with(4);
+}

@@ -7,11 +7,14 @@
 //! | DEL | succeeds; the call is left in a [queue] that the agent takes up |
 //! | VERSION | needs no agent |
 //!
+//! The agent is not asked either where the configuration's `type` is `loopback`: see [loopback].
+//!
 //! Only std is used in this folder: it is compiled into a binary that starts for every container.
 
 pub mod call;
 mod failure;
 pub mod frame;
+pub mod loopback;
 pub mod queue;
 pub mod scan;
 mod version;
@@ -69,12 +72,13 @@ fn serve(
 ) -> Result<String, Failure> {
     let mut call = Call::from_environment(environment)?;
     call.config = read_config(stdin)?;
-    let [asked, socket, queue_dir] = scan::top_level(&call.config, &["cniVersion", "socket", "queueDir"])
+    let keys = ["cniVersion", "type", "socket", "queueDir"];
+    let [asked, kind, socket, queue_dir] = scan::top_level(&call.config, &keys)
         .map_err(|error| {
             Failure::new(code::DECODE, "the network configuration is not JSON", error.to_string())
         })?
         .try_into()
-        .unwrap_or([None, None, None]);
+        .unwrap_or([None, None, None, None]);
     let asked = asked.map(scan::Value::into_text).transpose().map_err(|kind| {
         Failure::new(
             code::CONFIG,
@@ -88,6 +92,9 @@ fn serve(
     *version = SpecVersion::parse(asked.as_deref())?;
     version.allows(call.verb)?;
     call.validate()?;
+    if kind == Some(scan::Value::Text(loopback::TYPE.to_owned())) {
+        return loopback::answer(&call, *version);
+    }
     let path = |value: Option<scan::Value>, key: &str, default: &str| match value.map(scan::Value::into_text)
     {
         None => Ok(default.to_owned()),
