@@ -1,6 +1,11 @@
 //! A container's interface, as it is recorded.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{
+    fmt, fs,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use weft_cni::plugin::queue;
@@ -34,6 +39,9 @@ pub struct Record {
     pub port_mappings: Vec<PortMapping>,
     /// The Pod, when the runtime named it.
     pub pod: Option<PodKey>,
+    /// The Pod's UID, when the runtime named it; Events need it.
+    #[serde(default)]
+    pub pod_uid: String,
     /// What was made; `None` as long as ADD has not finished.
     pub made: Option<Made>,
 }
@@ -45,6 +53,14 @@ pub struct Made {
     pub host_mac: [u8; 6],
     /// Of the interface in the container.
     pub pod_mac: [u8; 6],
+    /// Device and inode of the network namespace: its file may become another's. Records of before do not have it.
+    #[serde(default)]
+    pub namespace: Option<(u64, u64)>,
+}
+
+/// Device and inode of a namespace's file: what tells it from any other. `None` when there is none.
+pub fn identity(netns: &Path) -> Option<(u64, u64)> {
+    fs::metadata(netns).ok().map(|file| (file.dev(), file.ino()))
 }
 
 // === impl Key ===
@@ -75,6 +91,14 @@ impl Record {
         Key::new(&self.container_id, &self.ifname)
     }
 
+    /// The file of its network namespace is gone, or is another's by now.
+    pub fn is_without_namespace(&self) -> bool {
+        match identity(&self.netns) {
+            None => true,
+            found => self.made.and_then(|made| made.namespace).is_some_and(|made| Some(made) != found),
+        }
+    }
+
     /// What the data plane is to make, or to check.
     pub fn spec(&self) -> PodSpec {
         PodSpec {
@@ -93,6 +117,6 @@ impl Record {
 
 impl From<&PodLinks> for Made {
     fn from(links: &PodLinks) -> Self {
-        Self { host_mac: links.host_mac, pod_mac: links.pod_mac }
+        Self { host_mac: links.host_mac, pod_mac: links.pod_mac, namespace: None }
     }
 }

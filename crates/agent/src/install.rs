@@ -14,6 +14,8 @@ use crate::{Options, drain::Drain, node::Readiness, store::write_atomically};
 
 /// The plugin's file name, beside the agent's own and in the runtime's folder.
 const PLUGIN: &str = "weft-cni";
+/// What runtimes call beside it for every container; the plugin answers under this name too.
+const LOOPBACK: &str = "loopback";
 /// Runtimes take the first file by name.
 const CONFIGURATION: &str = "05-weft.conflist";
 /// Somebody may remove the files: look this often.
@@ -47,6 +49,7 @@ pub(crate) async fn run(
 /// Plugin first, configuration last: a runtime that sees the one finds the other.
 fn install(options: &Options) -> io::Result<()> {
     install_plugin(&options.cni_bin_dir)?;
+    install_loopback(&options.cni_bin_dir)?;
     let path = options.cni_conf_dir.join(CONFIGURATION);
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let wanted = configuration(options);
@@ -79,6 +82,17 @@ fn install_plugin(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder).map_err(named(folder.to_owned()))?;
     write_atomically(&target, &wanted, 0o755).map_err(named(target.clone()))?;
     tracing::info!("plugin written: {}", target.display());
+    Ok(())
+}
+
+/// Beside the plugin and leading to it, where there is none: containerd wants it before any network.
+fn install_loopback(folder: &Path) -> io::Result<()> {
+    let target = folder.join(LOOPBACK);
+    match std::os::unix::fs::symlink(PLUGIN, &target) {
+        Ok(()) => tracing::info!("plugin written: {}", target.display()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", target.display()))),
+    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub mod attachment;
 mod cluster;
 mod dns;
 mod drain;
+mod found;
 mod health;
 mod http;
 mod install;
@@ -25,8 +26,9 @@ pub mod node;
 mod options;
 mod socket;
 pub mod store;
+mod symptoms;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -36,7 +38,7 @@ use tokio::{
 use weft_kube::Client;
 use weft_model::{NodeName, plan};
 
-pub use options::{Listen, Options, Routing};
+pub use options::{DnsAddress, Listen, Options, Routing, Switch};
 pub use weft_datapath::requirements;
 
 use cluster::Cluster;
@@ -64,15 +66,54 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     }
     memory::be_frugal();
     limits::raise_open_files();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        match run_once(&options, shutdown.as_mut()).await? {
+            Ended::Asked => return Ok(()),
+            Ended::Changed => {
+                tracing::info!(
+                    "the cluster's Service ranges or its DNS Service are others now: starting anew with them"
+                );
+            }
+        }
+    }
+}
+
+/// Why the agent ended.
+enum Ended {
+    /// It was asked to.
+    Asked,
+    /// What it was started with is not so any more.
+    Changed,
+}
+
+async fn run_once(options: &Options, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<Ended> {
     let name = NodeName::new(options.node_name.as_str());
-    let client = Client::new(options.kubeconfig.as_deref()).await?;
     let store = Store::open(&options.state_dir)?;
+    let client = Client::with(&weft_kube::Access {
+        kubeconfig: options.kubeconfig.clone(),
+        servers: options.api_servers.clone(),
+        kubelet: options.kubelet_kubeconfigs.clone(),
+        remembered: store.load(cluster::API_SERVERS).unwrap_or_default(),
+        priority: Some(weft_datapath::AGENT_PRIORITY),
+    })
+    .await?;
+    let mut found = found::Found::remembered(&store);
+    let finder = found::Finder::new(client.clone(), options);
+    let (missing, missed) = watch::channel(None);
+    if finder.is_needed() {
+        let lacks;
+        (found, lacks) = finder.look(&found).await;
+        missing.send_replace(lacks);
+    }
+    let options = found.complete(options);
+    tracing::info!(service_ranges = ?options.service_cidrs, dns = ?options.cluster_dns, "the cluster's own addresses");
     let listener = socket::bind(&options.socket)?;
     let http = match options.metrics.0 {
         Some(address) => Some(http::bind(address).await?),
         None => None,
     };
-    let config = config(&options, &name)?;
+    let config = config(&options, &name, client.addresses())?;
     let ranges =
         announce::Ranges { pods: options.pod_cidrs.clone(), services: options.service_cidrs.clone() };
     let metrics = Arc::new(metrics::Metrics::new());
@@ -84,9 +125,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
 
     let (begin, drain) = drain::drain();
     let dns = Dns::new(&options, &name)?;
-    let (cluster, api, names) = Cluster::watch(&client, &name, dns.is_some());
+    let (cluster, api, names) = Cluster::watch(&client, &name, dns.is_some(), &options.state_dir);
+    let (symptoms, symptoms_seen) = watch::channel(symptoms::Symptoms::default());
     let server = Server {
         node: handle.clone(),
+        symptoms: symptoms_seen.clone(),
         metrics,
         listeners: Arc::default(),
         api: api.clone(),
@@ -112,6 +155,17 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         drain.clone(),
     );
     parts.spawn(ports);
+    let looked_at = symptoms::Sources {
+        name: name.clone(),
+        node: handle.clone(),
+        nodes: api.nodes.clone(),
+        pods: api.pods.clone(),
+        missing: missed,
+        dns: options.cluster_dns.clone(),
+        domain: options.cluster_domain.clone(),
+    };
+    parts.spawn(symptoms::look(looked_at, symptoms, drain.clone()));
+    let mut finding = tokio::spawn(finder.watch(found, missing, drain.clone()));
     if let (Some(dns), Some(heard)) = (dns, names) {
         let sources =
             dns::Sources { heard, nodes: api.nodes.clone(), pods: api.pods.clone(), node: handle.clone() };
@@ -126,10 +180,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         drain.clone(),
     ));
     parts.spawn(announce::lead(client.clone(), name.clone(), api.nodes.clone(), ranges, drain.clone()));
-    parts.spawn(cluster.run(client, name, handle.clone(), api, ports_warn, drain));
+    parts.spawn(cluster.run(client, name, handle.clone(), api, (ports_warn, symptoms_seen), drain));
 
     let outcome = tokio::select! {
-        () = shutdown => Ok(()),
+        () = shutdown => Ok(Ended::Asked),
+        Ok(Some(_)) = &mut finding => Ok(Ended::Changed),
         _ = &mut node_ended => Err(anyhow::anyhow!("the node's thread ended; what the kernel holds goes on working")),
         Some(part) = parts.join_next() => match part {
             Ok(Ok(())) => Err(anyhow::anyhow!("a part of the agent ended by itself")),
@@ -169,9 +224,9 @@ pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
+fn config(options: &Options, name: &NodeName, api_servers: Vec<IpAddr>) -> anyhow::Result<node::Config> {
     let cgroup = match &options.cgroup_root {
-        Some(named) => Some(named.clone()),
+        Some(named) => Some(weft_datapath::cgroup::folder(named).context("--cgroup-root")?),
         None => weft_datapath::cgroup::mount_point().context("looking for the cgroup2 mount")?,
     };
     if cgroup.is_none() {
@@ -190,6 +245,9 @@ fn config(options: &Options, name: &NodeName) -> anyhow::Result<node::Config> {
         open_cluster_ips: options.open_cluster_ips,
         any_hardware: options.any_hardware,
         dns_addresses: options.cluster_dns.clone(),
+        own_ports: options.own_ports(),
+        external_ips: options.external_ips == options::Switch::On,
+        api_servers,
         routing: options.routing.into(),
         plan: plan::Settings {
             pod_ranges: options.pod_cidrs.clone(),

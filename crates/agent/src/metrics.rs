@@ -52,6 +52,11 @@ struct Range {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabel {
+    watch: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: String,
 }
@@ -127,7 +132,23 @@ fn of(status: &Status) -> Registry {
         gauge("api_synced", "1 when Nodes and Pods have been listed since the start", api.synced.into());
         gauge("api_following", "1 when the watches follow the API server", api.error.is_none().into());
         registry.register("api_failures", "How often a watch failed", ConstCounter::new(api.failures));
+        let (follows, unreadable) =
+            (Family::<WatchLabel, Gauge>::default(), Family::<WatchLabel, Gauge>::default());
+        for watch in &api.watches {
+            let label = WatchLabel { watch: watch.name.clone() };
+            follows.get_or_create(&label).set(watch.error.is_none().into());
+            let count = i64::try_from(watch.unreadable.len()).unwrap_or(i64::MAX);
+            unreadable.get_or_create(&label).set(count);
+        }
+        registry.register("watch_follows", "1 while a watch follows the API server", follows);
+        registry.register(
+            "watch_unreadable_objects",
+            "Objects that a watch cannot read and leaves out",
+            unreadable,
+        );
     }
+    let failed = ConstCounter::new(status.failed_adds.iter().map(|one| one.times).sum::<u64>());
+    registry.register("pods_not_attached", "ADDs that failed, of Pods that are not attached yet", failed);
     registry.register("repairs", "What others removed and was put back", ConstCounter::new(status.repairs));
     let (drops, packets) = (Family::<Reason, Counter>::default(), Family::<Way, Counter>::default());
     for counter in &status.counters {

@@ -9,6 +9,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use weft_datapath::probe;
+use weft_model::Protocol;
+
+use crate::node::OwnPort;
 
 /// What the agent is told. The defaults are the conventional places of a node.
 #[derive(Args, Clone, Debug)]
@@ -16,6 +19,18 @@ pub struct Options {
     /// How to reach the API server; without it, as a Pod of the cluster does
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// An API server, as https://HOST:PORT; several are asked in turn. In a Pod this is how a node without Services finds it
+    #[arg(long = "api-server", value_name = "URL", value_delimiter = ',')]
+    pub api_servers: Vec<String>,
+    /// In a Pod: a file of the node's kubelet that names the API server, of which the address and the authorities are used; the
+    /// first that is there
+    #[arg(
+        long = "kubelet-kubeconfig",
+        value_name = "FILE",
+        value_delimiter = ',',
+        default_values = ["/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/kubeconfig"]
+    )]
+    pub kubelet_kubeconfigs: Vec<PathBuf>,
     /// The name of this node's Node object
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: String,
@@ -58,12 +73,19 @@ pub struct Options {
     /// A range that nodes' Pod ranges are cut from; its addresses are reached without masquerading
     #[arg(long = "pod-cidr", value_name = "CIDR")]
     pub pod_cidrs: Vec<IpNet>,
-    /// A range of Service addresses; no Pod range may overlap it
-    #[arg(long = "service-cidr", value_name = "CIDR")]
+    /// A range of Service addresses; no Pod range may overlap it. Without any, those of the cluster's ServiceCIDR objects
+    #[arg(long = "service-cidr", value_name = "CIDR", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNet>,
-    /// An address of the cluster's DNS Service, which this node answers itself; without any, it leaves DNS to others
-    #[arg(long = "cluster-dns", value_name = "IP", value_delimiter = ',')]
+    /// An address of the cluster's DNS Service, which this node answers itself; `auto`: those of kube-system/kube-dns, which is
+    /// made where it is missing. Without any, this node leaves DNS to others
+    #[arg(long = "cluster-dns", value_name = "IP|auto", value_delimiter = ',')]
+    pub dns: Vec<DnsAddress>,
+    /// The same, once they are known
+    #[arg(skip)]
     pub cluster_dns: Vec<IpAddr>,
+    /// The kubelet's configuration, which names the DNS Service's address where it has to be made
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/kubelet/config.yaml")]
+    pub kubelet_config: PathBuf,
     /// The domain of the cluster's names
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -79,9 +101,21 @@ pub struct Options {
     /// Where load balancers ask whether this node is fit (`/healthz`, `/livez`), or `off`
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:10256")]
     pub healthz: Listen,
+    /// Whether Services are reached by their `externalIPs`: whoever may write a Service may name any address there
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
+    pub external_ips: Switch,
     /// UDP port of the overlay
     #[arg(long, value_name = "PORT", default_value_t = 8472)]
     pub vxlan_port: u16,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is done
+    On,
+    /// It is not done
+    Off,
 }
 
 /// How Pods' packets go to other nodes.
@@ -96,6 +130,15 @@ pub enum Routing {
     Native,
 }
 
+/// An address of the cluster's DNS Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsAddress {
+    /// It is found.
+    Auto,
+    /// This one.
+    At(IpAddr),
+}
+
 /// Where something is served, if anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen(pub Option<SocketAddr>);
@@ -106,6 +149,25 @@ impl Options {
     /// Where DEL calls wait that came while the agent was away.
     pub(crate) fn queue_dir(&self) -> PathBuf {
         self.state_dir.join("cni-queue")
+    }
+
+    /// Ports of the node that the agent has.
+    pub(crate) fn own_ports(&self) -> Vec<OwnPort> {
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let of = |listen: Listen, what| {
+            listen.0.map(|address| OwnPort { port: address.port(), protocol: tcp, what })
+        };
+        let overlay = OwnPort { port: self.vxlan_port, protocol: udp, what: "the overlay (--vxlan-port)" };
+        let probes = OwnPort { port: probe::PORT, protocol: udp, what: "probes between nodes" };
+        [
+            of(self.healthz, "health checks (--healthz)"),
+            of(self.metrics, "metrics (--metrics)"),
+            Some(overlay),
+            Some(probes),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -118,6 +180,25 @@ impl From<Routing> for probe::Routing {
             Routing::Overlay => Self::Overlay,
             Routing::Native => Self::Native,
         }
+    }
+}
+
+// === impl DnsAddress ===
+
+impl DnsAddress {
+    pub(crate) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Auto => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
+impl FromStr for DnsAddress {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::At) }
     }
 }
 

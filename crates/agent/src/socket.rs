@@ -21,15 +21,16 @@ use weft_cni::{
     Call, Failure, SpecVersion,
     plugin::{code, frame},
 };
-use weft_kube::WatchHealth;
+use weft_kube::Client;
 use weft_model::PodKey;
 
 use crate::{
-    admin::{self, ApiStatus, Listeners, Request, Response, Status},
+    admin::{self, ApiStatus, Listeners, Request, Response, Status, WatchStatus},
     dns::Dns,
     drain::Drain,
     metrics::Metrics,
     node::thread::{Ended, Handle},
+    symptoms::Symptoms,
 };
 
 /// Connections served at a time; more wait.
@@ -43,6 +44,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) node: Handle,
+    /// What does not work.
+    pub(crate) symptoms: watch::Receiver<Symptoms>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) api: Api,
@@ -53,11 +56,9 @@ pub(crate) struct Server {
 /// What is known of the API server.
 #[derive(Clone)]
 pub(crate) struct Api {
-    pub(crate) server: String,
+    pub(crate) client: Client,
     pub(crate) nodes: watch::Receiver<weft_kube::Mirror<weft_model::NodeName, weft_model::Node>>,
     pub(crate) pods: watch::Receiver<weft_kube::Mirror<PodKey, weft_model::Pod>>,
-    /// Of the watches of Nodes, Pods, Services and EndpointSlices.
-    pub(crate) health: [watch::Receiver<WatchHealth>; 4],
 }
 
 #[derive(Deserialize)]
@@ -236,6 +237,7 @@ impl Server {
     pub(crate) async fn status(&self) -> Result<Status, String> {
         let mut status = *self.node.status().await.map_err(|error| error.to_string())?;
         status.api = Some(self.api.status());
+        status.problems.clone_from(&self.symptoms.borrow().problems);
         status.dns = self.dns.as_ref().map(Dns::status);
         Ok(status)
     }
@@ -250,13 +252,20 @@ impl Api {
     }
 
     fn status(&self) -> ApiStatus {
-        let health = self.health.each_ref().map(|health| health.borrow().clone());
+        let watches = self.client.watches().health().into_iter().map(|(name, health)| WatchStatus {
+            name,
+            error: health.error,
+            failures: health.failures,
+            unreadable: health.unreadable,
+        });
+        let watches: Vec<WatchStatus> = watches.collect();
         ApiStatus {
-            server: self.server.clone(),
+            server: self.client.server().to_owned(),
             synced: self.nodes.borrow().is_synced() && self.pods.borrow().is_synced(),
-            error: health.iter().find_map(|health| health.error.clone()),
-            failures: health.iter().map(|health| health.failures).sum(),
+            error: watches.iter().find_map(|watch| watch.error.clone()),
+            failures: watches.iter().map(|watch| watch.failures).sum(),
             pods: self.pods.borrow().objects().len() as u64,
+            watches,
         }
     }
 }

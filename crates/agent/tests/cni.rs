@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::json;
 use support::{Machine, Scratch, addresses, call, config, with};
 use weft_cni::{Call, Verb};
+use weft_model::services::Event;
 use weft_netns::Netlink;
 
 const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
@@ -223,6 +224,159 @@ fn a_full_range_is_searched_for_pods_that_died_without_a_del() {
     assert_eq!(machine.records(), 1);
 }
 
+/// B3: a sandbox that another plugin refused gets no DEL; its address is free again as soon as its namespace is gone.
+#[test]
+fn a_namespace_that_is_gone_frees_its_address_without_a_del() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    let free = agent.free();
+    let (dead, lives) = (Scratch::new("t-pod-"), Scratch::new("t-pod-"));
+    agent.add("c1", &dead);
+    agent.add("c2", &lives);
+    agent.on(|node| node.repair());
+    assert_eq!(machine.records(), 2, "what is there stays");
+    let path = dead.path().to_owned();
+    drop(dead);
+    machine.has_pods(1);
+    // Its file's name may be another's by now.
+    std::fs::write(&path, "").unwrap();
+    agent.on(|node| node.repair());
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(machine.records(), 1);
+    assert_eq!(agent.free(), free.iter().map(|free| free - 1).collect::<Vec<_>>());
+    assert_eq!(lives.addresses("eth0").len(), 2);
+    // And the runtime's DEL, should it come after all, succeeds.
+    agent.succeeds(&call(Verb::Del, "c1", &path));
+}
+
+/// E1: a Pod has ports of the node's own addresses, and none that is somebody's.
+#[test]
+fn host_ports_are_of_own_addresses_and_not_taken_from_the_agent_or_services() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    agent.on(|node| {
+        for event in [
+            Event::ServicesBegin,
+            Event::Service(node_port_service()),
+            Event::ServicesEnd,
+            Event::SlicesBegin,
+            Event::SlicesEnd,
+        ] {
+            node.hear(vec![(std::time::Instant::now(), event)]);
+        }
+        node.write_services().unwrap();
+    });
+    let pod = Scratch::new("t-pod-");
+    let ask = |ip: &str, port: u16, protocol: &str| {
+        let mapping = json!({ "hostPort": port, "containerPort": 80, "protocol": protocol, "hostIP": ip });
+        let runtime = json!({ "runtimeConfig": { "portMappings": [mapping] } });
+        with(call(Verb::Add, "c1", pod.path()), runtime)
+    };
+    for address in ["10.96.0.10", "203.0.113.1", "10.244.1.9", "192.168.1.3", "fd00:10:244:1::9", "224.0.0.1"]
+    {
+        let error = agent.fails(&ask(address, 8080, "tcp"), 7);
+        assert!(error.contains(address) && error.contains("192.168.1.2"), "{error}");
+    }
+    let told = |agent: &mut support::Agent<'_>| agent.on(|node| node.report().events);
+    let events = told(&mut agent);
+    let event = events.iter().find(|event| event.reason == "PodNotAttached").unwrap();
+    assert_eq!((event.about.kind, event.about.name.as_str()), ("Pod", "pod-c1"));
+    assert_eq!(agent.on(|node| node.status().failed_adds[0].times), 6);
+    for (port, protocol, whose) in
+        [(10256, "tcp", "health checks"), (30080, "tcp", "shop/web"), (32000, "tcp", "health check port")]
+    {
+        let error = agent.fails(&ask("", port, protocol), 103);
+        assert!(error.contains(whose), "{error}");
+    }
+    agent.fails(&ask("192.168.1.2", 30080, "tcp"), 103);
+    agent.fails(&ask("127.0.0.1", 30080, "tcp"), 103);
+    assert_eq!(machine.records(), 0);
+    // What is nobody's is given.
+    for (address, protocol) in
+        [("", "udp"), ("127.0.0.1", "udp"), ("192.168.1.2", "udp"), ("fd00:192:168:1::2", "tcp")]
+    {
+        let port = if protocol == "udp" { 30080 } else { 8080 };
+        assert!(agent.cni(&ask(address, port, protocol)).get("code").is_none(), "{address}");
+        agent.succeeds(&call(Verb::Del, "c1", pod.path()));
+    }
+    assert!(agent.on(|node| node.status().failed_adds.is_empty()));
+    assert!(!told(&mut agent).iter().any(|event| event.reason == "PodNotAttached"));
+}
+
+/// A4: a Service that comes to want a Pod's host port has it, as with kube-proxy, and the Pod is told.
+#[test]
+fn a_service_takes_a_host_port_that_a_pod_had_before() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    let pod = Scratch::new("t-pod-");
+    let runtime =
+        json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 30080, "containerPort": 80 }] } });
+    assert!(agent.cni(&with(call(Verb::Add, "c1", pod.path()), runtime)).get("code").is_none());
+    agent.on(|node| {
+        for event in [Event::ServicesBegin, Event::SlicesBegin, Event::SlicesEnd] {
+            node.hear(vec![(std::time::Instant::now(), event)]);
+        }
+        node.hear(vec![(std::time::Instant::now(), Event::Service(node_port_service()))]);
+        node.hear(vec![(std::time::Instant::now(), Event::ServicesEnd)]);
+        node.write_services().unwrap();
+    });
+    let events = agent.on(|node| node.report().events);
+    let event = events.iter().find(|event| event.reason == "HostPortTaken").unwrap();
+    assert!(event.about.kind == "Pod" && event.message.contains("30080"), "{event:?}");
+    let at_node: Vec<bool> = agent.on(|node| {
+        let all = node.service_status().unwrap();
+        all.iter()
+            .filter(|one| one.frontends.iter().any(|one| one.port == 30080))
+            .map(|one| one.host_port)
+            .collect()
+    });
+    assert!(at_node.contains(&false), "{at_node:?}");
+    assert!(agent.on(|node| !node.status().services.refused.is_empty()));
+}
+
+fn node_port_service() -> weft_model::services::Service {
+    use weft_model::services::{Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
+    Service {
+        key: ServiceKey::new("shop", "web"),
+        uid: "u".into(),
+        kind: ServiceType::LoadBalancer,
+        not_ours: false,
+        cluster_ips: ["10.96.0.10".parse().unwrap()].into(),
+        headless: false,
+        external_name: None,
+        ports: [ServicePort {
+            name: "".into(),
+            protocol: weft_model::Protocol::Tcp,
+            port: 80,
+            node_port: Some(30080),
+        }]
+        .into(),
+        external_ips: [].into(),
+        ingress: [].into(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Local,
+        affinity_seconds: None,
+        source_ranges: None,
+        health_check_port: Some(32000),
+    }
+}
+
+/// E14: work grows with what is asked for, not with its square, and what is asked for is bounded.
+#[test]
+fn many_host_ports_are_given_and_too_many_refused() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    let pod = Scratch::new("t-pod-");
+    let ask = |count: u16| {
+        let mappings: Vec<_> =
+            (1..=count).map(|port| json!({ "hostPort": 20_000 + port, "containerPort": port })).collect();
+        with(call(Verb::Add, "c1", pod.path()), json!({ "runtimeConfig": { "portMappings": mappings } }))
+    };
+    agent.fails(&ask(1025), 7);
+    assert!(agent.cni(&ask(1024)).get("code").is_none());
+    agent.succeeds(&call(Verb::Del, "c1", pod.path()));
+}
+
 #[test]
 fn host_ports_collide_by_address_protocol_and_port() {
     let machine = Machine::new();
@@ -242,7 +396,7 @@ fn host_ports_collide_by_address_protocol_and_port() {
     let error = agent.fails(&ask(3, json!([port("192.168.1.2", "tcp")])), 103);
     assert!(error.contains("shop/pod-c0") && error.contains("8080"), "{error}");
     agent.fails(&ask(3, json!([port("", "tcp")])), 103);
-    agent.fails(&ask(3, json!([port("10.0.0.1", "sctp"), port("", "sctp")])), 103);
+    agent.fails(&ask(3, json!([port("192.168.1.2", "sctp"), port("", "sctp")])), 103);
     agent.succeeds(&call(Verb::Del, "c0", pods[0].path()));
     assert!(agent.cni(&ask(4, json!([port("192.168.1.2", "tcp")]))).get("code").is_none(), "free again");
 }

@@ -9,7 +9,7 @@ mod resolve;
 mod service;
 mod visit;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -214,6 +214,9 @@ pub struct Status {
     pub conflicts: Vec<String>,
     /// The containers on this node.
     pub pods: Vec<PodStatus>,
+    /// Pods of this node that the network did not take, the last time that it was asked to.
+    #[serde(default)]
+    pub failed_adds: Vec<FailedAdd>,
     /// What the kernel programs counted.
     pub counters: Vec<CounterStatus>,
     /// How often something was put back that somebody else had removed.
@@ -223,6 +226,20 @@ pub struct Status {
     /// The cluster's DNS, if this node answers it.
     #[serde(default)]
     pub dns: Option<DnsStatus>,
+    /// What else does not work, in sentences.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// A Pod whose last ADD failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedAdd {
+    /// The Pod.
+    pub pod: PodKey,
+    /// Why.
+    pub why: String,
+    /// How often in a row.
+    pub times: u64,
 }
 
 /// What an agent knows of Services, and how far it is in force.
@@ -240,8 +257,11 @@ pub struct ServicesStatus {
     pub endpoints: u64,
     /// Ports that are not served as they should be, and why.
     pub refused: Vec<String>,
-    /// Addresses that several Services name.
+    /// Addresses that several Services name, or that nobody may: a Service is not reached by them.
     pub conflicts: Vec<String>,
+    /// Services of type LoadBalancer that nobody has given an address.
+    #[serde(default)]
+    pub without_address: Vec<WithoutAddress>,
     /// Entries of the table of flows, two a flow.
     #[serde(default)]
     pub flows: u64,
@@ -264,6 +284,17 @@ pub struct ServicesStatus {
     pub last_written: Option<u64>,
 }
 
+/// A Service of type LoadBalancer without an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithoutAddress {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
 /// How the agent and the API server stand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiStatus {
@@ -277,6 +308,22 @@ pub struct ApiStatus {
     pub failures: u64,
     /// Pods that the API has bound to this node, those of the host network included.
     pub pods: u64,
+    /// Every watch.
+    #[serde(default)]
+    pub watches: Vec<WatchStatus>,
+}
+
+/// How a watch of the API server stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// What is watched.
+    pub name: String,
+    /// Why it does not follow; `None` while it does.
+    pub error: Option<String>,
+    /// How often it has failed.
+    pub failures: u64,
+    /// Objects that cannot be read, and why: they are left out.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// Largest packets, in bytes.

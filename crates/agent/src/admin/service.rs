@@ -21,6 +21,9 @@ pub struct ServiceStatus {
     pub ipv6: bool,
     /// It is a Pod's `hostPort`, and namespace and name are the Pod's, as far as the runtime told.
     pub host_port: bool,
+    /// Every node answers it itself (the cluster's DNS): backends stand in while a node's agent is away.
+    #[serde(default)]
+    pub node_answers: bool,
     /// What it is reached by.
     pub frontends: Vec<Frontend>,
     /// What stands behind it.

@@ -192,11 +192,10 @@ impl Served {
         Self { check, counts, listening: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
-    /// Where it is to listen.
+    /// Where it is to listen: everywhere, as kube-proxy does, whatever the Service's families. A load balancer asks a node by the
+    /// address that it knows.
     fn wanted(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<SocketAddr> {
-        let asked =
-            |address: &&IpAddr| if address.is_ipv6() { self.check.on_ipv6 } else { self.check.on_ipv4 };
-        addresses.iter().filter(asked).map(|&address| SocketAddr::new(address, self.check.port)).collect()
+        addresses.iter().map(|&address| SocketAddr::new(address, self.check.port)).collect()
     }
 }
 
@@ -215,7 +214,12 @@ impl Answers {
     /// 200 while there are ready endpoints here, in the words of kube-proxy.
     async fn answer(self) -> Answer {
         let well = self.node.in_sync().await.holds;
-        let count = self.check.borrow().local.of(self.ipv6);
+        let count = {
+            let check = self.check.borrow();
+            // Asked at an address of a family that the Service does not have: by its other one.
+            let has_it = if self.ipv6 { check.on_ipv6 } else { check.on_ipv4 };
+            check.local.of(self.ipv6 == has_it)
+        };
         let status = if count > 0 && well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "service": { "namespace": *self.service.namespace, "name": *self.service.name },

@@ -21,7 +21,7 @@ use weft_model::{
 
 use super::Node;
 use crate::{
-    attachment::{Key, Made, Record},
+    attachment::{self, Key, Made, Record},
     store::StoreError,
 };
 
@@ -37,7 +37,7 @@ impl Node {
             plane.pods().map_err(unreadable)?.into_iter().map(|pod| pod.host_interface).collect();
         let mut dead = Vec::new();
         for (key, record) in &self.attachments {
-            let gone = !installed.contains(&record.host_interface) && !record.netns.exists();
+            let gone = !installed.contains(&record.host_interface) && record.is_without_namespace();
             if record.made.is_none() || gone {
                 dead.push(key.clone());
             }
@@ -129,20 +129,43 @@ impl Node {
         })
     }
 
-    /// Removes attachments whose namespace and interface are gone, which the runtime did not tell. True when there were.
-    fn reap(&mut self) -> bool {
+    /// Removes attachments whose namespace and interface are gone, which the runtime did not tell: a sandbox that another
+    /// plugin refused gets no DEL. True when there were. An ADD that is under way has no part in it: this is the thread that
+    /// serves it.
+    pub(super) fn reap(&mut self) -> bool {
+        let suspects: Vec<Key> = (self.attachments.iter())
+            .filter(|(_, record)| record.is_without_namespace())
+            .map(|(key, _)| key.clone())
+            .collect();
+        if suspects.is_empty() && self.orphans.is_empty() {
+            return false;
+        }
         let Some(open) = &mut self.datapath else { return false };
         let Ok(installed) = open.plane.pods() else { return false };
         let there: BTreeSet<String> = installed.into_iter().map(|pod| pod.host_interface).collect();
-        let gone = |r: &Record| !there.contains(&r.host_interface) && !r.netns.exists();
-        let dead: Vec<Key> =
-            self.attachments.iter().filter(|(_, r)| gone(r)).map(|(key, _)| key.clone()).collect();
-        for key in &dead {
+        let mut any = false;
+        for key in &suspects {
+            // A process may hold a namespace whose file is gone: as long as the interface is there, so is the Pod.
+            let Some(record) =
+                self.attachments.get(key).filter(|record| !there.contains(&record.host_interface))
+            else {
+                continue;
+            };
+            tracing::info!(attachment = %key, addresses = ?record.addresses, "removed: its namespace is gone, and no DEL came");
+            any = true;
             if let Err(error) = self.detach(key) {
                 tracing::warn!(attachment = %key, "cannot be removed: {error}");
             }
         }
-        !dead.is_empty()
+        let gone: Vec<String> =
+            self.orphans.keys().filter(|interface| !there.contains(*interface)).cloned().collect();
+        for interface in gone {
+            any = true;
+            if let Err(error) = self.detach_unrecorded(&interface) {
+                tracing::warn!(interface, "cannot be removed: {error}");
+            }
+        }
+        any
     }
 
     /// The attachment is whole.
@@ -154,7 +177,7 @@ impl Node {
                 key.to_string(),
             ));
         };
-        record.made = Some(made);
+        record.made = Some(Made { namespace: attachment::identity(&record.netns), ..made });
         let record = record.clone();
         self.store.write_record(key, &record).map_err(|error| io_failure(&error))?;
         Ok(record)
@@ -165,6 +188,7 @@ impl Node {
         let Some(record) = self.attachments.get(key) else { return Ok(()) };
         let Some(open) = &mut self.datapath else { return Err(closed()) };
         open.plane.remove_pod(&record.host_interface).map_err(|error| kernel_failure(&error))?;
+        open.plane.forget_addresses(&record.addresses).map_err(|error| kernel_failure(&error))?;
         self.store.remove_record(key).map_err(|error| io_failure(&error))?;
         if let Some(record) = self.attachments.remove(key) {
             self.release(&record.addresses);
@@ -176,6 +200,9 @@ impl Node {
     pub(super) fn detach_unrecorded(&mut self, host_interface: &str) -> Result<(), Failure> {
         let Some(open) = &mut self.datapath else { return Err(closed()) };
         open.plane.remove_pod(host_interface).map_err(|error| kernel_failure(&error))?;
+        if let Some(addresses) = self.orphans.get(host_interface) {
+            open.plane.forget_addresses(addresses).map_err(|error| kernel_failure(&error))?;
+        }
         if let Some(addresses) = self.orphans.remove(host_interface) {
             self.release(&addresses);
         }

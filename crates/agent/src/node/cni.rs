@@ -40,7 +40,14 @@ impl Node {
     pub fn cni(&mut self, call: &Call) -> Answer {
         // The version decides how even an error is written.
         let version = NetConf::parse(&call.config).map_or(SpecVersion::NEWEST, |config| config.version);
-        self.try_cni(call).unwrap_or_else(|failure| {
+        let answer = self.try_cni(call);
+        if call.verb == Verb::Add {
+            match &answer {
+                Ok(_) => self.failed_adds.succeeded(call),
+                Err(failure) => self.failed_adds.failed(call, failure),
+            }
+        }
+        answer.unwrap_or_else(|failure| {
             match call.verb {
                 // Asked again and again by runtimes; readiness is logged when it changes.
                 Verb::Status => tracing::debug!("STATUS: {failure}"),
@@ -77,6 +84,7 @@ impl Node {
 
     fn add(&mut self, call: &Call, config: &NetConf) -> Result<Answer, Failure> {
         let args = Args::parse(&call.args)?;
+        let runtime = config.runtime()?;
         self.readiness().map_err(|why| {
             Failure::new(code::TRY_AGAIN, "this node cannot attach Pods yet: try again later", why)
         })?;
@@ -86,7 +94,7 @@ impl Node {
             return Ok(Answer { output, made: None });
         }
         check_netns(&call.netns)?;
-        let port_mappings: Vec<PortMapping> = config.runtime.port_mappings.iter().map(port_mapping).collect();
+        let port_mappings: Vec<PortMapping> = runtime.port_mappings.iter().map(port_mapping).collect();
         self.check_host_ports(&port_mappings)?;
         let mtu = self.datapath.as_ref().map_or(0, |open| open.plane.mtu().pod);
         let (key, record) = self.hand_out(|addresses| Record {
@@ -97,8 +105,9 @@ impl Node {
             host_interface: host_interface(&call.container_id, &call.ifname),
             addresses,
             mtu,
-            bandwidth: config.runtime.bandwidth.map(bandwidth),
+            bandwidth: runtime.bandwidth.map(bandwidth),
             port_mappings,
+            pod_uid: args.pod_uid.unwrap_or_default(),
             pod: args.pod_namespace.zip(args.pod_name).map(|(namespace, name)| PodKey { namespace, name }),
             made: None,
         })?;
@@ -151,32 +160,6 @@ impl Node {
             error => kernel_failure(&error),
         })?;
         self.finish(key, Made::from(&links))
-    }
-
-    /// Two Pods cannot have one port of the node; on different addresses or protocols it is not one.
-    fn check_host_ports(&self, wanted: &[PortMapping]) -> Result<(), Failure> {
-        let collide = |a: &PortMapping, b: &PortMapping| {
-            a.host_port == b.host_port
-                && a.protocol == b.protocol
-                && (a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip)
-        };
-        for (i, mapping) in wanted.iter().enumerate() {
-            let among_others = self
-                .attachments
-                .values()
-                .find(|record| record.port_mappings.iter().any(|other| collide(mapping, other)));
-            let whose = match among_others {
-                Some(other) => other.pod.as_ref().map_or(other.container_id.clone(), ToString::to_string),
-                None if wanted[..i].iter().any(|other| collide(mapping, other)) => "the same Pod".to_owned(),
-                None => continue,
-            };
-            return Err(Failure::new(
-                code::EXISTS,
-                "a host port is taken",
-                format!("{} {} is {whose}'s already", mapping.protocol, mapping.host_port),
-            ));
-        }
-        Ok(())
     }
 
     fn del(&mut self, call: &Call) -> Result<(), Failure> {
@@ -351,8 +334,8 @@ fn port_mapping(mapping: &config::PortMapping) -> PortMapping {
 fn bandwidth(limits: config::Bandwidth) -> Bandwidth {
     Bandwidth {
         ingress_rate: limits.ingress_rate,
-        ingress_burst: limits.ingress_burst,
+        ingress_burst: config::burst(limits.ingress_rate, limits.ingress_burst),
         egress_rate: limits.egress_rate,
-        egress_burst: limits.egress_burst,
+        egress_burst: config::burst(limits.egress_rate, limits.egress_burst),
     }
 }

@@ -5,6 +5,8 @@
 
 mod attach;
 mod cni;
+mod failed;
+mod host_ports;
 mod plan;
 mod services;
 mod status;
@@ -33,6 +35,7 @@ use crate::{
 };
 
 pub use cni::Answer;
+pub use host_ports::OwnPort;
 pub use services::{InSync, Programmed};
 pub use status::Readiness;
 
@@ -59,6 +62,12 @@ pub struct Config {
     pub any_hardware: bool,
     /// Addresses of the cluster's DNS Service, which this node answers itself.
     pub dns_addresses: Vec<IpAddr>,
+    /// Ports that the agent itself has: no Pod's.
+    pub own_ports: Vec<OwnPort>,
+    /// Services are reached by `spec.externalIPs`.
+    pub external_ips: bool,
+    /// Addresses of API servers.
+    pub api_servers: Vec<IpAddr>,
     /// Which paths may be used.
     pub routing: probe::Routing,
     /// What the cluster's administrator has set.
@@ -99,6 +108,7 @@ pub struct Node {
     repairs: u64,
     swept: Swept,
     services: Services,
+    failed_adds: failed::FailedAdds,
     /// Questions a second that one Pod may ask the cluster's DNS.
     dns_questions_of_pod: u32,
     report: Report,
@@ -153,6 +163,7 @@ impl Node {
             settled_by: None,
             repairs: 0,
             swept: Swept::default(),
+            failed_adds: failed::FailedAdds::default(),
             dns_questions_of_pod: ClientLimits::default().queries_per_client,
             report,
         };

@@ -79,6 +79,7 @@ impl Node {
                 }
             }
         }
+        self.reap();
         if !self.nodes.is_empty() {
             self.converge();
         }

@@ -12,13 +12,13 @@ use weft_kube::{ObjectRef, WarningEvent};
 use weft_model::{
     NodeName, Peer,
     services::{
-        BackendKey, Changes, ClusterDns, Conflict, EndpointState, Event, Planner, ServiceKey, ServicePortKey,
-        ThisNode,
+        BackendKey, Changes, ClusterDns, Conflict, EndpointState, Event, Planner, Protected, Refusal,
+        ServiceKey, ServicePortKey, ThisNode,
     },
 };
 
 use super::{HealthCheckChanges, Node};
-use crate::admin::{BackendStatus, EndpointStatus, ServiceStatus, ServicesStatus};
+use crate::admin::{BackendStatus, EndpointStatus, ServiceStatus, ServicesStatus, WithoutAddress};
 use crate::announce::Balancers;
 use crate::memory;
 
@@ -31,9 +31,12 @@ const MOST_WAITING: usize = 10_000;
 /// So many Services are told of by Events; the log and the metrics have the rest.
 const MOST_EVENTS: usize = 50;
 
+/// Port of DNS, RFC 1035 section 4.2.
+const DNS_PORT: u16 = 53;
+
 /// A node's Services.
 pub(super) struct Services {
-    planner: Planner,
+    pub(super) planner: Planner,
     health_checks: HealthCheckChanges,
     /// Services with addresses from outside; `None` before all are known.
     balancers: watch::Sender<Option<Balancers>>,
@@ -46,6 +49,8 @@ pub(super) struct Services {
     /// What there is no room for.
     refused: BTreeMap<ServicePortKey, String>,
     conflicts: BTreeSet<Conflict>,
+    /// Addresses that Services name and are not given.
+    refusals: BTreeSet<Refusal>,
     /// What has been counted since the start.
     counts: Counts,
 }
@@ -86,8 +91,13 @@ pub struct Programmed {
 
 impl Services {
     pub(super) fn new(name: &NodeName, health_checks: HealthCheckChanges) -> Self {
-        let node =
-            ThisNode { name: name.clone(), addresses: Vec::new(), zone: None, dns: ClusterDns::default() };
+        let node = ThisNode {
+            name: name.clone(),
+            addresses: Vec::new(),
+            zone: None,
+            dns: ClusterDns::default(),
+            protected: Protected::default(),
+        };
         Self {
             planner: Planner::new(node),
             health_checks,
@@ -98,6 +108,7 @@ impl Services {
             failed: None,
             refused: BTreeMap::new(),
             conflicts: BTreeSet::new(),
+            refusals: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -141,6 +152,11 @@ impl Services {
             tracing::error!("{}", said(conflict));
         }
         self.conflicts = conflicts;
+        let refusals: BTreeSet<Refusal> = self.planner.refusals().into_iter().collect();
+        for refusal in refusals.difference(&self.refusals) {
+            tracing::warn!("{refusal}");
+        }
+        self.refusals = refusals;
         self.last_written = Some(SystemTime::now());
         self.failed = None;
         self.counts.syncs += 1;
@@ -152,13 +168,14 @@ impl Services {
             let uid = self.planner.service(key).map_or("", |service| &service.uid);
             ObjectRef::service(key, uid)
         };
-        let refused = self.refused.iter().map(|(key, why)| WarningEvent {
-            about: about(&key.service),
-            reporter: reporter.clone(),
-            reason: "ServiceNotServed",
-            message: format!("on node {reporter}, port {key} is not served as it should be: {why}"),
-            key: format!("{reporter} {} {} {}", key.port, key.protocol, key.ipv6),
-        });
+        let refused =
+            self.refused.iter().filter(|(key, _)| !is_of_host(key)).map(|(key, why)| WarningEvent {
+                about: about(&key.service),
+                reporter: reporter.clone(),
+                reason: "ServiceNotServed",
+                message: format!("on node {reporter}, port {key} is not served as it should be: {why}"),
+                key: format!("{reporter} {} {} {}", key.port, key.protocol, key.ipv6),
+            });
         let conflicts = self.conflicts.iter().map(|conflict| WarningEvent {
             about: about(&conflict.service),
             reporter: reporter.clone(),
@@ -167,10 +184,26 @@ impl Services {
             // Every node says the same: one of them is enough.
             key: format!("{} {}", conflict.frontend.address, conflict.frontend.port),
         });
-        refused.take(MOST_EVENTS).chain(conflicts.take(MOST_EVENTS)).collect()
+        let refusals = self.refusals.iter().map(|refusal| WarningEvent {
+            about: about(&refusal.service),
+            reporter: reporter.clone(),
+            reason: if refusal.slice.is_some() { "EndpointRefused" } else { "ExternalIPRefused" },
+            message: refusal.to_string(),
+            key: refusal.address.to_string(),
+        });
+        refused
+            .take(MOST_EVENTS)
+            .chain(conflicts.take(MOST_EVENTS))
+            .chain(refusals.take(MOST_EVENTS))
+            .collect()
     }
 
-    fn status(&self, installed: InstalledServicePort) -> ServiceStatus {
+    /// Ports of the node that lead to no Pod any more, and why.
+    pub(super) fn refused_host_ports(&self) -> impl Iterator<Item = (&ServicePortKey, &str)> {
+        self.refused.iter().filter(|(key, _)| is_of_host(key)).map(|(key, why)| (key, why.as_str()))
+    }
+
+    fn status(&self, installed: InstalledServicePort, dns: &[IpAddr]) -> ServiceStatus {
         let InstalledServicePort { key, internal, cluster, external, draining, .. } = installed;
         let endpoints: BTreeMap<BackendKey, EndpointState> =
             self.planner.endpoints(&key).into_iter().map(|state| (state.key, state)).collect();
@@ -194,6 +227,10 @@ impl Services {
             protocol: key.protocol,
             ipv6: key.ipv6,
             host_port: installed.is_host_port,
+            node_answers: installed
+                .frontends
+                .iter()
+                .any(|one| one.port == DNS_PORT && dns.contains(&one.address)),
             frontends: installed.frontends,
             backends: backends.collect(),
             connections: installed.connections,
@@ -208,6 +245,11 @@ impl Services {
         let holds = self.last_written.is_some() && !self.anew && !late;
         InSync { holds, answers: true, last_written: self.last_written }
     }
+}
+
+/// A port of the node that leads to a Pod has no Service.
+fn is_of_host(key: &ServicePortKey) -> bool {
+    key.service.namespace.is_empty()
 }
 
 fn said_of(endpoint: Option<&EndpointState>) -> EndpointStatus {
@@ -253,6 +295,17 @@ impl Node {
         if let Some(this) = self.nodes.iter().find(|node| node.name == self.config.name) {
             self.services.planner.set_node(&this.addresses, this.zone.as_deref());
         }
+        let settings = &self.config.plan;
+        self.services.planner.set_protected(Protected {
+            all: !self.config.external_ips,
+            pod_ranges: (self.nodes.iter().flat_map(|node| &node.pod_ranges))
+                .chain(&settings.pod_ranges)
+                .copied()
+                .collect(),
+            service_ranges: settings.service_ranges.iter().copied().collect(),
+            nodes: self.nodes.iter().flat_map(|node| &node.addresses).copied().collect(),
+            api_servers: self.config.api_servers.iter().copied().collect(),
+        });
     }
 
     /// The planner knows where else DNS is answered: by the agents that answer probes, or, while none is known to, by any.
@@ -373,7 +426,16 @@ impl Node {
             slices: known.slices as u64,
             endpoints: known.endpoints as u64,
             refused: services.refused.iter().map(|(key, why)| format!("{key}: {why}")).collect(),
-            conflicts: services.conflicts.iter().map(said).collect(),
+            conflicts: (services.conflicts.iter().map(said))
+                .chain(services.refusals.iter().map(ToString::to_string))
+                .collect(),
+            without_address: (services.planner.without_address().take(MOST_EVENTS))
+                .map(|service| WithoutAddress {
+                    namespace: service.key.namespace.to_string(),
+                    name: service.key.name.to_string(),
+                    uid: service.uid.to_string(),
+                })
+                .collect(),
             flows: self.swept.flows.used as u64,
             flows_room: self.swept.flows.room as u64,
             affinities: self.swept.affinities.used as u64,
@@ -394,6 +456,7 @@ impl Node {
     pub fn service_status(&mut self) -> Result<Vec<ServiceStatus>, String> {
         let Some(open) = &mut self.datapath else { return Ok(Vec::new()) };
         let installed = open.plane.services().map_err(|error| format!("Services cannot be read: {error}"))?;
-        Ok(installed.into_iter().map(|one| self.services.status(one)).collect())
+        let dns = &self.config.dns_addresses;
+        Ok(installed.into_iter().map(|one| self.services.status(one, dns)).collect())
     }
 }

@@ -131,6 +131,8 @@ impl Node {
         events.dedup();
         events.extend(self.full_tables());
         events.extend(self.services.warnings(&self.config.name));
+        events.extend(self.lost_host_ports());
+        events.extend(self.failed_adds.warnings(&self.config.name));
         events
     }
 
@@ -177,10 +179,12 @@ impl Node {
             peers: self.plan.iter().flat_map(|plan| &plan.peers).map(|peer| self.peer(peer)).collect(),
             conflicts: self.refused.iter().map(ToString::to_string).collect(),
             pods: self.pods(),
+            failed_adds: self.failed_adds.status(),
             counters: counters.into_iter().flatten().map(counter).collect(),
             repairs: self.repairs,
             services: self.services_status(),
             dns: None,
+            problems: Vec::new(),
         }
     }
 

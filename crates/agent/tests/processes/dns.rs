@@ -291,3 +291,39 @@ pub fn without_a_dns_address_nobody_listens() {
     assert_eq!(node.status().unwrap().dns, None);
     assert!(!node.get("/metrics").contains("coredns_"));
 }
+
+/// B5, B15: what the cluster says of itself need not be told, and the DNS Service is made where it is missing.
+pub fn ranges_and_the_dns_service_are_found_and_made() {
+    let mut node = Node::new(&["10.244.1.0/24"]);
+    node.start_without_ranges(&["--cluster-dns", "auto"]);
+    let missing = node.wait_for("what is missing", || {
+        let problems = node.status()?.problems;
+        problems.into_iter().find(|problem| problem.contains("kube-system/kube-dns"))
+    });
+    assert!(missing.contains("missing"), "{missing}");
+    node.wait_for("an Event on the Node", || {
+        let all = node.kubectl(&["get", "events", "-n", "default", "-o", "json"], "");
+        all.contains("ClusterNotKnown").then_some(())
+    });
+    // The kubelet of this node has another address than the usual one.
+    fs::write(node.path("kubelet.yaml"), "clusterDNS: [10.96.0.53]\n").unwrap();
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": ["10.96.0.0/16"] },
+    });
+    node.outside().apply(&[range]);
+    let addresses = node.wait_for("the DNS Service", || {
+        let addresses = node.status()?.dns?.addresses;
+        (!addresses.is_empty()).then_some(addresses)
+    });
+    assert!(addresses.iter().any(|one| one.to_string() == "10.96.0.53:53"), "{addresses:?}");
+    let made = node.kubectl(
+        &["get", "service", "-n", "kube-system", "kube-dns", "-o", "jsonpath={.spec.clusterIP}"],
+        "",
+    );
+    assert_eq!(made, "10.96.0.53");
+    node.wait_for("nothing to be missing", || node.status()?.problems.is_empty().then_some(()));
+    // The next agent knows it from before, without the API server.
+    let kept = fs::read_to_string(node.path("state/cluster.json")).unwrap();
+    assert!(kept.contains("10.96.0.53") && kept.contains("10.96.0.0/16"), "{kept}");
+}

@@ -42,6 +42,14 @@ const TESTS: &[(&str, fn())] = &[
         services::healthz_is_for_load_balancers_and_livez_for_restarts,
     ),
     ("an_address_of_two_services_is_told", services::an_address_of_two_services_is_told),
+    (
+        "slow_clients_of_the_health_port_lock_nobody_out",
+        services::slow_clients_of_the_health_port_lock_nobody_out,
+    ),
+    (
+        "external_addresses_that_are_somebodys_are_told",
+        services::external_addresses_that_are_somebodys_are_told,
+    ),
     ("names_follow_the_api", dns::names_follow_the_api),
     ("settings_of_dns_take_effect_or_are_told", dns::settings_of_dns_take_effect_or_are_told),
     ("before_all_names_are_known_none_is_denied", dns::before_all_names_are_known_none_is_denied),
@@ -53,6 +61,7 @@ const TESTS: &[(&str, fn())] = &[
         "names_that_were_kept_and_do_not_read_are_left_out",
         dns::names_that_were_kept_and_do_not_read_are_left_out,
     ),
+    ("ranges_and_the_dns_service_are_found_and_made", dns::ranges_and_the_dns_service_are_found_and_made),
     ("without_a_dns_address_nobody_listens", dns::without_a_dns_address_nobody_listens),
     ("killed_at_random_nothing_leaks", chaos::killed_at_random_nothing_leaks),
 ];

@@ -106,8 +106,20 @@ impl Node {
         self.agent = Some(self.spawn().args(arguments).spawn().unwrap());
     }
 
+    /// Starts the agent with these arguments and without the cluster's range of Services.
+    pub fn start_without_ranges(&mut self, arguments: &[&str]) {
+        assert!(self.agent.is_none());
+        self.agent = Some(self.spawn_without_ranges().args(arguments).spawn().unwrap());
+    }
+
     /// The agent's process, not yet started.
     pub fn spawn(&self) -> Command {
+        let mut command = self.spawn_without_ranges();
+        command.args(["--service-cidr", "10.96.0.0/16"]);
+        command
+    }
+
+    fn spawn_without_ranges(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         let places = [
@@ -121,7 +133,8 @@ impl Node {
             command.arg(flag).arg(self.path(name));
         }
         command.arg("--bpffs").arg(self.machine.pins());
-        command.arg("--cgroup-root").arg(self.machine.cgroup.path()).args(["--service-cidr", "10.96.0.0/16"]);
+        command.arg("--cgroup-root").arg(self.machine.cgroup.path());
+        command.arg("--kubelet-config").arg(self.path("kubelet.yaml"));
         command.args(["--node-name", NODE, "--uplink", "eth0", "--metrics", "127.0.0.1:9464"]);
         command.env(ROLE, "agent").stdin(Stdio::null()).stderr(log);
         self.machine.netns.0.enter_child(&mut command).unwrap();

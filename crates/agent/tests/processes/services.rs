@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -11,6 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use weft_agent::admin::{EndpointStatus, ServiceStatus};
+use weft_model::services::FrontendKind;
 
 use crate::{node::Node, support::NODE};
 
@@ -109,6 +110,10 @@ pub fn services_and_endpoints_reach_the_kernel() {
         "weft_network_programming_duration_seconds_count",
         "weft_sync_proxy_rules_duration_seconds_count",
         "weft_sync_proxy_rules_last_timestamp_seconds",
+        // B6: every watch is told of, those of Leases as well.
+        "weft_watch_follows{watch=\"EndpointSlices\"} 1",
+        "weft_watch_follows{watch=\"Leases weft.network/allocates\"} 1",
+        "weft_watch_unreadable_objects{watch=\"Services\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
@@ -224,7 +229,10 @@ pub fn health_check_ports_open_count_and_close() {
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["service"], json!({ "namespace": "default", "name": "web" }));
     assert_eq!(body["serviceProxyHealthy"], true);
-    assert!(ask("[::1]:32001").is_none(), "the Service has no IPv6 address");
+    // A10: on every address of the node, though the Service has no IPv6 address.
+    for address in ["[::1]:32001", "[fd00:192:168:1::2]:32001", "192.168.1.2:32001"] {
+        assert!(counts(address, "\"localEndpoints\":2").starts_with("HTTP/1.1 200"), "{address}");
+    }
     apply(&node, &[slice("web", &[("10.244.1.7", NODE, false)])]);
     assert!(counts("192.168.1.2:32001", "\"localEndpoints\":0").starts_with("HTTP/1.1 503"));
     node.kubectl(&["delete", "service", "web"], "");
@@ -280,6 +288,31 @@ pub fn healthz_is_for_load_balancers_and_livez_for_restarts() {
     at("/livez", "200");
 }
 
+/// E8: who holds connections open, and however many, is in nobody's way.
+pub fn slow_clients_of_the_health_port_lock_nobody_out() {
+    let node = started();
+    node.wait_for("/healthz", || node.get_at("192.168.1.2:10256", "/healthz").ok());
+    let slow = |count: usize, from: &str| -> Vec<TcpStream> {
+        let hold = || (0..count).map(|_| connect_from(from, "192.168.1.2:10256")).collect();
+        node.machine.netns.0.run(hold).unwrap()
+    };
+    // One client, from an address of its own.
+    let held = slow(100, "127.0.0.7");
+    assert!(node.get_at("192.168.1.2:10256", "/livez").unwrap().starts_with("HTTP/1.1 200"));
+    // And many.
+    let many: Vec<Vec<TcpStream>> = (1..60).map(|n| slow(8, &format!("127.0.1.{n}"))).collect();
+    assert!(node.get_at("192.168.1.2:10256", "/livez").unwrap().starts_with("HTTP/1.1 200"));
+    drop((held, many));
+}
+
+/// A connection that comes from an address of the node's loopback.
+fn connect_from(from: &str, to: &str) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into()).unwrap();
+    socket.connect(&to.parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.into()
+}
+
 pub fn an_address_of_two_services_is_told() {
     let node = started();
     let external = json!({ "externalIPs": ["198.51.100.1"] });
@@ -301,4 +334,30 @@ pub fn an_address_of_two_services_is_told() {
             .then_some(())
     });
     assert!(node.status().unwrap().services.conflicts.is_empty());
+}
+
+/// E2: addresses that are somebody's are no external ones, and each Service is told.
+pub fn external_addresses_that_are_somebodys_are_told() {
+    let node = started();
+    let named = ["192.168.1.2", "10.244.1.9", "10.96.0.1", "198.51.100.1"];
+    apply(&node, &[service("web", json!({ "externalIPs": named }))]);
+    let events = node.wait_for("Events", || {
+        let all = node.kubectl(&["get", "events", "-n", "default", "-o", "json"], "");
+        let all: Value = serde_json::from_str(&all).unwrap();
+        let of_web = all["items"].as_array()?.iter().filter(|one| one["reason"] == "ExternalIPRefused");
+        let messages: Vec<String> = of_web.map(|one| one["message"].as_str().unwrap().to_owned()).collect();
+        (messages.len() == 3).then_some(messages)
+    });
+    assert!(
+        events.iter().any(|message| message.contains("192.168.1.2") && message.contains("node")),
+        "{events:?}"
+    );
+    let all = node.client().services().unwrap();
+    let web = all.iter().find(|one| one.name == "web").unwrap();
+    let external: Vec<String> = (web.frontends.iter())
+        .filter(|one| one.kind == FrontendKind::ExternalIp)
+        .map(|one| one.address.to_string())
+        .collect();
+    assert_eq!(external, ["198.51.100.1"]);
+    assert_eq!(node.status().unwrap().services.conflicts.len(), 3);
 }

@@ -14,12 +14,13 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use weft_agent::{
-    node::{Config, Node},
+    node::{Config, Node, OwnPort},
     store::Store,
 };
 use weft_cni::{Call, Verb};
 use weft_datapath::probe::Routing;
 use weft_model::{
+    Protocol,
     plan::Settings,
     services::{HealthCheck, ServiceKey},
 };
@@ -85,6 +86,9 @@ impl Machine {
             open_cluster_ips: false,
             any_hardware: false,
             dns_addresses: Vec::new(),
+            own_ports: vec![OwnPort { port: 10256, protocol: Protocol::Tcp, what: "health checks" }],
+            external_ips: true,
+            api_servers: Vec::new(),
             routing: Routing::Overlay,
             plan: Settings { service_ranges: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() },
             queue_dir: self.state.path().join("cni-queue"),

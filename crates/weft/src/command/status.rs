@@ -1,10 +1,10 @@
 //! `weft status`: is the network fine, and what does it look like.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
-use weft_agent::admin::{DnsStatus, PeerStatus, Status};
+use weft_agent::admin::{ApiStatus, DnsStatus, PeerStatus, Status};
 
 use super::agents::{Agent, AgentArgs};
 use crate::output::{Format, OutputArgs, print_json};
@@ -46,8 +46,13 @@ fn problems(status: &Status) -> Vec<String> {
     if let Some(why) = status.why_not.as_ref().filter(|_| !status.ready) {
         problems.push(format!("{node} cannot attach Pods: {why}"));
     }
-    if let Some(error) = status.api.as_ref().and_then(|api| api.error.as_ref()) {
-        problems.push(format!("{node} does not follow the API server: {error}"));
+    if let Some(api) = &status.api {
+        problems.extend(api_problems(node.as_str(), api));
+    }
+    problems.extend(status.problems.iter().map(|problem| format!("{node}: {problem}")));
+    for failed in &status.failed_adds {
+        let times = if failed.times == 1 { String::new() } else { format!(", {} times", failed.times) };
+        problems.push(format!("{node} did not attach Pod {}{times}: {}", failed.pod, failed.why));
     }
     let services = &status.services;
     if let Some(error) = &services.error {
@@ -63,6 +68,28 @@ fn problems(status: &Status) -> Vec<String> {
         }
         if let Some(bytes) = peer.mtu_mismatch {
             problems.push(format!("packets of {bytes} bytes do not pass from {node} to {}", peer.name));
+        }
+    }
+    problems
+}
+
+/// Watches that do not follow, those of one reason together, and objects that cannot be read.
+fn api_problems(node: &str, api: &ApiStatus) -> Vec<String> {
+    let mut failing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for watch in &api.watches {
+        if let Some(error) = &watch.error {
+            failing.entry(error).or_default().push(&watch.name);
+        }
+    }
+    let mut problems: Vec<String> = failing
+        .into_iter()
+        .map(|(error, watches)| {
+            format!("{node} does not follow {} of the API server {}: {error}", watches.join(", "), api.server)
+        })
+        .collect();
+    for watch in &api.watches {
+        for (name, why) in &watch.unreadable {
+            problems.push(format!("{node} cannot read {name} ({}), and leaves it out: {why}", watch.name));
         }
     }
     problems

@@ -97,7 +97,16 @@ fn row(copies: &[(&str, &ServiceStatus)], nodes: usize, wide: bool) -> [String; 
         .map(|backend| (backend.key, backend.state))
         .collect();
     let ready = backends.values().filter(|state| **state == EndpointStatus::Ready).count();
-    let mut shown = format!("{ready}/{} ready", backends.len());
+    let mut shown = if services().any(|service| service.node_answers) {
+        // Backends only stand in while a node's agent is away.
+        if backends.is_empty() {
+            "every node".to_owned()
+        } else {
+            format!("every node, {} stand in", backends.len())
+        }
+    } else {
+        format!("{ready}/{} ready", backends.len())
+    };
     if wide {
         let names: BTreeSet<String> =
             backends.keys().map(|key| std::net::SocketAddr::new(key.address, key.port).to_string()).collect();

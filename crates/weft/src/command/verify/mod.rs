@@ -9,7 +9,7 @@ mod pairs;
 mod ranges;
 mod services;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -23,6 +23,9 @@ use names::NamesReport;
 use pairs::{Endpoint, Failure, Proof};
 use services::ServicesReport;
 
+/// Set in every Pod of a cluster.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
 /// Pairs up to which every one is tried; beyond, a sample that covers every pair of nodes.
 const MOST_PAIRS: usize = 4000;
 
@@ -32,7 +35,8 @@ const MOST_PAIRS: usize = 4000;
 pub struct Verify {
     #[command(flatten)]
     agents: AgentArgs,
-    /// How to reach the API server, whose Services' names are looked up in every Pod; not needed for a lab's
+    /// How to reach the API server, whose Services' names are looked up in every Pod; not needed for a lab's, nor in a Pod of the
+    /// cluster that may list Services
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     #[command(flatten)]
@@ -46,6 +50,8 @@ pub struct Report {
     holds: bool,
     /// Nodes that took part.
     nodes: Vec<String>,
+    /// Nodes that they know, whose agents were not asked: nothing is proved of their Pods.
+    not_asked: Vec<String>,
     /// Pods and nodes that took part.
     endpoints: Vec<Endpoint>,
     /// Not every pair was tried, but every pair of nodes.
@@ -88,6 +94,7 @@ impl Verify {
                 && services.holds()
                 && names.as_ref().is_none_or(NamesReport::holds),
             nodes: agents.iter().map(|agent| agent.status.node.to_string()).collect(),
+            not_asked: not_asked(&agents),
             sampled,
             pairs: proofs.len(),
             failed,
@@ -107,9 +114,18 @@ impl Verify {
     fn names(&self, agents: &[Agent], endpoints: &[Endpoint]) -> Result<Option<NamesReport>> {
         let lab = self.agents.lab()?;
         let kubeconfig = lab.as_ref().map(LabDir::kubeconfig).or_else(|| self.kubeconfig.clone());
-        let Some(kubeconfig) = kubeconfig else { return Ok(None) };
-        names::prove(agents, endpoints, &kubeconfig, lab.as_ref()).map(Some)
+        if kubeconfig.is_none() && std::env::var_os(IN_CLUSTER).is_none() {
+            return Ok(None);
+        }
+        names::prove(agents, endpoints, kubeconfig.as_deref(), lab.as_ref()).map(Some)
     }
+}
+
+fn not_asked(agents: &[Agent]) -> Vec<String> {
+    let asked: BTreeSet<&str> = agents.iter().map(|agent| agent.status.node.as_str()).collect();
+    let known: BTreeSet<&str> =
+        agents.iter().flat_map(|agent| &agent.status.peers).map(|peer| peer.name.as_str()).collect();
+    known.difference(&asked).map(|name| (*name).to_owned()).collect()
 }
 
 fn print(report: &Report, proofs: &[Proof]) {
@@ -140,6 +156,17 @@ fn print(report: &Report, proofs: &[Proof]) {
     if report.failed.len() > 20 {
         println!("  … and {} more pairs: -o json lists them all", report.failed.len() - 20);
     }
+    if !report.not_asked.is_empty() {
+        let some: Vec<&str> = report.not_asked.iter().take(5).map(String::as_str).collect();
+        let more = if report.not_asked.len() > 5 { ", …" } else { "" };
+        println!(
+            "\nproved of {} alone: an agent answers on its own node only. Run this on each of the {} others too ({}{more}): kubectl \
+             exec -n kube-system POD -- /weft verify, for every Pod of the DaemonSet",
+            report.nodes.join(", "),
+            report.not_asked.len(),
+            some.join(", ")
+        );
+    }
     let outcome = if report.holds { "the network model holds" } else { "the network model does NOT hold" };
     println!(
         "\n{outcome}: {} pairs, {} visits to Services and {} look-ups in {:.1} s",
@@ -152,7 +179,9 @@ fn print(report: &Report, proofs: &[Proof]) {
 
 fn print_names(report: Option<&NamesReport>, verdict: impl Fn(bool) -> &'static str) {
     let Some(report) = report else {
-        println!("names of Services: not looked at, since no API server is named (--kubeconfig)");
+        println!(
+            "names of Services: not looked at, since no API server is named (--kubeconfig) and this is no Pod of a cluster"
+        );
         return;
     };
     if report.pods > 0 {

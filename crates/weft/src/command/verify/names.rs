@@ -103,11 +103,11 @@ impl NamesReport {
     }
 }
 
-/// Proves what the API server behind `kubeconfig` says. `lab` knows what its Pods are told to ask.
+/// Proves what the API server behind `kubeconfig` says, or that of the cluster whose Pod this is. `lab` knows what its Pods are told to ask.
 pub fn prove(
     agents: &[Agent],
     endpoints: &[Endpoint],
-    kubeconfig: &Path,
+    kubeconfig: Option<&Path>,
     lab: Option<&LabDir>,
 ) -> Result<NamesReport> {
     let mut report = once(agents, endpoints, kubeconfig, lab)?;
@@ -125,7 +125,7 @@ pub fn prove(
 fn once(
     agents: &[Agent],
     endpoints: &[Endpoint],
-    kubeconfig: &Path,
+    kubeconfig: Option<&Path>,
     lab: Option<&LabDir>,
 ) -> Result<NamesReport> {
     let listed = crate::command::block_on(list(kubeconfig))?;
@@ -145,8 +145,8 @@ fn once(
 }
 
 /// All Services and EndpointSlices, headless ones and those of other proxies as well: they have names.
-async fn list(kubeconfig: &Path) -> Result<Listed> {
-    let client = weft_kube::Client::new(Some(kubeconfig)).await?;
+async fn list(kubeconfig: Option<&Path>) -> Result<Listed> {
+    let client = weft_kube::Client::new(kubeconfig).await?;
     // Who carries traffic hears nothing here.
     let (served, _) = mpsc::channel(ON_THE_WAY);
     let (all, mut events) = mpsc::channel(ON_THE_WAY);
