@@ -102,7 +102,7 @@ counters! {
     Vlan = "vlan" drop,
     /// A Pod sent neighbour discovery to an address beyond its link.
     BeyondLink = "beyond-link" drop,
-    /// A Pod sent an ICMP error about a packet that was not sent to it.
+    /// An ICMP error of a Pod about a packet that was not sent to it, or of a stranger about a tunnel between nodes of one link.
     ForeignError = "foreign-error" drop,
     /// Somebody who is no node sent something to the port of the nodes' probes.
     ProbePort = "probe-port" drop,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use weft_datapath::{Counter, Path};
-use weft_netns::Netns;
+use weft_netns::{Netlink, Netns};
 
 use crate::{
     cluster::{BOTH, Cluster},
@@ -111,4 +111,33 @@ fn in_fragments(cluster: &mut Cluster, frames: &Frames, lie: &Ip) {
     };
     frames.send(&frame);
     until("the fragment to be counted", || cluster.nodes[0].drops(Counter::ForeignError) > before);
+}
+
+/// E9: of a tunnel between two nodes of a link nobody else has anything to tell.
+#[test]
+fn e9_a_stranger_on_the_link_tells_of_no_tunnel() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (a, c) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    let full = a.spec.mtu as usize;
+    let mac = |netns, interface| Netlink::open_in(netns).unwrap().link(interface).unwrap().mac;
+    let mut start = mac(&cluster.nodes[0].netns.0, "eth0");
+    start.extend(mac(cluster.outside(), "br0"));
+    let frames = Frames::open(cluster.outside(), "br0");
+    for family in BOTH {
+        // They know each other.
+        assert_eq!(tcp(&a.netns.0, &c.netns.0, c.addresses[family]).unwrap(), a.addresses[family]);
+        let [own, other] = [0, 1].map(|node| cluster.nodes[node].addresses[family]);
+        assert_eq!(tcp(&cluster.nodes[0].netns.0, &cluster.nodes[1].netns.0, other).unwrap(), own);
+        let tunnel = Ip::udp(SocketAddr::new(own, 50_000), SocketAddr::new(other, 8472), MARK);
+        let before = cluster.nodes[0].drops(Counter::ForeignError);
+        // In its own name, and in that of the other node.
+        for (number, from) in (1..).zip([cluster.outside_address(family), other]) {
+            let lie = error(from, own, &tunnel, true).frame();
+            frames.send(&[&start, &lie[12..]].concat());
+            until("the lie to be counted", || {
+                cluster.nodes[0].drops(Counter::ForeignError) >= before + number
+            });
+        }
+    }
+    assert_eq!(udp(&a.netns.0, &c.netns.0, c.v4(), full - 28).unwrap(), a.v4());
 }

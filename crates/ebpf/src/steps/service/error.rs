@@ -3,19 +3,20 @@
 //! An error travels against the packet inside it. So the other direction of that packet is the direction of the error, and what
 //! its flow writes is written into the error: to its own header as it is, to the packet inside the other way round.
 //!
-//! A Pod may tell of what was sent to it, and of nothing else: it is on nobody's path.
+//! A Pod may tell of what was sent to it, and of nothing else: it is on nobody's path. Of a tunnel to a node of this link that node
+//! may tell alone: there is no router between.
 
 use aya_ebpf::programs::TcContext;
-use weft_abi::{Address, Counter, FlowKey};
+use weft_abi::{Address, Config, Counter, FlowKey};
 
 use super::{
     SCTP, TCP, UDP, Verdict, Work,
     flow::{lookup, lose_hop, without_flow},
-    hook, label, part, send, translate,
+    hook, is_own, label, part, send, translate,
 };
 use crate::{
     maps::CONFIG,
-    steps::{count, deliver::route},
+    steps::{count, deliver::route, hardware},
 };
 
 /// ICMP header in front of the packet that an error is about, bytes.
@@ -35,6 +36,12 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     // An error is no larger than what everything carries: in fragments is only what is to be hidden.
     if work.hook == hook::POD_EGRESS && (work.part != part::WHOLE || work.other.source != work.key.source) {
         return Verdict::drop(Counter::ForeignError);
+    }
+    if work.hook == hook::UPLINK_INGRESS && is_about_tunnel(config, work) {
+        let (own, node) = (&work.other.destination, &work.other.source);
+        if hardware::is_anothers(ctx, config, own, node) {
+            return Verdict::drop(Counter::ForeignError);
+        }
     }
     let known = inside.and_then(|ports| find(work).map(|flow| (ports, flow)));
     let Some((ports, flow)) = known else {
@@ -56,6 +63,14 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     // Not a flow's own packet: nothing of a transport is to be changed in it.
     work.tcp = 0;
     send::on(ctx, config, work, way)
+}
+
+/// Whether an error is about a packet of this node's own tunnels.
+#[inline(always)]
+fn is_about_tunnel(config: &Config, work: &Work) -> bool {
+    work.other.protocol == UDP
+        && work.other.source_port_be == config.vxlan_port_be
+        && is_own(config, &work.other.destination)
 }
 
 #[inline(always)]
