@@ -10,6 +10,7 @@ use weft_netns::Netlink;
 
 use crate::{
     cluster::{BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, eventually, service},
+    neighbour::Neighbours,
     packet::Ip,
     raw::Frames,
     support::{Node, until},
@@ -30,6 +31,8 @@ fn a6_half_open_connections_leave_the_nodes_own_flows_their_share() {
     }
     let port = cluster.node_port(0, 0);
     eventually("a true client", || Tcp::connect(cluster.outside(), port)?.ask());
+    let (near, far) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    let neighbours = BOTH.map(|family| Neighbours::of(&cluster, family, &near, &far));
     // All but the last of them have been there before.
     let begun = outside(&cluster.nodes[0]).get(&0, 0).unwrap();
     outside(&cluster.nodes[0]).set(Side::Outside as u32, u64::from(MAX_FLOWS_OUTSIDE) - ROOM, 0).unwrap();
@@ -61,6 +64,7 @@ fn a6_half_open_connections_leave_the_nodes_own_flows_their_share() {
         let left = read(Side::Outside as u32) - read(Side::COUNT + Side::Outside as u32);
         left < 2 * ROOM && read(0) > begun
     });
+    neighbours.into_iter().for_each(Neighbours::lost_nothing);
     eventually("a true client again", || Tcp::connect(cluster.outside(), port)?.ask());
 }
 

@@ -38,18 +38,7 @@ fn what_a_pod_may_not_send_arrives_nowhere_and_its_neighbours_do_not_notice() {
     let (a, b) = (cluster.nodes[0].pod(), cluster.nodes[0].pod());
     let c = cluster.nodes[1].pod();
     let node = cluster.nodes[0].addresses.clone();
-    let neighbours: Vec<Neighbours> = BOTH
-        .into_iter()
-        .map(|family| {
-            Neighbours::between(
-                &[("a Pod of the same node", &b.netns.0), ("another node", &cluster.nodes[1].netns.0)],
-                &[
-                    ("a Pod of another node", &c.netns.0, c.addresses[family]),
-                    ("the node", &cluster.nodes[0].netns.0, node[family]),
-                ],
-            )
-        })
-        .collect();
+    let neighbours = BOTH.map(|family| Neighbours::of(&cluster, family, &b, &c));
     let places = vec![
         ("a Pod of the same node", Frames::open(&b.netns.0, "eth0")),
         ("a Pod of another node", Frames::open(&c.netns.0, "eth0")),

@@ -12,7 +12,10 @@ use std::{
 
 use weft_netns::Netns;
 
-use crate::support::answerer::Answerer;
+use crate::{
+    cluster::Cluster,
+    support::{Pod, answerer::Answerer},
+};
 
 const PORT: u16 = 7000;
 /// An answer that takes longer is lost. Others use the machine as well.
@@ -33,7 +36,7 @@ struct Talk {
 
 impl Neighbours {
     /// From each of the first namespaces to each server: a namespace and its address.
-    pub fn between(clients: &[(&str, &Netns)], servers: &[(&str, &Netns, IpAddr)]) -> Neighbours {
+    fn between(clients: &[(&str, &Netns)], servers: &[(&str, &Netns, IpAddr)]) -> Neighbours {
         let end = Arc::new(AtomicBool::new(false));
         let mut talks = Vec::new();
         let answerers = (servers.iter())
@@ -52,6 +55,18 @@ impl Neighbours {
             }
         }
         Neighbours { end, talks, _servers: answerers }
+    }
+
+    /// In one family of a cluster of two nodes: a Pod of the first, and the other node, ask a Pod of the other node and the first node.
+    pub fn of(cluster: &Cluster, family: usize, near: &Pod, far: &Pod) -> Neighbours {
+        let [one, two] = [0, 1].map(|node| &cluster.nodes[node]);
+        Neighbours::between(
+            &[("a Pod of the same node", &near.netns.0), ("another node", &two.netns.0)],
+            &[
+                ("a Pod of another node", &far.netns.0, far.addresses[family]),
+                ("the node", &one.netns.0, one.addresses[family]),
+            ],
+        )
     }
 
     /// Waits until everybody has asked often enough for a hundredth to be told, and says who lost more than that.

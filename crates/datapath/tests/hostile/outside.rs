@@ -14,9 +14,10 @@ use crate::{
     cluster::{
         BOTH, CLUSTER_IP, Cluster, DNS_IP, NODE_PORT, Server, Tcp, Udp, eventually, service, settings,
     },
+    neighbour::Neighbours,
     packet::Ip,
     raw::{Frames, MARK},
-    support::{Node, tunnelled, until},
+    support::{Node, Pod, tunnelled, until},
 };
 
 /// E10: by a route through a node nobody outside reaches what is meant for the cluster, unless it is opened.
@@ -76,50 +77,59 @@ fn set_open(node: &mut Node, open_cluster_ips: bool) {
     node.start_with(Settings { open_cluster_ips, ..settings(node, false) });
 }
 
-/// E18: only nodes' addresses reach the port of the probes.
+/// E18: only nodes' addresses reach the port of the probes, whatever others send there: an unprivileged process of a Pod of this node
+/// and of another, and a host outside.
 #[test]
 fn e18_a_flood_at_the_probes_does_not_reach_their_socket() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (near, far) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    let neighbours = BOTH.map(|family| Neighbours::of(&cluster, family, &near, &far));
     for path in [Path::Overlay, Path::Native] {
-        let mut cluster = Cluster::new(path);
-        let (near, far) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+        cluster.take(path);
         for family in BOTH {
             let range = PodRange::new(cluster.nodes[0].pod_ranges[family]).unwrap();
-            let other = PodRange::new(cluster.nodes[1].pod_ranges[family]).unwrap();
             for to in [range.plain_address(), range.path_address()] {
-                let to = SocketAddr::new(to, probe::PORT);
-                cluster.route_outside(to.ip(), 0);
-                let socket = cluster.nodes[0].netns.0.run(|| UdpSocket::bind(to).unwrap()).unwrap();
-                socket.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
-                let strangers: [(&Netns, IpAddr); 3] = [
-                    (&near.netns.0, near.addresses[family]),
-                    (&far.netns.0, far.addresses[family]),
-                    (cluster.outside(), cluster.outside_address(family)),
-                ];
-                let senders =
-                    strangers.map(|(netns, own)| netns.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap());
-                let before = cluster.nodes[0].drops(Counter::ProbePort);
-                // The first packets may wait for a neighbour.
-                for (number, sender) in (1..).zip(&senders) {
-                    until("a stranger to be counted", || {
-                        let _ = sender.send_to(MARK, to);
-                        cluster.nodes[0].drops(Counter::ProbePort) >= before + number
-                    });
-                }
-                let nodes = [other.plain_address(), other.path_address(), cluster.nodes[1].addresses[family]];
-                for own in nodes {
-                    let sender = cluster.nodes[1].netns.0.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
-                    let mut buffer = [0; 100];
-                    let mut heard = None;
-                    until("a node to be heard", || {
-                        sender.send_to(b"probe", to).unwrap();
-                        heard = socket.recv_from(&mut buffer).ok();
-                        heard.is_some()
-                    });
-                    let (length, from) = heard.unwrap();
-                    assert_eq!((&buffer[..length], from.ip()), (&b"probe"[..], own), "{to} by {path:?}");
-                }
+                cluster.route_outside(to, 0);
+                only_nodes_reach(&mut cluster, SocketAddr::new(to, probe::PORT), &near, &far, path);
             }
         }
+    }
+    neighbours.into_iter().for_each(Neighbours::lost_nothing);
+}
+
+fn only_nodes_reach(cluster: &mut Cluster, to: SocketAddr, near: &Pod, far: &Pod, path: Path) {
+    const FLOOD: u64 = 300;
+    let family = usize::from(to.is_ipv6());
+    let other = PodRange::new(cluster.nodes[1].pod_ranges[family]).unwrap();
+    let socket = cluster.nodes[0].netns.0.run(|| UdpSocket::bind(to).unwrap()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let strangers: [(&Netns, IpAddr); 3] = [
+        (&near.netns.0, near.addresses[family]),
+        (&far.netns.0, far.addresses[family]),
+        (cluster.outside(), cluster.outside_address(family)),
+    ];
+    let senders = strangers.map(|(netns, own)| netns.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap());
+    for sender in &senders {
+        let before = cluster.nodes[0].drops(Counter::ProbePort);
+        // The first packets may wait for a neighbour.
+        until("a stranger's flood to be counted", || {
+            for _ in 0..FLOOD {
+                let _ = sender.send_to(MARK, to);
+            }
+            cluster.nodes[0].drops(Counter::ProbePort) >= before + FLOOD
+        });
+    }
+    for own in [other.plain_address(), other.path_address(), cluster.nodes[1].addresses[family]] {
+        let sender = cluster.nodes[1].netns.0.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
+        let mut buffer = [0; 100];
+        let mut heard = None;
+        until("a node to be heard", || {
+            sender.send_to(b"probe", to).unwrap();
+            heard = socket.recv_from(&mut buffer).ok();
+            heard.is_some()
+        });
+        let (length, from) = heard.unwrap();
+        assert_eq!((&buffer[..length], from.ip()), (&b"probe"[..], own), "{to} by {path:?}");
     }
 }
 

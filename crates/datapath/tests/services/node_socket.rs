@@ -75,6 +75,10 @@ fn a_socket_of_the_node_answers_while_there_is_one(path: Path) {
         assert_eq!(who(client(&pod), family), "far");
         let _here = Answerer::at(&cluster.nodes[0].netns.0, dns(family), "here");
         assert_eq!(who(client(&pod), family), "here");
+        // A7: and so is who was given another node meanwhile, whose flow would otherwise last as long as it asks.
+        until("the patient client to be answered here again", || {
+            patient.ask().is_ok_and(|answer| answer.name == "here")
+        });
     }
 }
 
