@@ -4,9 +4,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::allocate::Services;
 use crate::auth::{Tokens, User};
+use crate::connections::Connections;
 use crate::faults::Faults;
 use crate::logs::PodLogs;
 use crate::resources::Registry;
+use crate::sessions::PodSessions;
 use crate::store::Store;
 
 /// The server behind its listeners.
@@ -14,10 +16,12 @@ pub(crate) struct Api {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Registry,
     pub(crate) faults: Faults,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) tokens: Tokens,
     pub(crate) services: Services,
     pub(crate) ca_pem: String,
     pub(crate) logs: RwLock<Option<Arc<dyn PodLogs>>>,
+    pub(crate) sessions: RwLock<Option<Arc<dyn PodSessions>>>,
 }
 
 impl Api {
@@ -26,6 +30,10 @@ impl Api {
         let user = self.tokens.user(token)?;
         let lives = user.uid.is_empty() || self.store.index().by_uid(&user.uid).is_some();
         lives.then_some(user)
+    }
+
+    pub(crate) fn sessions(&self) -> Option<Arc<dyn PodSessions>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn logs(&self) -> Option<Arc<dyn PodLogs>> {

@@ -75,24 +75,35 @@ impl Tokens {
     /// A token for a ServiceAccount, valid for so many seconds; and when it ends.
     pub(crate) fn issue(&self, namespace: &str, name: &str, uid: &str, seconds: i64) -> (String, String) {
         let expires = meta::after(seconds);
-        let claims = json!({"namespace": namespace, "name": name, "uid": uid, "expires": expires});
-        let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
-        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, payload.as_bytes()));
-        (format!("{payload}.{signature}"), expires)
+        // The form of a JWT: some clients look into their own.
+        let now = meta::epoch();
+        let claims = json!({
+            "iss": "https://kubernetes.default.svc.cluster.local",
+            "sub": format!("system:serviceaccount:{namespace}:{name}"),
+            "aud": ["https://kubernetes.default.svc.cluster.local"],
+            "exp": now.saturating_add(seconds), "iat": now, "nbf": now,
+            "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": uid}},
+        });
+        let head = URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "typ": "JWT"}).to_string());
+        let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed.as_bytes()));
+        (format!("{signed}.{signature}"), expires)
     }
 
     fn signed(&self, token: &str) -> Option<User> {
-        let (payload, signature) = token.split_once('.')?;
+        let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        hmac::verify(&self.key, payload.as_bytes(), &signature).ok()?;
+        hmac::verify(&self.key, signed.as_bytes(), &signature).ok()?;
+        let (_, payload) = signed.split_once('.')?;
         let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-        if meta::age(claims["expires"].as_str()?)? >= 0 {
+        if claims["exp"].as_i64()? <= meta::epoch() {
             return None;
         }
+        let whose = &claims["kubernetes.io"];
         Some(User::service_account(
-            claims["namespace"].as_str()?,
-            claims["name"].as_str()?,
-            claims["uid"].as_str()?,
+            whose["namespace"].as_str()?,
+            whose["serviceaccount"]["name"].as_str()?,
+            whose["serviceaccount"]["uid"].as_str()?,
         ))
     }
 }

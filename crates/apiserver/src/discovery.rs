@@ -3,12 +3,17 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Result};
-use crate::resources::{ResourceType, Types};
+use crate::resources::{ResourceType, Types, Version};
 
-/// Kubernetes' version that this server speaks as.
+/// The version of Kubernetes whose types this server has (`schema/types.txt`), and as which it speaks. What follows the plus
+/// does not count in comparisons: Helm charts ask for versions.
+pub const VERSION: &str = concat!("v1.34.0+weft.", env!("CARGO_PKG_VERSION"));
+
 pub(crate) fn version() -> Value {
+    let mut numbers = VERSION.trim_start_matches('v').split('.');
     json!({
-        "major": "1", "minor": "33", "gitVersion": "v1.33.0-weft", "gitCommit": "", "gitTreeState": "clean",
+        "major": numbers.next(), "minor": numbers.next(), "gitVersion": VERSION,
+        "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
         "platform": format!("linux/{}", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
     })
@@ -22,9 +27,8 @@ pub(crate) fn wants_aggregated(accept: &str) -> bool {
 
 /// `/api` or `/apis`, aggregated: everything in one answer.
 pub(crate) fn aggregated(types: &Types, core: bool) -> Value {
-    let items: Vec<Value> = types
-        .groups
-        .iter()
+    let items: Vec<Value> = ordered(types)
+        .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
@@ -45,6 +49,40 @@ pub(crate) fn aggregated(types: &Types, core: bool) -> Value {
     json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     })
+}
+
+/// The built-in groups in the order of their APIServices' priority. Where two groups have a resource of the same name, clients
+/// take the first.
+const FIRST: [&str; 20] = [
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
+
+/// Every group: the built-in ones first, the others by name.
+fn ordered(types: &Types) -> Vec<(&String, &Vec<Version>)> {
+    let mut groups: Vec<_> = types.groups.iter().collect();
+    groups.sort_by_key(|(name, _)| {
+        (FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()), name.as_str())
+    });
+    groups
 }
 
 fn entry(resource: &ResourceType) -> Value {
@@ -90,11 +128,10 @@ pub(crate) fn core_versions() -> Value {
 
 /// `/apis`.
 pub(crate) fn groups(types: &Types) -> Value {
-    let groups: Vec<Value> = types
-        .groups
-        .keys()
-        .filter(|group| !group.is_empty())
-        .filter_map(|name| group(types, name).ok())
+    let groups: Vec<Value> = ordered(types)
+        .into_iter()
+        .filter(|(group, _)| !group.is_empty())
+        .filter_map(|(name, _)| group(types, name).ok())
         .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
@@ -155,6 +192,11 @@ fn subresource_kind<'a>(resource: &'a ResourceType, name: &str) -> (&'a str, &'a
         "eviction" => ("policy", "v1", "Eviction"),
         "binding" => ("", "v1", "Binding"),
         "token" => ("authentication.k8s.io", "v1", "TokenRequest"),
+        "exec" => ("", "v1", "PodExecOptions"),
+        "attach" => ("", "v1", "PodAttachOptions"),
+        "portforward" => ("", "v1", "PodPortForwardOptions"),
+        "proxy" if resource.plural == "services" => ("", "v1", "ServiceProxyOptions"),
+        "proxy" => ("", "v1", "PodProxyOptions"),
         _ => (&resource.group, &resource.version, &resource.kind),
     }
 }
@@ -162,6 +204,8 @@ fn subresource_kind<'a>(resource: &'a ResourceType, name: &str) -> (&'a str, &'a
 fn subresource_verbs(name: &str) -> &'static [&'static str] {
     match name {
         "log" => &["get"],
+        "exec" | "attach" | "portforward" => &["create", "get"],
+        "proxy" => &["create", "delete", "get", "patch", "update"],
         "binding" | "eviction" | "token" => &["create"],
         "finalize" => &["update"],
         _ => &["get", "patch", "update"],

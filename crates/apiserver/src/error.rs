@@ -139,6 +139,15 @@ impl ApiError {
         error
     }
 
+    /// None of the protocols that a client offers for a session.
+    pub(crate) fn forbidden_protocol(offered: &str) -> Box<Self> {
+        Self::new(
+            403,
+            "Forbidden",
+            format!("unable to upgrade: unable to negotiate protocol: client supports [{offered}]"),
+        )
+    }
+
     /// History no longer reaches back to `wanted`.
     pub(crate) fn too_old(wanted: u64, oldest: u64) -> Box<Self> {
         Self::new(410, "Expired", format!("too old resource version: {wanted} ({oldest})"))

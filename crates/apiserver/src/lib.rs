@@ -9,6 +9,7 @@ mod allocate;
 mod api;
 mod auth;
 mod collect;
+mod connections;
 mod convert;
 mod defaults;
 mod discovery;
@@ -24,10 +25,13 @@ mod meta;
 mod openapi;
 mod patch;
 mod resources;
+mod review;
 mod schema;
 mod selector;
 mod server;
+mod sessions;
 mod store;
+mod stream;
 mod table;
 mod tls;
 mod validation;
@@ -43,9 +47,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ipnet::IpNet;
 use tokio::sync::watch as signal;
 
+pub use discovery::VERSION;
 pub use faults::Faults;
 pub use logs::{LogError, LogOptions, PodLogs};
+pub use review::{Refusal, check};
 pub use server::ServeError;
+pub use sessions::{Output, PodSessions, SessionError, SessionOptions, Streams, TerminalSize};
 pub use tls::TlsError;
 
 use api::Api;
@@ -120,10 +127,12 @@ impl ApiServer {
             store: store.clone(),
             registry: resources::Registry::new(),
             faults: Faults::new(store),
+            connections: connections::Connections::new(connections::Limits::default()),
             tokens: auth::Tokens::new().map_err(setup)?,
             services: allocate::Services::new(config.service_ranges, config.node_ports),
             ca_pem: identity.ca_pem,
             logs: RwLock::new(None),
+            sessions: RwLock::new(None),
         });
         verbs::bootstrap(&api, config.advertise).map_err(setup)?;
         Ok(ApiServer { api, tls: identity.config })
@@ -161,6 +170,11 @@ impl ApiServer {
     /// Where `kubectl logs` is answered from.
     pub fn set_logs(&self, source: Arc<dyn PodLogs>) {
         *self.api.logs.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    /// Where `kubectl exec`, `attach`, `port-forward` and `proxy` are answered from.
+    pub fn set_sessions(&self, source: Arc<dyn PodSessions>) {
+        *self.api.sessions.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
     }
 
     /// What the server shall do wrong.

@@ -70,6 +70,11 @@ pub(crate) fn now() -> String {
     seconds(Timestamp::now())
 }
 
+/// Seconds since 1970.
+pub(crate) fn epoch() -> i64 {
+    Timestamp::now().as_second()
+}
+
 /// So many seconds from now.
 pub(crate) fn after(delay: i64) -> String {
     let now = Timestamp::now().as_second();

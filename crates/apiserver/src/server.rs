@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::connections::{Connection, Counted};
 use crate::http::handle;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -48,8 +49,9 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) if api.faults.refuses() => drop(stream),
             Ok((stream, peer)) => {
-                let connection =
-                    connection(api.clone(), acceptor.clone(), stream, graceful.watcher(), drain.clone());
+                let place = api.connections.admit(peer.ip());
+                let (api, acceptor) = (api.clone(), acceptor.clone());
+                let connection = connection(api, acceptor, stream, place, graceful.watcher(), drain.clone());
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%peer, %error, "connection ended");
@@ -76,22 +78,32 @@ async fn connection(
     api: Arc<Api>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
+    place: Arc<Connection>,
     watcher: hyper_util::server::graceful::Watcher,
     drain: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError> {
     let mut cut = api.faults.connections();
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await??;
+    let stream = tokio::select! {
+        stream = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)) => stream??,
+        () = place.expired() => return Ok(()),
+    };
+    let from = place.clone();
     let service = service_fn(move |request| {
-        let (api, drain) = (api.clone(), drain.clone());
-        async move { Ok::<_, std::convert::Infallible>(handle(api, request, drain).await) }
+        let (api, drain, from) = (api.clone(), drain.clone(), from.clone());
+        async move {
+            let underway = from.request();
+            let answer = handle(api, request, &from, drain).await;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Counted { body, _underway: underway }))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     tokio::select! {
         result = watcher.watch(connection) => result,
         _ = cut.changed() => Ok(()),
+        () = place.expired() => Ok(()),
     }
 }

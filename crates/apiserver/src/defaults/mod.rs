@@ -102,6 +102,11 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value, before: Option<
         ("apps" | "batch", _) | ("", "replicationcontrollers") => {
             workload::workload(&resource.plural, object, &name, &uid, before);
         }
+        ("", "endpoints") => {
+            for subset in object.get_mut("subsets").and_then(Value::as_array_mut).into_iter().flatten() {
+                ports(meta::map_of(subset), "ports", false);
+            }
+        }
         ("discovery.k8s.io", "endpointslices") => ports(object, "ports", true),
         ("networking.k8s.io", "networkpolicies") => service::network_policy(object),
         ("storage.k8s.io", "storageclasses") => {

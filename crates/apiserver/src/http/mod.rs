@@ -17,10 +17,11 @@ use tokio::sync::watch as signal;
 
 use crate::api::Api;
 use crate::auth::{self, User};
+use crate::connections::Connection;
 use crate::error::{ApiError, Result};
 use crate::resources::{ResourceType, Types};
 use crate::view::{Form, View};
-use crate::{discovery, openapi, patch, schema, verbs, watch};
+use crate::{discovery, openapi, patch, schema, stream, verbs, watch};
 use answer::Answer;
 use path::{Path, Target};
 use query::Query;
@@ -101,6 +102,7 @@ pub(crate) fn parse_json(body: &[u8]) -> Result<Value> {
 pub(crate) async fn handle(
     api: Arc<Api>,
     request: Request<Incoming>,
+    from: &Arc<Connection>,
     drain: signal::Receiver<bool>,
 ) -> Answer {
     let delay = api.faults.delay();
@@ -112,7 +114,7 @@ pub(crate) async fn handle(
     }
     let method = request.method().clone();
     let uri = request.uri().clone();
-    let answer = match route(&api, request, drain).await {
+    let answer = match route(&api, request, from, drain).await {
         Ok(answer) => answer,
         Err(error) => answer::error(&error),
     };
@@ -134,13 +136,19 @@ fn fault(code: u16) -> Box<ApiError> {
     error
 }
 
-async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiver<bool>) -> Result<Answer> {
+async fn route(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    from: &Arc<Connection>,
+    drain: signal::Receiver<bool>,
+) -> Result<Answer> {
     let header = |name: HeaderName| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = auth::bearer(authorization);
     let user = token.and_then(|token| api.user(token)).ok_or_else(ApiError::unauthorized)?;
+    from.introduce();
     let accept = header(ACCEPT);
     let types = api.registry.types();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -151,8 +159,18 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiv
             let (content_type, agent) = (header(CONTENT_TYPE), header(USER_AGENT));
             let Target { namespace, plural, name, subresource, rest } = target;
             let resource = types.find(&group, &version, &plural).cloned();
-            let resource = resource.filter(|_| rest.is_empty()).ok_or_else(ApiError::no_such_resource)?;
-            let body = read_body(request).await?;
+            let proxied = subresource == "proxy";
+            let known = |resource: &Arc<ResourceType>| match rest.is_empty() {
+                true => !(proxied || stream::is_session(&subresource)) || resource.has(&subresource),
+                false => proxied && resource.has(&subresource),
+            };
+            let resource = resource.filter(known).ok_or_else(ApiError::no_such_resource)?;
+            let streams = proxied || stream::is_session(&subresource);
+            // What becomes a stream is not read here.
+            let (body, request) = match streams {
+                true => (Bytes::new(), Some(request)),
+                false => (read_body(request).await?, None),
+            };
             let call = Call {
                 types,
                 resource,
@@ -168,7 +186,11 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>, drain: signal::Receiv
                 drain,
                 warnings: Mutex::default(),
             };
-            objects(api, &method, call).await
+            match request {
+                Some(request) if proxied => verbs::proxy(api, &call, request).await,
+                Some(request) => stream::serve(api, &call, request, from),
+                None => objects(api, &method, call).await,
+            }
         }
         _ if !read => Err(ApiError::method_not_allowed()),
         Path::Groups { core } if discovery::wants_aggregated(&accept) => {

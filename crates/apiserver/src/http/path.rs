@@ -24,7 +24,7 @@ pub(crate) struct Target {
     pub(crate) plural: String,
     pub(crate) name: String,
     pub(crate) subresource: String,
-    /// What follows the subresource, as in `proxy`.
+    /// What follows the subresource: something only after `proxy`.
     pub(crate) rest: String,
 }
 

@@ -24,6 +24,11 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Every value of a name, in order.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// `true`, `1`, or given without a value.
     pub(crate) fn flag(&self, name: &str) -> bool {
         matches!(self.find(name), Some("" | "1" | "t" | "T" | "true" | "True" | "TRUE"))

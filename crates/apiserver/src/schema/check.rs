@@ -20,6 +20,73 @@ pub(crate) fn check(name: &'static str, object: &Value) -> Findings {
     findings
 }
 
+/// Fields that mean the same when they are empty as when they are absent, and have a default or none.
+const EMPTY_IS_ABSENT: [&str; 26] = [
+    "clusterIP",
+    "concurrencyPolicy",
+    "dnsPolicy",
+    "externalName",
+    "externalTrafficPolicy",
+    "hostIP",
+    "hostname",
+    "imagePullPolicy",
+    "loadBalancerIP",
+    "medium",
+    "nodeName",
+    "persistentVolumeReclaimPolicy",
+    "podManagementPolicy",
+    "priorityClassName",
+    "protocol",
+    "restartPolicy",
+    "schedulerName",
+    "scheme",
+    "serviceAccount",
+    "serviceAccountName",
+    "sessionAffinity",
+    "subPath",
+    "subdomain",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "type",
+];
+
+/// Makes of an object what Go's decoder makes of it: null is absent in a field, and the empty value in a list or map; enumerations
+/// that are empty are absent.
+pub(crate) fn normalize(name: &'static str, object: &mut Value) {
+    let (Some(message), Value::Object(map)) = (message(name), object) else { return };
+    map.retain(|key, value| match message.by_name(key) {
+        None => true,
+        Some(field) => {
+            let empty = field.kind == Type::String && value == "" && EMPTY_IS_ABSENT.contains(&key.as_str());
+            !(empty || (value.is_null() && field.kind != Type::Raw))
+        }
+    });
+    for (key, value) in map {
+        let Some(field) = message.by_name(key) else { continue };
+        match (field.shape, value) {
+            (Shape::List, Value::Array(items)) => items.iter_mut().for_each(|item| plain(field.kind, item)),
+            (Shape::Map, Value::Object(map)) => map.values_mut().for_each(|item| plain(field.kind, item)),
+            (Shape::One | Shape::Inline, value) => plain(field.kind, value),
+            _ => {}
+        }
+    }
+}
+
+fn plain(kind: Type, value: &mut Value) {
+    if value.is_null() {
+        *value = match kind {
+            Type::String | Type::Bytes => "".into(),
+            Type::Bool => false.into(),
+            Type::Integer | Type::Number => 0.into(),
+            Type::Message(name) if !is_list(name) => Value::Object(serde_json::Map::new()),
+            _ => Value::Null,
+        };
+    }
+    if let Type::Message(name) = kind {
+        normalize(name, value);
+    }
+}
+
 fn fields(name: &'static str, object: &Value, at: &str, findings: &mut Findings) {
     let (Some(message), Some(map)) = (message(name), object.as_object()) else { return };
     for (key, value) in map {
@@ -107,7 +174,24 @@ fn wrong(wanted: &str, value: &Value, at: &str, findings: &mut Findings) {
 mod tests {
     use serde_json::json;
 
-    use super::check;
+    use super::{check, normalize};
+
+    /// D4: null is what Go's decoder makes of it. D11: so is an empty enumeration.
+    #[test]
+    fn nulls_and_empty_enumerations_are_absent() {
+        let mut object = json!({
+            "metadata": {"name": "a", "labels": null, "annotations": {"k": null}},
+            "spec": {"type": "", "selector": null, "ports": [{"port": 80, "protocol": "", "name": ""}]},
+        });
+        normalize("core/v1.Service", &mut object);
+        assert_eq!(
+            object,
+            json!({
+                "metadata": {"name": "a", "annotations": {"k": ""}},
+                "spec": {"ports": [{"port": 80, "name": ""}]},
+            })
+        );
+    }
 
     #[test]
     fn unknown_and_mistyped_fields_are_found() {

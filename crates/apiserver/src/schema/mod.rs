@@ -12,7 +12,7 @@ mod protobuf;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-pub(crate) use check::{check, is_list};
+pub(crate) use check::{check, is_list, normalize};
 pub(crate) use protobuf::decode;
 
 use crate::resources::ResourceType;

@@ -78,7 +78,11 @@ fn shape(schema: &Value, value: &mut Value, depth: usize) {
                     map.insert(name.clone(), default.clone());
                 }
             }
-            map.retain(|name, _| fields.has(name, depth));
+            // As a real server does: null goes where the schema does not allow it.
+            map.retain(|name, value| {
+                let kept = || fields.schema(name, depth).is_none_or(|field| field["nullable"] == true);
+                fields.has(name, depth) && (!value.is_null() || kept())
+            });
             for (name, value) in map.iter_mut() {
                 if let Some(field) = fields.schema(name, depth) {
                     shape(field, value, depth + 1);
@@ -274,5 +278,35 @@ fn bounds(schema: &Value, value: &Value, at: &str, errors: &mut Errors) {
     if limit(names.1).is_some_and(|limit| length > limit) {
         let why = format!("{at} in body: {} is {}", names.1, schema[names.1]);
         errors.push(FieldError::invalid(at, value, why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::default_and_prune;
+
+    /// D4: null is pruned where the schema does not allow it, and defaulted where there is a default.
+    #[test]
+    fn nulls_are_pruned() {
+        let schema = json!({"type": "object", "properties": {"spec": {
+            "type": "object",
+            "properties": {
+                "network": {"type": "object", "properties": {"mtu": {"type": "integer"}}},
+                "mode": {"type": "string", "default": "auto"},
+                "note": {"type": "string", "nullable": true},
+                "all": {"type": "object", "additionalProperties": {"type": "string"}},
+                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            },
+        }}});
+        let mut object = json!({"spec": {
+            "network": null, "mode": null, "note": null, "all": {"a": null, "b": "c"}, "free": {"x": null},
+        }});
+        default_and_prune(&schema, &mut object);
+        assert_eq!(
+            object,
+            json!({"spec": {"mode": "auto", "note": null, "all": {"b": "c"}, "free": {"x": null}}})
+        );
     }
 }

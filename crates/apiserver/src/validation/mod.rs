@@ -6,6 +6,7 @@ pub(crate) mod names;
 mod network;
 mod pod;
 mod service;
+mod volume;
 mod workload;
 
 use serde_json::Value;
@@ -69,6 +70,7 @@ fn contents(resource: &ResourceType, types: &Types, object: &Value, errors: &mut
         ("apps" | "batch", _) | ("", "replicationcontrollers") => {
             workload::check(&resource.plural, spec, errors);
         }
+        ("", "endpoints") => network::endpoints(object, errors),
         ("discovery.k8s.io", "endpointslices") => network::slice(object, errors),
         ("networking.k8s.io", "ingresses") => network::ingress(spec, errors),
         ("networking.k8s.io", "networkpolicies") => network::policy(spec, errors),
@@ -196,8 +198,14 @@ fn data_keys(data: &Value, field: &str, errors: &mut Errors) {
     }
     for (key, value) in data.as_object().into_iter().flatten() {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if key.is_empty() || key.len() > 253 || !key.chars().all(allowed) || key == "." || key == ".." {
-            let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+        if key.is_empty()
+            || key.len() > 253
+            || !key.chars().all(allowed)
+            || key == "."
+            || key.starts_with("..")
+        {
+            let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.', and must not be \
+                       '.' or start with '..'";
             errors.push(FieldError::invalid(format!("{field}[{key}]"), &key.as_str().into(), why));
         }
         if !value.is_string() {

@@ -21,6 +21,23 @@ pub(super) fn ip(value: &Value, field: &str, errors: &mut Errors) {
     }
 }
 
+/// Addresses that mean the asking host itself, or nobody, lead nowhere.
+pub(super) fn reachable(address: &Value, field: &str, errors: &mut Errors) {
+    let Some(parsed) = address.as_str().and_then(|text| text.parse::<IpAddr>().ok()) else { return };
+    let link_local = match parsed {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let why = match () {
+        () if parsed.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        () if parsed.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        () if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        () if parsed.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
+        () => return,
+    };
+    errors.push(FieldError::invalid(field, address, why));
+}
+
 pub(super) fn cidr(value: &Value, field: &str, errors: &mut Errors) -> Option<IpNet> {
     let range = value.as_str().and_then(|text| text.trim().parse::<IpNet>().ok());
     if range.is_none() {
@@ -61,6 +78,8 @@ pub(super) fn slice(object: &Value, errors: &mut Errors) {
             if !sound {
                 let why = format!("must be a valid {} address", kind.as_str().unwrap_or_default());
                 errors.push(FieldError::invalid(format!("{field}[{place}]"), address, why));
+            } else if kind != "FQDN" {
+                reachable(address, &format!("{field}[{place}]"), errors);
             }
         }
     }
@@ -68,6 +87,39 @@ pub(super) fn slice(object: &Value, errors: &mut Errors) {
         one_of(&port["protocol"], &format!("ports[{at}].protocol"), PROTOCOLS, errors);
         if !port["port"].is_null() {
             port_number(&port["port"], &format!("ports[{at}].port"), errors);
+        }
+    }
+}
+
+pub(super) fn endpoints(object: &Value, errors: &mut Errors) {
+    for (at, subset) in list(&object["subsets"], "subsets", errors).iter().enumerate() {
+        let field = |name: &str| format!("subsets[{at}].{name}");
+        let mut none = true;
+        for name in ["addresses", "notReadyAddresses"] {
+            for (place, address) in list(&subset[name], &field(name), errors).iter().enumerate() {
+                none = false;
+                let at = format!("{}[{place}]", field(name));
+                ip(&address["ip"], &format!("{at}.ip"), errors);
+                reachable(&address["ip"], &format!("{at}.ip"), errors);
+                if let Some(Err(why)) =
+                    address["hostname"].as_str().filter(|h| !h.is_empty()).map(names::dns_label)
+                {
+                    errors.push(FieldError::invalid(format!("{at}.hostname"), &address["hostname"], why));
+                }
+            }
+        }
+        if none {
+            let why = "must specify `addresses` or `notReadyAddresses`";
+            errors.push(FieldError::required(format!("subsets[{at}]"), why));
+        }
+        let ports = list(&subset["ports"], &field("ports"), errors);
+        for (place, port) in ports.iter().enumerate() {
+            let at = format!("{}[{place}]", field("ports"));
+            port_number(&port["port"], &format!("{at}.port"), errors);
+            one_of(&port["protocol"], &format!("{at}.protocol"), PROTOCOLS, errors);
+            if ports.len() > 1 && port["name"].as_str().is_none_or(str::is_empty) {
+                errors.push(FieldError::required(format!("{at}.name"), ""));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Errors, count, list, names, one_of, port_number};
+use super::{Errors, count, list, names, one_of, port_number, volume};
 use crate::error::FieldError;
 
 pub(super) fn spec(spec: &Value, at: &str, errors: &mut Errors) {
@@ -56,6 +56,7 @@ fn volumes<'a>(value: &'a Value, at: &str, errors: &mut Errors) -> BTreeSet<&'a 
         {
             errors.push(FieldError::duplicate(format!("{at}.name"), &volume["name"]));
         }
+        volume::source(volume, &at, errors);
     }
     seen
 }
@@ -96,12 +97,27 @@ fn container(container: &Value, at: &str, volumes: &BTreeSet<&str>, errors: &mut
             errors.push(FieldError::type_invalid(format!("{at}.value"), &env["value"], "must be a string"));
         }
     }
+    let mut places = BTreeSet::new();
     for (place, mount) in
         list(&container["volumeMounts"], &format!("{at}.volumeMounts"), errors).iter().enumerate()
     {
         let at = format!("{at}.volumeMounts[{place}]");
-        if mount["mountPath"].as_str().is_none_or(str::is_empty) {
-            errors.push(FieldError::required(format!("{at}.mountPath"), ""));
+        match mount["mountPath"].as_str() {
+            None | Some("") => errors.push(FieldError::required(format!("{at}.mountPath"), "")),
+            Some(path) if !places.insert(path) => {
+                let why = "must be unique";
+                errors.push(FieldError::invalid(format!("{at}.mountPath"), &mount["mountPath"], why));
+            }
+            Some(_) => {}
+        }
+        volume::descending(&mount["subPath"], &format!("{at}.subPath"), errors);
+        volume::descending(&mount["subPathExpr"], &format!("{at}.subPathExpr"), errors);
+        if [&mount["subPath"], &mount["subPathExpr"]]
+            .iter()
+            .all(|path| path.as_str().is_some_and(|p| !p.is_empty()))
+        {
+            let why = "subPathExpr and subPath are mutually exclusive";
+            errors.push(FieldError::invalid(format!("{at}.subPathExpr"), &mount["subPathExpr"], why));
         }
         match mount["name"].as_str() {
             None | Some("") => errors.push(FieldError::required(format!("{at}.name"), "")),

@@ -1,11 +1,10 @@
 //! Services.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::network::{PROTOCOLS, cidr, ip};
+use super::network::{PROTOCOLS, cidr, ip, reachable};
 use super::{Errors, list, metadata, names, one_of, pod, port_number};
 use crate::error::FieldError;
 
@@ -51,23 +50,6 @@ pub(super) fn check(spec: &Value, errors: &mut Errors) {
     }
     affinity(spec, errors);
     by_type(spec, errors);
-}
-
-/// Addresses that mean the asking host itself, or nobody, lead nowhere.
-fn reachable(address: &Value, field: &str, errors: &mut Errors) {
-    let Some(parsed) = address.as_str().and_then(|text| text.parse::<IpAddr>().ok()) else { return };
-    let link_local = match parsed {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let why = match () {
-        () if parsed.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
-        () if parsed.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        () if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-        () if parsed.is_multicast() => "may not be in the multicast range",
-        () => return,
-    };
-    errors.push(FieldError::invalid(field, address, why));
 }
 
 fn affinity(spec: &Value, errors: &mut Errors) {

@@ -69,6 +69,19 @@ fn service(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result<()> {
         }),
     )?;
     let Some(advertise) = advertise else { return Ok(()) };
+    make(
+        api,
+        "v1",
+        "Endpoints",
+        "default",
+        json!({
+            "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{
+                "addresses": [{"ip": advertise.ip().to_string()}],
+                "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+            }],
+        }),
+    )?;
     let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     make(
         api,

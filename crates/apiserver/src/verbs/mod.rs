@@ -4,6 +4,7 @@ mod bootstrap;
 mod delete;
 mod list;
 mod patch;
+mod proxy;
 mod subresource;
 
 use std::sync::{Arc, PoisonError};
@@ -16,7 +17,8 @@ pub(crate) use bootstrap::bootstrap;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use list::list;
 pub(crate) use patch::patch;
-pub(crate) use subresource::{selector_text, subresource};
+pub(crate) use proxy::proxy;
+pub(crate) use subresource::{container_of, selector_text, subresource};
 
 use crate::admission::{Attempt, Write};
 use crate::api::Api;
@@ -128,6 +130,9 @@ pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
         }
     }
     check_shape(call, object)?;
+    if let Some(name) = schema::name_of(resource) {
+        schema::normalize(name, object);
+    }
     meta::map_of(object).insert("kind".to_owned(), resource.kind.clone().into());
     convert::to_stored(resource, object);
     let metadata = meta::metadata(object);

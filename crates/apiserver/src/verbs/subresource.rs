@@ -19,11 +19,6 @@ use crate::patch as patches;
 use crate::store::{Key, Object};
 
 pub(crate) async fn subresource(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> {
-    if matches!(call.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
-        let why =
-            format!("this API server has no connection to kubelets: {} is not offered", call.subresource);
-        return Err(ApiError::new(501, "NotImplemented", why));
-    }
     if !call.resource.has(&call.subresource) {
         return Err(ApiError::no_such_resource());
     }
@@ -169,36 +164,32 @@ fn scale(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
     Err(ApiError::modified(&call.resource.group, &call.resource.plural, &call.name))
 }
 
-async fn log(api: &Arc<Api>, call: &Call) -> Result<Answer> {
-    let pod = existing(api, call)?.value.clone();
-    let query = &call.query;
+/// The container that a client means: the one that it names, or a Pod's only one.
+pub(crate) fn container_of(pod: &Value, name: &str, wanted: &str) -> Result<String> {
     let names: Vec<&str> = ["containers", "initContainers", "ephemeralContainers"]
         .iter()
         .filter_map(|list| pod["spec"][*list].as_array())
         .flatten()
         .filter_map(|container| container["name"].as_str())
         .collect();
-    let main = pod["spec"]["containers"].as_array().map(Vec::len).unwrap_or_default();
-    let container = match query.get("container") {
-        "" if main == 1 && names.len() == 1 => names.first().copied().unwrap_or_default().to_owned(),
-        "" => {
-            return Err(ApiError::bad_request(format!(
-                "a container name must be specified for pod {}, choose one of: [{}]",
-                call.name,
-                names.join(" ")
-            )));
-        }
-        name if names.contains(&name) => name.to_owned(),
-        name => {
-            return Err(ApiError::bad_request(format!(
-                "container {name} is not valid for pod {}",
-                call.name
-            )));
-        }
-    };
+    match (wanted, names.as_slice()) {
+        ("", [only]) => Ok((*only).to_owned()),
+        ("", names) => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {name}, choose one of: [{}]",
+            names.join(" ")
+        ))),
+        (wanted, names) if names.contains(&wanted) => Ok(wanted.to_owned()),
+        _ => Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}"))),
+    }
+}
+
+async fn log(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    let pod = existing(api, call)?.value.clone();
+    let query = &call.query;
+    let container = container_of(&pod, &call.name, query.get("container"))?;
     let count = |name: &str| Ok::<_, Box<ApiError>>(query.number(name)?.and_then(|n| u64::try_from(n).ok()));
     let options = LogOptions {
-        container: container.clone(),
+        container,
         follow: query.flag("follow"),
         previous: query.flag("previous"),
         timestamps: query.flag("timestamps"),

@@ -209,3 +209,51 @@ async fn one_listener_drains_while_another_serves() {
         .await;
     assert_eq!(watch.step().await, ("ADDED".to_owned(), "p".to_owned()));
 }
+
+/// E16: who holds connections without ever asking anything keeps nobody out, and loses the oldest.
+#[test]
+fn idle_connections_keep_nobody_out() {
+    let cluster = Cluster::start();
+    let address = cluster.url.trim_start_matches("https://").to_owned();
+    let mut held: Vec<_> =
+        (0..400).map(|_| std::net::TcpStream::connect(&address).expect("connect")).collect();
+    assert!(cluster.kubectl(&["get", "namespaces"]).contains("kube-system"));
+    let first = held.first_mut().expect("a connection");
+    first.set_read_timeout(Some(crate::support::LIMIT)).expect("a limit");
+    // Closed by the server: an end or a reset, and no waiting.
+    let end = std::io::Read::read(first, &mut [0]);
+    assert!(
+        matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    );
+    assert!(cluster.kubectl(&["get", "nodes"]).is_empty());
+}
+
+/// D12: built-in groups come before others, whatever their names.
+#[test]
+fn built_in_groups_are_found_first() {
+    let cluster = Cluster::start();
+    cluster.apply(
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: networkpolicies.a.example}\n\
+         spec: {group: a.example, scope: Namespaced, names: {plural: networkpolicies, kind: NetworkPolicy}, versions: \
+         [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}\n",
+    );
+    cluster.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: rule}\nspec: {podSelector: {}}\n",
+    );
+    assert!(cluster.kubectl(&["get", "networkpolicies"]).contains("rule"));
+    let groups = cluster.kubectl(&["get", "--raw", "/apis"]);
+    let at = |name: &str| groups.find(&format!("\"name\":\"{name}\"")).expect("a group");
+    assert!(at("apps") < at("networking.k8s.io") && at("networking.k8s.io") < at("a.example"), "{groups}");
+}
+
+/// D10: one version, which counts as a release where charts compare it.
+#[test]
+fn the_version_is_a_release() {
+    let cluster = Cluster::start();
+    let version: serde_json::Value =
+        serde_json::from_str(&cluster.kubectl(&["get", "--raw", "/version"])).expect("JSON");
+    let told = version["gitVersion"].as_str().expect("a version");
+    assert_eq!(told, weft_apiserver::VERSION);
+    assert!(!told.split('+').next().expect("a part").contains('-'), "{told}");
+    assert_eq!((version["major"].as_str(), version["minor"].as_str()), (Some("1"), Some("34")));
+}

@@ -112,7 +112,7 @@ fn replace_force_edit_and_raw_requests() {
     assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]), "ok");
     let refused = cluster.refused(&["exec", "p", "--", "true"], "");
     assert!(
-        refused.contains("not offered") || refused.contains("does not have a host assigned"),
+        refused.contains("no kubelet is connected") || refused.contains("does not have a host assigned"),
         "{refused}"
     );
 }

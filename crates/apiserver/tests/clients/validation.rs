@@ -19,6 +19,18 @@ fn refusals_name_the_field() {
              {{metadata: {{labels: {labels}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}\n"
         )
     };
+    let mounting = |volume: &str, more: &str| {
+        pod(&format!(
+            "{{volumes: [{{name: v, {volume}}}], containers: [{{name: c, image: i, volumeMounts: [{{name: v, \
+             mountPath: /v{more}}}]}}]}}"
+        ))
+    };
+    let slice = |address: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s}}\naddressType: IPv4\n\
+             endpoints: [{{addresses: [{address}]}}]\n"
+        )
+    };
     let policy = |spec: &str| {
         format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: rule}}\nspec: {spec}\n"
@@ -38,6 +50,25 @@ fn refusals_name_the_field() {
         (pod("{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /x}]}]}"), "volumeMounts[0].name: Not found"),
         (pod("{restartPolicy: Sometimes, containers: [{name: c, image: i}]}"), "spec.restartPolicy: Unsupported value"),
         (service("{selector: {a: b}}"), "spec.ports: Required value"),
+        // E15: what becomes a path of the node.
+        (mounting("configMap: {name: m, items: [{key: k, path: ../../x}]}", ""), "volumes[0].configMap.items[0].path"),
+        (mounting("secret: {secretName: m, items: [{key: k, path: /etc/x}]}", ""), "volumes[0].secret.items[0].path"),
+        (mounting("downwardAPI: {items: [{fieldRef: {fieldPath: metadata.name}, path: a/../../x}]}", ""), "volumes[0].downwardAPI.items[0].path"),
+        (mounting("projected: {sources: [{configMap: {name: m, items: [{key: k, path: ..x}]}}]}", ""), "projected.sources[0].configMap.items[0].path"),
+        (mounting("projected: {sources: [{serviceAccountToken: {path: ../t}}]}", ""), "projected.sources[0].serviceAccountToken.path"),
+        (mounting("persistentVolumeClaim: {claimName: ../../../etc}", ""), "persistentVolumeClaim.claimName"),
+        (mounting("persistentVolumeClaim: {claimName: /etc}", ""), "persistentVolumeClaim.claimName"),
+        (mounting("hostPath: {path: /var/../etc}", ""), "hostPath.path"),
+        (mounting("emptyDir: {}", ", subPath: ../x"), "volumeMounts[0].subPath"),
+        (mounting("emptyDir: {}", ", subPath: /x"), "volumeMounts[0].subPath"),
+        (mounting("emptyDir: {}", ", subPathExpr: $(A)/../x"), "volumeMounts[0].subPathExpr"),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {..x: z}\n".to_owned(), "data[..x]"),
+        // E17: where a node would reach itself.
+        (slice("127.0.0.1"), "endpoints[0].addresses[0]"),
+        (slice("169.254.169.254"), "endpoints[0].addresses[0]"),
+        (slice("224.0.0.1"), "endpoints[0].addresses[0]"),
+        (slice("0.0.0.0"), "endpoints[0].addresses[0]"),
+        ("apiVersion: v1\nkind: Endpoints\nmetadata: {name: e}\nsubsets: [{addresses: [{ip: '::1'}], ports: [{port: 80}]}]\n".to_owned(), "subsets[0].addresses[0].ip"),
         (service("{ports: [{port: 80}, {port: 81}]}"), "spec.ports[0].name: Required value"),
         (service("{ports: [{port: 0}]}"), "spec.ports[0].port"),
         (service("{type: Magic, ports: [{port: 80}]}"), "spec.type: Unsupported value"),

@@ -1,0 +1,60 @@
+//! What a server would say of an object, without a server.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use crate::resources::{Registry, Types};
+use crate::{convert, defaults, meta, schema, validation};
+
+/// Why an object would be refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// The field, as `spec.ports[0].name`; empty where it is the whole object.
+    pub field: String,
+    /// The server's words.
+    pub message: String,
+}
+
+/// What a server would refuse of a new object of a built-in type: fields that the type does not have or that are of another type,
+/// and values that are not allowed. Of other types nothing is said.
+pub fn check(object: &Value) -> Vec<Refusal> {
+    static TYPES: OnceLock<Arc<Types>> = OnceLock::new();
+    let types = TYPES.get_or_init(|| Registry::new().types());
+    let text = |name: &str| object[name].as_str().unwrap_or_default();
+    let Some(resource) = types.find_kind(text("apiVersion"), text("kind")) else { return Vec::new() };
+    let mut object = object.clone();
+    if let Some(name) = schema::name_of(resource) {
+        let findings = schema::check(name, &object);
+        let wrong = findings.wrong.into_iter().map(|(field, message)| Refusal { field, message });
+        let unknown = findings
+            .unknown
+            .into_iter()
+            .map(|field| Refusal { message: format!("unknown field {field:?}"), field });
+        let found: Vec<Refusal> = wrong.chain(unknown).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        schema::normalize(name, &mut object);
+    }
+    convert::to_stored(resource, &mut object);
+    let metadata = meta::metadata(&mut object);
+    if resource.namespaced {
+        meta::default(metadata, "namespace", "default");
+    }
+    // The server would make one up.
+    if !metadata.contains_key("name") && metadata.contains_key("generateName") {
+        metadata.insert("name".to_owned(), "a".into());
+    }
+    defaults::initial_status(resource, &mut object);
+    defaults::apply(resource, &mut object, None);
+    let Err(error) = validation::create(resource, types, &object) else { return Vec::new() };
+    let causes = error.details["causes"].as_array().into_iter().flatten();
+    let told = |cause: &Value| cause["message"].as_str().unwrap_or_default().to_owned();
+    causes
+        .map(|cause| {
+            let field = cause["field"].as_str().unwrap_or_default().to_owned();
+            Refusal { message: format!("{field}: {}", told(cause)), field }
+        })
+        .collect()
+}
