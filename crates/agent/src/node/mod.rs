@@ -76,8 +76,9 @@ pub struct Config {
     pub queue_dir: PathBuf,
 }
 
-/// New Pods' MTU follows the paths that are proved: wait this long for proof before the first Pod.
-const SETTLE: Duration = Duration::from_secs(1);
+/// New Pods' MTU follows the paths that are proved: wait this long for proof before the first Pod. Proof comes within milliseconds;
+/// on a machine whose cores are busy it takes longer.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// The state of one node.
 pub struct Node {

@@ -100,19 +100,22 @@ struct Track {
     lost: u32,
     /// Absent before the first answer or the third loss.
     works: Option<bool>,
+    /// It has worked before.
+    worked: bool,
 }
 
 impl Track {
     fn new(now: Instant) -> Track {
-        Track { next: now, answered: 0, lost: 0, works: None }
+        Track { next: now, answered: 0, lost: 0, works: None, worked: false }
     }
 
     fn answered(&mut self) {
         self.lost = 0;
         self.answered = self.answered.saturating_add(1);
-        let enough = if self.works == Some(false) { REGAINED } else { 1 };
+        // What has never worked did not break: its first answer is proof, however late it comes.
+        let enough = if self.works == Some(false) && self.worked { REGAINED } else { 1 };
         if self.answered >= enough {
-            self.works = Some(true);
+            (self.works, self.worked) = (Some(true), true);
         }
     }
 
@@ -202,10 +205,24 @@ impl Peer {
     pub(super) fn answered(&mut self, nonce: u64, now: Instant) {
         if let Some(place) = self.waiting.iter().position(|waiting| waiting.nonce == nonce) {
             let waiting = self.waiting.swap_remove(place);
+            let silent = self.works(Probe::Path) == Some(false);
             if let Some(track) = track(&mut self.tracks, waiting.family, waiting.probe) {
                 track.answered();
             }
+            if silent && self.works(Probe::Path) == Some(true) {
+                self.ask_underlay_again(now);
+            }
             self.choose_path(now);
+        }
+    }
+
+    /// The node answers again: that the underlay did not carry Pod addresses meanwhile says nothing any more.
+    fn ask_underlay_again(&mut self, now: Instant) {
+        for tracks in &mut self.tracks {
+            let plain = &mut tracks[Probe::Plain as usize];
+            if plain.works == Some(false) {
+                *plain = Track { worked: plain.worked, ..Track::new(now) };
+            }
         }
     }
 
@@ -216,14 +233,21 @@ impl Peer {
             (Some(true), Some(false)) => MtuProof::Mismatch(expected),
             _ => MtuProof::Unknown,
         };
+        // A node that answers neither way proves nothing of the underlay: it may not be up yet.
+        let proved = match self.works(Probe::Plain) {
+            Some(true) => true,
+            Some(false) => self.works(Probe::Path) == Some(true),
+            None => false,
+        };
         let why = match (self.routing, self.works(Probe::Plain)) {
             (Routing::Overlay, _) => "--routing overlay",
             (Routing::Native, _) => "--routing native",
             (Routing::Auto, Some(true)) => "the underlay carries Pod addresses",
-            (Routing::Auto, Some(false)) => "the underlay does not carry Pod addresses",
+            (Routing::Auto, Some(false)) if proved => "the underlay does not carry Pod addresses",
+            (Routing::Auto, Some(false)) => "the node does not answer",
             (Routing::Auto, None) => "not proved yet",
         };
-        let proved = self.routing != Routing::Auto || self.works(Probe::Plain).is_some();
+        let proved = self.routing != Routing::Auto || proved;
         Health { path: self.path, why, proved, reachable: self.works(Probe::Path), mtu }
     }
 
@@ -335,6 +359,17 @@ mod tests {
             (Path::Overlay, Some(true), MtuProof::Proved(1450))
         );
         assert_eq!(health.why, "the underlay does not carry Pod addresses");
+    }
+
+    /// B10: a node that answers neither way, because it is not up yet, proves nothing; its first answer does.
+    #[test]
+    fn a_node_that_is_not_up_yet_proves_nothing() {
+        let mut bench = Bench::new(Routing::Auto, |_, _| false);
+        let health = bench.run(LONG);
+        assert_eq!((health.proved, health.why), (false, "the node does not answer"));
+        bench.passes = |_, _| true;
+        let health = bench.run(Duration::from_secs(2));
+        assert_eq!((health.proved, health.path), (true, Path::Native));
     }
 
     #[test]
