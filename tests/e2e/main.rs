@@ -11,5 +11,8 @@ mod lab_life;
 mod missing_features;
 mod pod_network;
 mod services;
+mod sessions;
+mod slow_machine;
+mod traits;
 mod verify;
 mod workloads;

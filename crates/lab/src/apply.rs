@@ -125,7 +125,8 @@ async fn discover(client: &Client) -> Result<HashMap<Kind, Served>> {
 async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Result<Applied> {
     let api: Api<DynamicObject> = api_for(client, served, manifest.namespace());
     let before = api.get_opt(manifest.name()).await.map_err(plain)?;
-    let params = PatchParams::apply(MANAGER).force();
+    // As kubectl asks: what the kind does not have is refused.
+    let params = PatchParams::apply(MANAGER).force().validation_strict();
     let mut object = manifest.object.clone();
     if served.namespaced && manifest.namespace().is_none() {
         object["metadata"]["namespace"] = json!("default");

@@ -1,11 +1,19 @@
 //! `weft lab exec`: a command inside a node or a Pod, with the caller's terminal.
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, Result, bail};
 use weft_netns::Netns;
 
-use crate::place::{self, Cgroup, LabDir, Names};
+use crate::{
+    kubelet::{ContainerPlace, ContainerSpec, read_spec, run},
+    place::{self, Cgroup, LabDir, Names, PodRecord},
+};
 
 /// Replaces this process with `words`, inside the network namespace and cgroup of `target`, and among its names: a Pod's name, `pod/NAME`,
 /// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME`, `outside` or `fabric`. Returns only if that fails.
@@ -32,6 +40,38 @@ pub fn exec(
         names.enter_child(&mut command)?;
     }
     Err(command.exec()).with_context(|| program.clone())
+}
+
+/// Runs `words` in a container of a Pod, among its files and processes, and says how they ended. Must be called by a process with
+/// one thread.
+///
+/// # Errors
+/// The Pod has no such container, or none that runs a program of its own.
+pub fn exec_in(
+    lab: &LabDir,
+    namespace: &str,
+    target: &str,
+    container: &str,
+    words: &[String],
+) -> Result<ExitCode> {
+    let record = pod_of(lab, namespace, target)?;
+    let folder = lab.pod(&record.uid).join("containers");
+    let own = folder.join(place::one_part(container)?);
+    if !own.join("pid").exists() {
+        let running = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let running = running.filter(|entry| entry.path().join("pid").exists());
+        let names: Vec<String> = running.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        bail!(
+            "no container {container} of {namespace}/{target} runs a program of its own (those that do: {names}): without -c \
+             the command runs in the Pod's network, and 'kubectl exec' makes a container for a stand-in"
+        );
+    }
+    let spec = read_spec(&own.join("spec.json"))?;
+    let procs = Cgroup::at(&record.cgroup).below(container)?.procs();
+    fs::write(&procs, "0").with_context(|| procs.display().to_string())?;
+    let place = ContainerPlace::Running { pid_file: own.join("pid") };
+    run(&ContainerSpec { argv: words.to_vec(), env: spec.env, cwd: spec.cwd, place })
 }
 
 /// Where a command is to run.
@@ -62,17 +102,21 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
         })?;
         return found(node.netns.clone(), &node.cgroup, &lab.node(&node.name));
     }
-    let record = match target.split_once('/') {
-        None => lab.pod_record(namespace, target)?,
-        Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod)?,
+    let record = pod_of(lab, namespace, target)?;
+    found(record.netns, &record.cgroup, &lab.pod(&record.uid))
+}
+
+fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
+    match target.split_once('/') {
+        None => lab.pod_record(namespace, target),
+        Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod),
         Some((_, workload)) => {
             let pods = lab.pods_in(namespace)?;
             // Workloads name their Pods after themselves.
             let first = pods.into_iter().find(|pod| pod.starts_with(&format!("{workload}-")));
             let first = first
                 .with_context(|| format!("no Pod of {namespace}/{target} runs in lab {}", lab.name()))?;
-            lab.pod_record(namespace, &first)?
+            lab.pod_record(namespace, &first)
         }
-    };
-    found(record.netns, &record.cgroup, &lab.pod(&record.uid))
+    }
 }

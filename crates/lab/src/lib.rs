@@ -20,7 +20,7 @@ mod responder;
 mod world;
 
 pub use apply::{Applied, Outcome, apply};
-pub use enter::exec;
+pub use enter::{exec, exec_in};
 pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};

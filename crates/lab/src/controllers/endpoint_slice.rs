@@ -25,6 +25,9 @@ use super::{
 use crate::world::World;
 
 const ENDPOINTS_A_SLICE: usize = 100;
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     let mut pods: HashMap<String, Vec<Arc<Pod>>> = HashMap::new();
@@ -98,6 +101,14 @@ fn slices_of<'p>(
         }
     }
     let mut slices = BTreeMap::new();
+    // A Service without Pods has a slice all the same, that says so.
+    for family in families {
+        if !groups.keys().any(|(of, _)| *of == family) {
+            let service_name = service.metadata.name.as_deref().unwrap_or_default();
+            let name = format!("{service_name}-{}-none-0", family.to_ascii_lowercase());
+            slices.insert(name.clone(), slice(service, family, name, Vec::new(), Vec::new()));
+        }
+    }
     for ((family, hash), (ports, endpoints)) in groups {
         let base = format!(
             "{}-{}-{hash}",
@@ -113,7 +124,7 @@ fn slices_of<'p>(
 
 /// Puts each endpoint into a slice: the one it stands in, else the first with room. An endpoint that moved between
 /// slices would for a moment stand in none.
-fn place(
+pub(super) fn place(
     base: &str,
     endpoints: Vec<Endpoint>,
     held: &[Arc<EndpointSlice>],
@@ -158,11 +169,11 @@ fn slice(
     endpoints: Vec<Endpoint>,
 ) -> EndpointSlice {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.insert("kubernetes.io/service-name".into(), service.metadata.name.clone().unwrap_or_default());
-    labels.insert("endpointslice.kubernetes.io/managed-by".into(), "endpointslice-controller.k8s.io".into());
+    labels.insert(SERVICE_NAME.into(), service.metadata.name.clone().unwrap_or_default());
+    labels.insert(MANAGED_BY.into(), "endpointslice-controller.k8s.io".into());
     let spec = service.spec.as_ref();
     if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
-        labels.insert("service.kubernetes.io/headless".into(), String::new());
+        labels.insert(HEADLESS.into(), String::new());
     }
     let metadata = ObjectMeta {
         name: Some(name),
@@ -240,7 +251,10 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let mut declared = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+            let sidecars = spec.init_containers.iter().flatten();
+            let sidecars = sidecars.filter(|one| one.restart_policy.as_deref() == Some("Always"));
+            let containers = spec.containers.iter().chain(sidecars);
+            let mut declared = containers.flat_map(|container| container.ports.iter().flatten());
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let same = |other: &Option<String>| other.as_deref().unwrap_or("TCP") == protocol;
             declared
@@ -259,7 +273,7 @@ fn address_of(pod: &Pod, family: &str) -> Option<IpAddr> {
         .find(|ip| ip.is_ipv4() == (family == "IPv4"))
 }
 
-async fn write(
+pub(super) async fn write(
     world: &World,
     mut wanted: BTreeMap<String, EndpointSlice>,
     held: Vec<Arc<EndpointSlice>>,
@@ -302,6 +316,36 @@ mod tests {
             ..EndpointSlice::default()
         };
         placed.iter().map(slice).map(Arc::new).collect()
+    }
+
+    /// D5: a Service without Pods has a slice for each family.
+    #[test]
+    fn a_service_without_pods_has_placeholders() {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": { "name": "web", "uid": "u" },
+            "spec": { "selector": { "a": "b" }, "ipFamilies": ["IPv4", "IPv6"], "ports": [{ "port": 80 }] },
+        }))
+        .unwrap();
+        let slices = slices_of(&service, std::iter::empty(), &BTreeMap::new(), &[]);
+        let families: Vec<&str> = slices.values().map(|slice| slice.address_type.as_str()).collect();
+        assert_eq!(families, ["IPv4", "IPv6"]);
+        assert!(slices.values().all(|slice| slice.endpoints.is_empty()));
+    }
+
+    /// D6: a named port may be a native sidecar's.
+    #[test]
+    fn named_ports_of_sidecars_are_found() {
+        let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": {
+            "initContainers": [
+                { "name": "once", "ports": [{ "name": "metrics", "containerPort": 1 }] },
+                { "name": "proxy", "restartPolicy": "Always", "ports": [{ "name": "metrics", "containerPort": 9000 }] },
+            ],
+            "containers": [{ "name": "app" }],
+        }}))
+        .unwrap();
+        let port: ServicePort =
+            serde_json::from_value(json!({ "port": 80, "targetPort": "metrics" })).unwrap();
+        assert_eq!(target_port(&port, &pod), Some(9000));
     }
 
     #[test]

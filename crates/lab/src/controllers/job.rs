@@ -66,6 +66,9 @@ async fn one(world: &World, job: &Job, pods: Vec<Arc<Pod>>) -> kube::Result<Agai
         "startTime": started, "active": tally.active.len(), "succeeded": tally.succeeded, "failed": tally.failed,
         "ready": tally.active.iter().filter(|pod| is_ready(pod)).count(),
     });
+    if is_indexed(spec) {
+        status["completedIndexes"] = json!(intervals(&tally.done));
+    }
     if let Some((reason, message)) = failure {
         for pod in &tally.active {
             world.pods.delete(&world.client, &pod.metadata, None).await?;
@@ -88,7 +91,8 @@ struct Tally {
     active: Vec<Arc<Pod>>,
     succeeded: i32,
     failed: i32,
-    /// Indexes that are done or under way, for an indexed Job.
+    /// Indexes that are done, and those that are done or under way, of an indexed Job.
+    done: BTreeSet<i32>,
     taken: BTreeSet<i32>,
 }
 
@@ -103,7 +107,8 @@ impl Tally {
         Tally {
             succeeded: if is_indexed(spec) { count(done.len()) } else { count(with("Succeeded").count()) },
             failed: count(with("Failed").count()),
-            taken: done.into_iter().chain(active.iter().filter_map(index)).collect(),
+            taken: done.iter().copied().chain(active.iter().filter_map(index)).collect(),
+            done,
             active,
         }
     }
@@ -177,6 +182,37 @@ async fn forget(world: &World, job: &Job, spec: &JobSpec) -> kube::Result<Again>
     Ok(None)
 }
 
+/// Numbers as a Job's status has them: `0-2,5`.
+fn intervals(numbers: &BTreeSet<i32>) -> String {
+    let mut runs: Vec<(i32, i32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let shown = |(first, last): (i32, i32)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first},{last}"),
+        _ => format!("{first}-{last}"),
+    };
+    runs.into_iter().map(shown).collect::<Vec<_>>().join(",")
+}
+
 fn is_indexed(spec: &JobSpec) -> bool {
     spec.completion_mode.as_deref() == Some("Indexed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D6: indexes are told as Kubernetes tells them.
+    #[test]
+    fn completed_indexes_are_intervals() {
+        let told = |numbers: &[i32]| intervals(&numbers.iter().copied().collect());
+        assert_eq!(told(&[]), "");
+        assert_eq!(told(&[3]), "3");
+        assert_eq!(told(&[0, 1, 3, 4, 5, 7]), "0,1,3-5,7");
+    }
 }

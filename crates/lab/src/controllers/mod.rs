@@ -6,6 +6,7 @@ mod cron_job;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod endpoints;
 mod job;
 mod namespace;
 mod node_ranges;
@@ -54,8 +55,8 @@ impl Pass {
     }
 }
 
-/// Starts every controller in `tasks`.
-pub(crate) fn start(world: &World, ranges: &Ranges, tasks: &mut JoinSet<()>) {
+/// Starts every controller in `tasks`. `authority` is the API server's, PEM.
+pub(crate) fn start(world: &World, ranges: &Ranges, authority: &str, tasks: &mut JoinSet<()>) {
     macro_rules! controller {
         ($module:ident, [$($input:ident),*] $(, $more:expr)*) => {{
             let world = world.clone();
@@ -74,7 +75,9 @@ pub(crate) fn start(world: &World, ranges: &Ranges, tasks: &mut JoinSet<()>) {
     controller!(cron_job, [cron_jobs, jobs]);
     controller!(scheduler, [pods, nodes]);
     controller!(endpoint_slice, [services, pods, endpoint_slices, nodes]);
-    controller!(namespace, [namespaces, service_accounts]);
+    controller!(endpoints, [services, endpoint_slices, endpoints]);
+    let authority = authority.to_owned();
+    controller!(namespace, [namespaces, service_accounts], authority);
     let ranges = ranges.clone();
     controller!(node_ranges, [nodes], ranges);
 }

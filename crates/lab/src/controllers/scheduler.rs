@@ -1,6 +1,10 @@
 //! Gives each Pod a node: a ready one that its selectors allow and whose host ports are free, the emptiest first.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{
@@ -42,7 +46,8 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
             let taken = taken.get(node).map(Vec::as_slice).unwrap_or_default();
             !ports.iter().any(|port| taken.iter().any(|other| collide(port, other)))
         };
-        let fitting = nodes.iter().filter(|node| allows(node, spec)).map(name_of).filter(|node| free(node));
+        let fitting = nodes.iter().filter(|node| missing(node, spec).is_none());
+        let fitting = fitting.map(name_of).filter(|node| free(node));
         let owner = pod.metadata.owner_references.as_ref().and_then(|references| references.first());
         let beside = |node: &str| {
             let same = |other: &&Arc<Pod>| {
@@ -61,7 +66,13 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
                 taken.entry(node.clone()).or_default().extend(ports);
                 bindings.push((pod.clone(), node));
             }
-            None => refused.push(pod.clone()),
+            None => {
+                let why = |node: &Arc<Node>| match state_of(node).or_else(|| missing(node, spec)) {
+                    Some(why) => why,
+                    None => "didn't have free ports for the requested pod ports".to_owned(),
+                };
+                refused.push((pod.clone(), message(nodes.iter().chain(&others).map(why))));
+            }
         }
     }
     let mut pass = Pass::default();
@@ -71,8 +82,8 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
     while let Some(result) = bound.next().await {
         pass.take(result.map(|()| None));
     }
-    for pod in &refused {
-        pass.take(say_unschedulable(world, pod, nodes.len()).await.map(|()| None));
+    for (pod, message) in &refused {
+        pass.take(say_unschedulable(world, pod, message).await.map(|()| None));
     }
     // A Pod that waits for a node is looked at again whenever a node or a Pod changes; nothing to poll for.
     pass.end()
@@ -101,21 +112,38 @@ async fn bind(world: &World, pod: &Pod, node: &str) -> kube::Result<()> {
     }
 }
 
-async fn say_unschedulable(world: &World, pod: &Pod, nodes: usize) -> kube::Result<()> {
-    let message =
-        format!("0/{nodes} ready nodes are available: selectors, host ports or readiness do not fit");
+async fn say_unschedulable(world: &World, pod: &Pod, message: &str) -> kube::Result<()> {
     let held = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let said =
-        held.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let said = held
+        .iter()
+        .flat_map(|all| all.iter())
+        .any(|condition| condition.type_ == "PodScheduled" && condition.message.as_deref() == Some(message));
     if said {
         return Ok(());
     }
+    world.events.unschedulable(pod, message);
     let condition = json!({
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
         "lastTransitionTime": now(),
     });
     let status = json!({ "phase": "Pending", "conditions": [condition] });
     world.pods.patch_status(&world.client, &pod.metadata, &status).await
+}
+
+/// Why no node takes a Pod, as the scheduler says it: how many nodes have which reason.
+fn message(reasons: impl Iterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut nodes = 0;
+    for reason in reasons {
+        nodes += 1;
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut parts: Vec<String> =
+        counts.into_iter().map(|(reason, count)| format!("{count} node(s) {reason}")).collect();
+    if parts.is_empty() {
+        parts.push("no nodes available to schedule pods".to_owned());
+    }
+    format!("0/{nodes} nodes are available: {}.", parts.join(", "))
 }
 
 /// Nobody has placed the Pod, and it asks for no other scheduler or gate.
@@ -125,11 +153,21 @@ fn waits(spec: &PodSpec) -> bool {
 }
 
 fn is_usable(node: &Node) -> bool {
+    state_of(node).is_none()
+}
+
+/// Why a node takes no Pods now, whatever they ask for.
+fn state_of(node: &Node) -> Option<String> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready =
         conditions.iter().flat_map(|all| all.iter()).any(|c| c.type_ == "Ready" && c.status == "True");
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
-    ready && !cordoned && node.metadata.deletion_timestamp.is_none()
+    match () {
+        () if node.metadata.deletion_timestamp.is_some() => Some("were being deleted".to_owned()),
+        () if cordoned => Some("were unschedulable".to_owned()),
+        () if !ready => Some("weren't ready".to_owned()),
+        () => None,
+    }
 }
 
 /// How long to wait for a node that has just joined and will be ready in a moment: Pods that start with the cluster
@@ -145,17 +183,40 @@ fn joining(node: &Node) -> Option<Duration> {
 
 /// Whether the Pod's `nodeSelector` and required node affinity allow the node.
 pub(super) fn allows(node: &Node, spec: &PodSpec) -> bool {
+    missing(node, spec).is_none()
+}
+
+/// The term of the Pod's `nodeSelector` or required node affinity that the node does not meet, if there is one.
+fn missing(node: &Node, spec: &PodSpec) -> Option<String> {
+    const WHAT: &str = "didn't match Pod's node affinity/selector";
     let labels = node.metadata.labels.as_ref();
-    let chosen = spec
+    let unmet = spec
         .node_selector
         .iter()
         .flatten()
-        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+        .find(|(key, value)| labels.and_then(|labels| labels.get(*key)) != Some(*value));
+    if let Some((key, value)) = unmet {
+        return Some(format!("{WHAT} (nodeSelector {key}={value})"));
+    }
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required =
-        affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
-    chosen
-        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(node, term)))
+    let required = affinity?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    if required.node_selector_terms.iter().any(|term| matches(node, term)) {
+        return None;
+    }
+    let terms: Vec<String> = required.node_selector_terms.iter().map(shown).collect();
+    Some(format!("{WHAT} (nodeAffinity {})", terms.join(" or ")))
+}
+
+/// A term as people write selectors.
+fn shown(term: &NodeSelectorTerm) -> String {
+    let wanted = term.match_expressions.iter().flatten().chain(term.match_fields.iter().flatten());
+    let parts: Vec<String> = wanted
+        .map(|one| {
+            let values = one.values.as_deref().unwrap_or_default();
+            format!("{} {} {}", one.key, one.operator, values.join(",")).trim_end().to_owned()
+        })
+        .collect();
+    if parts.is_empty() { "an empty term, which matches nothing".to_owned() } else { parts.join(" and ") }
 }
 
 fn matches(node: &Node, term: &NodeSelectorTerm) -> bool {
@@ -174,6 +235,9 @@ fn matches(node: &Node, term: &NodeSelectorTerm) -> bool {
             ),
             match_labels: None,
         };
+    if term.match_expressions.iter().flatten().chain(term.match_fields.iter().flatten()).next().is_none() {
+        return false;
+    }
     let fields = node.metadata.name.iter().map(|name| ("metadata.name".to_owned(), name.clone())).collect();
     selects(&convert(&term.match_expressions), node.metadata.labels.as_ref())
         && selects(&convert(&term.match_fields), Some(&fields))
@@ -201,6 +265,28 @@ fn collide(one: &HostPort, other: &HostPort) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// D1: the term that no node meets is named, with how many nodes do not meet it.
+    #[test]
+    fn an_unmet_term_is_named() {
+        let node: Node = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n", "labels": { "kubernetes.io/os": "linux" } },
+        }))
+        .unwrap();
+        let spec = |spec: serde_json::Value| -> PodSpec { serde_json::from_value(spec).unwrap() };
+        let why = |value| missing(&node, &spec(value));
+        assert_eq!(why(json!({ "containers": [], "nodeSelector": { "kubernetes.io/os": "linux" } })), None);
+        let selector = why(json!({ "containers": [], "nodeSelector": { "disk": "ssd" } })).unwrap();
+        assert!(selector.ends_with("(nodeSelector disk=ssd)"), "{selector}");
+        let term = json!({ "matchExpressions": [{ "key": "gpu", "operator": "Exists" }] });
+        let affinity = json!({ "containers": [], "affinity": { "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } } });
+        let affinity = why(affinity).unwrap();
+        assert!(affinity.ends_with("(nodeAffinity gpu Exists)"), "{affinity}");
+        let all = message([selector.clone(), selector, "were unschedulable".to_owned()].into_iter());
+        assert!(all.starts_with("0/3 nodes are available: 2 node(s) didn't match"), "{all}");
+        assert!(all.ends_with("1 node(s) were unschedulable."), "{all}");
+    }
 
     #[test]
     fn host_ports_collide_by_address_protocol_and_number() {

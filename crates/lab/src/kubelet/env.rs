@@ -1,9 +1,16 @@
 //! The environment of a container that runs for real.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use kube::{Api, Client};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service, ServiceAccount},
+};
+use kube::{Api, Client, api::PostParams};
 
 /// Variables in order, and how `$(NAME)` is expanded with them.
 pub(super) struct Environment {
@@ -77,16 +84,41 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// A token of a ServiceAccount. It is not renewed, so that it is good for as long as a lab may run.
+    pub(super) async fn token(&self, account: &str, audience: Option<&str>) -> Result<String, SourceError> {
+        const A_YEAR: i64 = 365 * 86_400;
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audience.map(str::to_owned).into_iter().collect(),
+                expiration_seconds: Some(A_YEAR),
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
+        match api.create_token_request(account, &PostParams::default(), &request).await {
+            Ok(made) => Ok(made.status.map(|status| status.token).unwrap_or_default()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                Err(SourceError::Missing { kind: "serviceaccount", name: account.to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 fn missing(kind: &'static str, name: &str, optional: bool) -> Result<BTreeMap<String, Vec<u8>>, SourceError> {
     if optional { Ok(BTreeMap::new()) } else { Err(SourceError::Missing { kind, name: name.to_owned() }) }
 }
 
 impl Environment {
-    /// Everything that `env` and `envFrom` say, with references resolved and `$(NAME)` expanded.
+    /// Everything that `env` and `envFrom` say, with references resolved and `$(NAME)` expanded, after the variables by
+    /// which Pods find Services.
     pub(super) async fn of(
         pod: &Pod,
         container: &Container,
         hostname: &str,
+        services: &[Arc<Service>],
         sources: &mut Sources,
     ) -> Result<Environment, SourceError> {
         let mut environment = Environment {
@@ -96,6 +128,7 @@ impl Environment {
                 ("HOME".into(), "/root".into()),
             ],
         };
+        environment.variables.extend(service_variables(pod, services));
         for from in container.env_from.iter().flatten() {
             let entries = match (&from.config_map_ref, &from.secret_ref) {
                 (Some(map), _) => sources.config_map(&map.name, map.optional == Some(true)).await?,
@@ -146,6 +179,47 @@ impl Environment {
         expanded.push_str(rest);
         expanded
     }
+}
+
+/// Where the API server is, and, unless the Pod wants none, the Services of its namespace: each as `NAME_SERVICE_HOST` and
+/// `NAME_SERVICE_PORT`, and as Docker's links name it.
+fn service_variables(pod: &Pod, services: &[Arc<Service>]) -> Vec<(String, String)> {
+    let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let mut variables = Vec::new();
+    for service in services {
+        let (namespace, name) = crate::world::key_of(&service.metadata);
+        let server = namespace == "default" && name == "kubernetes";
+        let near = links && Some(&namespace) == pod.metadata.namespace.as_ref();
+        let Some(spec) = service.spec.as_ref().filter(|_| server || near) else { continue };
+        // Neither a headless Service nor a name has an address.
+        let Some(address) = spec.cluster_ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
+            continue;
+        };
+        let prefix = name.to_ascii_uppercase().replace('-', "_");
+        let mut add = |suffix: String, value: String| variables.push((format!("{prefix}_{suffix}"), value));
+        add("SERVICE_HOST".into(), address.to_string());
+        for (number, port) in spec.ports.iter().flatten().enumerate() {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            let Ok(at) = u16::try_from(port.port).map(|port| SocketAddr::new(address, port)) else {
+                continue;
+            };
+            let url = format!("{}://{at}", protocol.to_ascii_lowercase());
+            if number == 0 {
+                add("SERVICE_PORT".into(), port.port.to_string());
+                add("PORT".into(), url.clone());
+            }
+            if let Some(name) = port.name.as_ref().filter(|name| !name.is_empty()) {
+                let name = name.to_ascii_uppercase().replace('-', "_");
+                add(format!("SERVICE_PORT_{name}"), port.port.to_string());
+            }
+            let link = format!("PORT_{}_{protocol}", port.port);
+            add(link.clone(), url);
+            add(format!("{link}_PROTO"), protocol.to_ascii_lowercase());
+            add(format!("{link}_PORT"), port.port.to_string());
+            add(format!("{link}_ADDR"), address.to_string());
+        }
+    }
+    variables
 }
 
 async fn resolve(
@@ -237,6 +311,43 @@ mod tests {
         let environment = Environment { variables };
         assert_eq!(environment.expand("postgres://$(HOST):5432/$$(HOST)"), "postgres://db:5432/$(HOST)");
         assert_eq!(environment.expand("$(ODD) $(NONE) $"), "$(HOST) $(NONE) $");
+    }
+
+    /// D7: the variables that a kubelet gives.
+    #[test]
+    fn services_are_found_by_variables() {
+        let service = |namespace: &str, name: &str, ip: &str| -> Arc<Service> {
+            let ports = serde_json::json!([{ "name": "http-web", "port": 80 }, { "name": "dns", "port": 53, "protocol": "UDP" }]);
+            let object = serde_json::json!({
+                "metadata": { "name": name, "namespace": namespace }, "spec": { "clusterIP": ip, "ports": ports },
+            });
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let services = [
+            service("default", "kubernetes", "10.96.0.1"),
+            service("shop", "my-db", "fd00::7"),
+            service("shop", "peers", "None"),
+            service("other", "web", "10.96.0.3"),
+        ];
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some("shop".into());
+        let told: BTreeMap<String, String> = service_variables(&pod, &services).into_iter().collect();
+        for (name, value) in [
+            ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
+            ("KUBERNETES_SERVICE_PORT", "80"),
+            ("KUBERNETES_PORT_80_TCP_ADDR", "10.96.0.1"),
+            ("MY_DB_SERVICE_HOST", "fd00::7"),
+            ("MY_DB_SERVICE_PORT_HTTP_WEB", "80"),
+            ("MY_DB_PORT", "tcp://[fd00::7]:80"),
+            ("MY_DB_PORT_53_UDP", "udp://[fd00::7]:53"),
+            ("MY_DB_PORT_53_UDP_PROTO", "udp"),
+        ] {
+            assert_eq!(told.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!told.keys().any(|name| name.starts_with("WEB") || name.starts_with("PEERS")));
+        pod.spec.get_or_insert_default().enable_service_links = Some(false);
+        let told = service_variables(&pod, &services);
+        assert!(told.iter().all(|(name, _)| name.starts_with("KUBERNETES_")) && !told.is_empty());
     }
 
     #[test]

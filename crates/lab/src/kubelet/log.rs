@@ -5,12 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+use weft_apiserver::Output;
 
 /// Older lines are forgotten.
 const KEPT_LINES: usize = 10_000;
+/// How far a listener may be behind.
+const KEPT_PIECES: usize = 256;
 
 /// The logs of every container of the lab.
 #[derive(Default)]
@@ -25,6 +28,8 @@ type Runs = [Option<Arc<ContainerLog>>; 2];
 pub(crate) struct ContainerLog {
     lines: Mutex<Lines>,
     written: watch::Sender<Written>,
+    /// As it is said, for whoever listens.
+    said: broadcast::Sender<Output>,
 }
 
 /// How many lines were written, and whether that is all.
@@ -46,6 +51,7 @@ impl Logs {
         let log = Arc::new(ContainerLog {
             lines: Mutex::default(),
             written: watch::Sender::new(Written::default()),
+            said: broadcast::Sender::new(KEPT_PIECES),
         });
         let mut containers = lock(&self.containers);
         let runs = containers.entry((uid.to_owned(), container.to_owned())).or_default();
@@ -69,6 +75,25 @@ impl Logs {
 impl ContainerLog {
     /// Adds a line, without its end.
     pub(super) fn write(&self, line: impl Into<Bytes>) {
+        let line = line.into();
+        let mut whole = BytesMut::from(&line[..]);
+        whole.extend_from_slice(b"\n");
+        self.tell(Output::Stdout(whole.freeze()));
+        self.keep(line);
+    }
+
+    /// Passes on what a container has just said, to whoever listens: maybe nobody.
+    pub(super) fn tell(&self, piece: Output) {
+        let _ = self.said.send(piece);
+    }
+
+    /// What is said from now on.
+    pub(super) fn listen(&self) -> broadcast::Receiver<Output> {
+        self.said.subscribe()
+    }
+
+    /// Keeps a line that was told.
+    pub(super) fn keep(&self, line: impl Into<Bytes>) {
         let mut lines = lock(&self.lines);
         lines.kept.push_back((Timestamp::now(), line.into()));
         if lines.kept.len() > KEPT_LINES {

@@ -1,11 +1,11 @@
 //! The stand-in for the kubelets: one task a node that keeps its Node object, one task a Pod that makes it run.
 
+mod account;
 mod board;
 mod cni;
 mod command;
 mod container;
 mod env;
-mod events;
 mod log;
 mod names;
 mod node;
@@ -13,7 +13,9 @@ mod pod;
 mod probe;
 mod process;
 mod sandbox;
+mod session;
 mod status;
+mod terminal;
 mod volumes;
 
 use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
@@ -22,15 +24,16 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::watch, task::JoinSet};
 
 pub use process::{ContainerPlace, ContainerSpec, Mount, run_container};
+pub(crate) use process::{read_spec, run};
 
 pub(crate) use log::{ContainerLog, Logs};
 pub(crate) use node::Node;
+pub(crate) use session::Sessions;
 
 use crate::{
     place::{LabDir, Spawner},
-    world::World,
+    world::{Events, World},
 };
-use events::Events;
 
 /// What every kubelet of the lab shares.
 pub(crate) struct Kubelets {
@@ -38,11 +41,14 @@ pub(crate) struct Kubelets {
     pub(crate) lab: LabDir,
     pub(crate) spawner: Spawner,
     pub(crate) logs: Arc<Logs>,
-    events: Events,
+    events: Arc<Events>,
     /// The `weft` executable, which starts containers.
     pub(crate) executable: PathBuf,
+    live: session::Live,
     /// Addresses of the cluster's DNS.
     cluster_dns: Vec<IpAddr>,
+    /// The API server's certificate authority, PEM.
+    authority: String,
 }
 
 impl Kubelets {
@@ -53,10 +59,11 @@ impl Kubelets {
         logs: Arc<Logs>,
         executable: PathBuf,
         cluster_dns: Vec<IpAddr>,
-        tasks: &mut JoinSet<()>,
+        authority: String,
     ) -> Arc<Kubelets> {
-        let events = Events::start(world.client.clone(), tasks);
-        Arc::new(Kubelets { world, lab, spawner, logs, events, executable, cluster_dns })
+        let events = world.events.clone();
+        let live = session::Live::default();
+        Arc::new(Kubelets { world, lab, spawner, logs, events, executable, live, cluster_dns, authority })
     }
 
     /// Makes the Node objects, in order: the first node gets the first Pod range.

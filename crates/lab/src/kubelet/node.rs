@@ -115,16 +115,17 @@ pub(super) async fn register(kubelets: &Kubelets, node: &Node) -> kube::Result<(
         .chain([json!({ "type": "Hostname", "address": node.name })])
         .collect();
     let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let amounts = json!({ "cpu": "8", "memory": "16Gi", "ephemeral-storage": "100Gi", "pods": "250" });
     let status = json!({
         "addresses": addresses, "capacity": amounts, "allocatable": amounts,
         "nodeInfo": {
             "machineID": "", "systemUUID": "", "bootID": "", "kubeProxyVersion": "",
-            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
+            "architecture": architecture,
             "operatingSystem": "linux", "osImage": "Weft lab",
             "kernelVersion": release.unwrap_or_default(),
             "containerRuntimeVersion": concat!("weft-lab://", env!("CARGO_PKG_VERSION")),
-            "kubeletVersion": concat!("v1.34.0+weft.", env!("CARGO_PKG_VERSION")),
+            "kubeletVersion": weft_apiserver::VERSION,
         },
         "conditions": conditions(false, "the node has just started"),
     });
@@ -132,7 +133,9 @@ pub(super) async fn register(kubelets: &Kubelets, node: &Node) -> kube::Result<(
         "apiVersion": "v1", "kind": "Node",
         "metadata": { "name": node.name, "labels": {
             "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
+            "kubernetes.io/arch": architecture,
+            // What kubelets go on setting for old manifests.
+            "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": architecture,
             "topology.kubernetes.io/zone": node.zone, "topology.kubernetes.io/region": "lab",
         }},
         "status": status,

@@ -6,8 +6,8 @@
 
 use std::{
     ffi::CString,
-    fs::{self, File},
-    io,
+    fs,
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::fs::DirBuilderExt,
@@ -18,21 +18,25 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
+        stat::Mode,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, chdir, execvpe, fork, pivot_root, sethostname},
 };
 use serde::{Deserialize, Serialize};
 
+use crate::place::{Inside, Tree, path_of};
+
 /// What to run, and in what.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
-    /// Program and arguments.
+    /// Program and arguments; in a new container, none to run nothing in it.
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
@@ -68,6 +72,8 @@ pub enum ContainerPlace {
 pub struct Mount {
     /// Where it is on the machine.
     pub source: PathBuf,
+    /// The part of it that is mounted; never outside of it.
+    pub part: Option<PathBuf>,
     /// Where the container sees it.
     pub target: PathBuf,
     /// Not to be written to.
@@ -79,8 +85,16 @@ pub struct Mount {
 /// # Errors
 /// What could not be set up. The exit code of the command is passed on, 128 and the signal if one ended it.
 pub fn run_container(spec: &Path) -> Result<ExitCode> {
-    let text = fs::read_to_string(spec).with_context(|| spec.display().to_string())?;
-    let spec: ContainerSpec = serde_json::from_str(&text).with_context(|| spec.display().to_string())?;
+    run(&read_spec(spec)?)
+}
+
+pub(crate) fn read_spec(path: &Path) -> Result<ContainerSpec> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// The same for a description that is at hand.
+pub(crate) fn run(spec: &ContainerSpec) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // Signals are waited for, not handled: nothing may be lost between two waits.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]);
@@ -89,28 +103,58 @@ pub fn run_container(spec: &Path) -> Result<ExitCode> {
         ContainerPlace::New { pid_file, .. } => {
             // This process keeps its own mounts: it has files of the machine to write.
             unshare(CloneFlags::CLONE_NEWPID).context("make the container's process namespace")?;
-            let child = fork_child(|| first_process(&spec))?;
-            fs::write(pid_file, child.to_string()).with_context(|| pid_file.display().to_string())?;
+            let (made, making) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            let child = fork_child(|| first_process(spec, making.try_clone()?))?;
+            drop(making);
+            // Who enters by this file finds the container whole.
+            if fs::File::from(made).read(&mut [0])? == 1 {
+                write_whole(pid_file, &child.to_string())?;
+            }
             wait_for(child, &signals)
         }
         ContainerPlace::Running { pid_file } => {
             enter(pid_file)?;
-            let child = fork_child(|| execute(&spec))?;
+            let child = fork_child(|| execute(spec))?;
             wait_for(child, &signals)
         }
     }
 }
 
 /// Process 1 of the container: makes its root folder, starts the command and reaps whatever is left to it.
-fn first_process(spec: &ContainerSpec) -> Result<ExitCode> {
+fn first_process(spec: &ContainerSpec, made: OwnedFd) -> Result<ExitCode> {
     if let ContainerPlace::New { hostname, layer, mounts, .. } = &spec.place {
         let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
         unshare(own).context("make the container's namespaces")?;
         sethostname(hostname).context("set the host name")?;
         make_root(layer, mounts)?;
     }
+    fs::File::from(made).write_all(b"1")?;
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]);
+    if spec.argv.is_empty() {
+        return hold(&signals);
+    }
     let child = fork_child(|| execute(spec))?;
-    wait_for(child, &SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]))
+    wait_for(child, &signals)
+}
+
+/// Keeps a container in which nothing runs, and reaps what others ran in it.
+fn hold(signals: &SigSet) -> Result<ExitCode> {
+    loop {
+        if signals.wait()? != Signal::SIGCHLD {
+            return Ok(ExitCode::SUCCESS);
+        }
+        while waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG))
+            .is_ok_and(|status| status != WaitStatus::StillAlive)
+        {}
+    }
+}
+
+/// Writes a file that is there only when it is whole.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text)
+        .and_then(|()| fs::rename(&fresh, path))
+        .with_context(|| path.display().to_string())
 }
 
 fn execute(spec: &ContainerSpec) -> Result<ExitCode> {
@@ -212,21 +256,23 @@ fn make_root(layer: &Path, mounts: &[Mount]) -> Result<()> {
         .context("mount the root folder (overlay)")?;
     let inside = |path: &str| root.join(path);
     mount(Some("proc"), &inside("proc"), Some("proc"), MsFlags::empty(), none).context("mount /proc")?;
-    for (folder, read_only) in [("dev", false), ("sys", true)] {
-        let source = Path::new("/").join(folder);
-        mount(Some(&source), &inside(folder), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-            .with_context(|| format!("mount /{folder}"))?;
-        if read_only {
-            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-            mount(none, &inside(folder), none, flags, none).with_context(|| format!("protect /{folder}"))?;
-        }
+    mount(Some("/dev"), &inside("dev"), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+        .context("mount /dev")?;
+    // What it tells of the network is the Pod's, since this process is in the Pod's namespace.
+    mount(Some("sysfs"), &inside("sys"), Some("sysfs"), MsFlags::MS_RDONLY, none).context("mount /sys")?;
+    let cgroups = Path::new("/sys/fs/cgroup");
+    if cgroups.is_dir() {
+        let tree = Tree::of(&open(cgroups, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)?;
+        let place = open(&inside("sys/fs/cgroup"), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        tree.attach(&place, true).context("mount /sys/fs/cgroup")?;
     }
     for folder in ["tmp", "run"] {
         mount(Some("tmpfs"), &inside(folder), Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))
             .with_context(|| format!("mount /{folder}"))?;
     }
+    let inside_root = Inside::as_root(&root)?;
     for one in mounts {
-        bind(&root, one).with_context(|| format!("mount {}", one.target.display()))?;
+        bind(&inside_root, one).with_context(|| format!("mount {}", one.target.display()))?;
     }
     let old = inside("tmp").join(".machine");
     make_dir(&old, 0o700)?;
@@ -236,25 +282,16 @@ fn make_root(layer: &Path, mounts: &[Mount]) -> Result<()> {
     fs::remove_dir("/tmp/.machine").context("/tmp/.machine")
 }
 
-fn bind(root: &Path, mount_point: &Mount) -> Result<()> {
-    let target = root.join(mount_point.target.strip_prefix("/").unwrap_or(&mount_point.target));
-    if mount_point.source.is_dir() {
-        make_dir(&target, 0o755)?;
-    } else {
-        if let Some(folder) = target.parent() {
-            make_dir(folder, 0o755)?;
-        }
-        if !target.exists() {
-            File::create(&target)?;
-        }
-    }
-    let none = None::<&str>;
-    mount(Some(&mount_point.source), &target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-    if mount_point.read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(none, &target, none, flags, none)?;
-    }
-    Ok(())
+/// Mounts a file or folder into the container. Neither path leads out: not the part out of its volume, nor the place out
+/// of the root folder, whatever links stand in either.
+fn bind(root: &Inside, wanted: &Mount) -> Result<()> {
+    let source = match &wanted.part {
+        Some(part) => Inside::below(&wanted.source)?.make(part, false)?,
+        None => open(&wanted.source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(|| wanted.source.display().to_string())?,
+    };
+    let target = root.make(&wanted.target, !path_of(&source).is_dir())?;
+    Ok(Tree::of(&source)?.attach(&target, wanted.read_only)?)
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

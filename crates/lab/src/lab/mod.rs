@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use futures::future::BoxFuture;
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -24,14 +25,14 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use weft_apiserver::{ApiServer, Config};
 use weft_netns::Netns;
 
 use crate::{
     apply::{Applied, apply},
     controllers,
-    kubelet::{Kubelets, Logs, Node},
+    kubelet::{Kubelets, Logs, Node, Sessions},
     manifest::Manifest,
     place::{self, Cgroup, Fabric, LabDir, LabName, LabRecord, NodeRecord, Spawner, make_dir, write_file},
     ranges::{IpFamily, Ranges},
@@ -88,6 +89,7 @@ pub async fn run(
     manifests: Vec<Manifest>,
     claimed: impl FnOnce(&LabDir) -> Result<()>,
     tell: impl Fn(Progress),
+    unproved: impl Unproved,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     check(&options)?;
@@ -95,7 +97,7 @@ pub async fn run(
     let (dir, lock) = LabDir::claim(&options.name)?;
     let mut tasks = JoinSet::new();
     let worked = tokio::select! {
-        worked = up(&options, &manifests, &dir, claimed, &tell, &mut tasks) => worked,
+        worked = up(&options, &manifests, &dir, claimed, &tell, &unproved, &mut tasks) => worked,
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     };
     if worked.is_ok() {
@@ -151,8 +153,10 @@ async fn up(
     dir: &LabDir,
     claimed: impl FnOnce(&LabDir) -> Result<()>,
     tell: &impl Fn(Progress),
+    unproved: &impl Unproved,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
+    let deadline = Instant::now() + options.timeout;
     claimed(dir)?;
     let ranges = options.ip_family.ranges();
     let spawner = Spawner::start()?;
@@ -183,13 +187,15 @@ async fn up(
     tell(Progress::Step(format!("API server on https://{address}")));
 
     let world = World::follow(client.clone(), tasks).await;
-    controllers::start(&world, &ranges, tasks);
+    controllers::start(&world, &ranges, server.ca_pem(), tasks);
     let store = Arc::new(Logs::default());
     server.set_logs(Arc::new(logs::Source::new(store.clone())));
     let executable = options.executable.clone();
-    let kubelets =
-        Kubelets::new(world.clone(), dir.clone(), spawner, store, executable, ranges.cluster_dns(), tasks);
+    let dns = ranges.cluster_dns();
+    let authority = server.ca_pem().to_owned();
+    let kubelets = Kubelets::new(world.clone(), dir.clone(), spawner, store, executable, dns, authority);
     kubelets.register(&nodes).await.context("register the nodes")?;
+    server.set_sessions(Arc::new(Sessions::new(kubelets.clone())));
     tasks.spawn(kubelets.run(nodes));
     cluster_dns::make(&client, &ranges.cluster_dns()).await?;
     pools::make(&client, &ranges.load_balancers(options.nodes)).await?;
@@ -202,11 +208,44 @@ async fn up(
         )));
     }
 
-    let missing = readiness::wait(&world, failed, usize::from(options.nodes), options.timeout, tell).await;
+    let mut missing = readiness::wait(&world, failed, usize::from(options.nodes), deadline, tell).await;
+    if missing.is_empty() {
+        missing = prove(&record, unproved, deadline, tell).await;
+    }
     record.ready = missing.is_empty();
     dir.write_record(&record)?;
     tell(if record.ready { Progress::Ready(Box::new(record)) } else { Progress::NotReady(missing) });
     Ok(())
+}
+
+/// What of a lab's network is not proved yet, a line each. The lab does not ask its agents itself: it speaks to the API and
+/// to CNI alone.
+pub trait Unproved: Fn(LabRecord) -> BoxFuture<'static, Vec<String>> {}
+
+impl<F: Fn(LabRecord) -> BoxFuture<'static, Vec<String>>> Unproved for F {}
+
+/// Waits until every path between nodes is proved: that everything runs does not mean that it reaches each other. Returns what
+/// is still not proved at the deadline.
+async fn prove(
+    record: &LabRecord,
+    unproved: &impl Unproved,
+    deadline: Instant,
+    tell: &impl Fn(Progress),
+) -> Vec<String> {
+    let mut pause = Duration::from_millis(10);
+    let mut shown = 0;
+    loop {
+        let missing = unproved(record.clone()).await;
+        if missing.is_empty() || Instant::now() >= deadline {
+            return missing;
+        }
+        if missing.len() != shown {
+            shown = missing.len();
+            tell(Progress::Waiting(format!("everything runs; {} to prove", plural(shown, "path"))));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
 }
 
 /// Makes the fabric, every node's namespace, cgroup and folders, and the host outside.

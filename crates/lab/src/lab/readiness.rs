@@ -1,7 +1,5 @@
 //! What a lab still waits for while it comes up.
 
-use std::time::Duration;
-
 use futures::future::select_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::{sync::watch, time::Instant};
@@ -15,16 +13,15 @@ use crate::{
 /// An agent that has ended so often in a row will not come up.
 const HOPELESS: u32 = 5;
 
-/// Waits until every node is Ready and every Pod runs and is ready, or has succeeded. Returns what is missing after
-/// `timeout`, or when an agent does not stay up.
+/// Waits until every node is Ready and every Pod runs and is ready, or has succeeded. Returns what is missing at
+/// the deadline, or when an agent does not stay up.
 pub(super) async fn wait(
     world: &World,
     mut agents: watch::Receiver<Failures>,
     nodes: usize,
-    timeout: Duration,
+    deadline: Instant,
     tell: &impl Fn(Progress),
 ) -> Vec<String> {
-    let deadline = Instant::now() + timeout;
     let mut inputs = vec![
         world.nodes.subscribe(),
         world.pods.subscribe(),

@@ -1,6 +1,7 @@
 //! Kubernetes manifests from files, folders and standard input, with the file and line of everything.
 
-mod schema;
+mod left_out;
+mod yaml;
 
 use std::{
     fmt, fs,
@@ -50,19 +51,40 @@ pub enum ManifestError {
     /// A folder without a manifest in it.
     #[error("{0}: no manifest in this folder (files that end in .yaml, .yml or .json)")]
     Empty(String),
+    /// Files without an object in them.
+    #[error("{0}: no object in it")]
+    NoObjects(String),
+}
+
+/// Something that is not wrong, and not what its author may think.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub what: String,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every object, in the order of the files.
+    pub manifests: Vec<Manifest>,
+    /// What to tell whoever wrote them.
+    pub warnings: Vec<Warning>,
 }
 
 /// Reads every object of the files and, recursively, of the folders; `-` is standard input.
 ///
 /// # Errors
-/// The first malformed object, with its file and line. Nothing is returned then.
-pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
-    let mut manifests = Vec::new();
+/// The first malformed object, with its file and line; that there is no object. Nothing is returned then.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, ManifestError> {
+    let mut loaded = Loaded::default();
     for path in paths {
         if path == Path::new("-") {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map_err(unreadable("<stdin>"))?;
-            manifests.extend(parse("<stdin>", &text)?);
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map_err(unreadable("<stdin>"))?;
+            loaded.read("<stdin>", &bytes)?;
             continue;
         }
         let shown = path.display().to_string();
@@ -77,42 +99,117 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
         };
         for file in files {
             let shown = file.display().to_string();
-            let text = fs::read_to_string(&file).map_err(unreadable(&shown))?;
-            manifests.extend(parse(&shown, &text)?);
+            let bytes = fs::read(&file).map_err(unreadable(&shown))?;
+            loaded.read(&shown, &bytes)?;
         }
     }
-    Ok(manifests)
+    loaded.warnings.extend(left_out::warnings(&loaded.manifests));
+    if loaded.manifests.is_empty() && !paths.is_empty() {
+        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(ManifestError::NoObjects(paths.join(", ")));
+    }
+    Ok(loaded)
 }
 
-/// Reads the objects of one multi-document text. `file` is what errors call it.
-pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
-    let mut manifests = Vec::new();
-    for document in documents(text) {
+/// Reads the objects of one text: YAML documents, or JSON objects one after the other. `file` is what errors call it.
+pub fn parse(file: &str, text: &str) -> Result<Loaded, ManifestError> {
+    let mut loaded = Loaded::default();
+    loaded.read(file, text.as_bytes())?;
+    loaded.warnings.extend(left_out::warnings(&loaded.manifests));
+    Ok(loaded)
+}
+
+impl Loaded {
+    fn read(&mut self, file: &str, bytes: &[u8]) -> Result<(), ManifestError> {
         let malformed = |line: u64, problem: String| ManifestError::Malformed {
             place: Place { file: file.to_owned(), line },
             problem,
         };
-        let value: Value = serde_saphyr::from_str_with_options(document.text, yaml_options())
-            .map_err(|error| malformed(document.line_of(&error), problem_of(&error)))?;
-        if value.is_null() {
-            continue;
+        let text = text_of(bytes).map_err(|(line, problem)| malformed(line, problem.to_owned()))?;
+        let mut documents_read = Vec::new();
+        for part in json_objects(&text).unwrap_or_else(|| documents(&text)) {
+            let document = yaml::Document::read(part.text, part.start + 1)
+                .map_err(|problem| malformed(problem.line, problem.what))?;
+            documents_read.push((part, document));
         }
-        let place = Place { file: file.to_owned(), line: document.first_line() };
-        let items = match list_items(&value) {
-            Some(items) => items.clone(),
-            None => {
-                schema::check(&value, document.text).map_err(|(line, problem)| {
-                    malformed(document.start + line.unwrap_or(document.lead()), problem)
-                })?;
-                vec![value]
+        for (part, document) in documents_read {
+            let lost = document.lost.iter();
+            self.warnings.extend(lost.map(|(line, what)| Warning {
+                place: Place { file: file.to_owned(), line: *line },
+                what: what.clone(),
+            }));
+            if document.value.is_null() {
+                continue;
             }
-        };
-        for object in items {
-            identify(&object).map_err(|problem| malformed(place.line, problem))?;
-            manifests.push(Manifest { place: place.clone(), object });
+            let mut objects = Vec::new();
+            open(&document.value, "", &mut objects);
+            for (object, at) in objects {
+                let line = |path: &str| {
+                    let found = document
+                        .line_of(&format!("{at}{path}"))
+                        .filter(|_| !path.is_empty() || !at.is_empty());
+                    found.unwrap_or(part.first_line())
+                };
+                identify(&object).map_err(|problem| malformed(line(""), problem))?;
+                if let Some(refusal) = weft_apiserver::check(&object).into_iter().next() {
+                    let (kind, name) = (text_at(&object, "/kind"), text_at(&object, "/metadata/name"));
+                    let what = format!("{kind} {name}: {}", refusal.message);
+                    return Err(malformed(line(&join(&at, &refusal.field)), what));
+                }
+                let place = Place { file: file.to_owned(), line: line("") };
+                self.manifests.push(Manifest { place, object });
+            }
         }
+        Ok(())
     }
-    Ok(manifests)
+}
+
+/// A field's path below where its object stands.
+fn join(at: &str, field: &str) -> String {
+    if at.is_empty() { field.to_owned() } else { format!(".{field}") }
+}
+
+/// The text of a file: UTF-8, or UTF-16 with its mark.
+fn text_of(bytes: &[u8]) -> Result<String, (u64, &'static str)> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units = bytes.chunks(2).map(|pair| unit([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        char::decode_utf16(units)
+            .collect::<Result<String, _>>()
+            .map_err(|_| (1, "not UTF-16, though it begins so"))
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => String::from_utf8(rest.to_vec()).map_err(|error| {
+            let before = rest.get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+            (1 + before.iter().filter(|byte| **byte == b'\n').count() as u64, "not UTF-8")
+        }),
+    }
+}
+
+/// The objects of lists, and of lists in them; with each, where it stands in the document. An item that does not say what it is
+/// is of its list's kind.
+fn open(value: &Value, at: &str, objects: &mut Vec<(Value, String)>) {
+    let Some(items) = value.get("items").and_then(Value::as_array) else {
+        objects.push((value.clone(), at.to_owned()));
+        return;
+    };
+    for (place, item) in items.iter().enumerate() {
+        let mut item = item.clone();
+        if let Value::Object(map) = &mut item
+            && !map.contains_key("kind")
+            && !map.contains_key("apiVersion")
+            && let Some(kind) = text_at(value, "/kind").strip_suffix("List").filter(|kind| !kind.is_empty())
+        {
+            map.insert("kind".to_owned(), kind.into());
+            map.insert("apiVersion".to_owned(), text_at(value, "/apiVersion").into());
+        }
+        open(
+            &item,
+            &if at.is_empty() { format!("items[{place}]") } else { format!("{at}.items[{place}]") },
+            objects,
+        );
+    }
 }
 
 impl Manifest {
@@ -151,19 +248,31 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    fn line_of(&self, error: &serde_saphyr::Error) -> u64 {
-        self.start + error.location().map_or(self.lead(), |location| location.line().max(1))
-    }
-
-    /// The first line that is neither blank nor a comment, counted within the document from 1.
-    fn lead(&self) -> u64 {
-        let counts = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        1 + self.text.lines().position(counts).unwrap_or(0) as u64
-    }
-
+    /// The first line that is neither blank nor a comment.
     fn first_line(&self) -> u64 {
-        self.start + self.lead()
+        let counts = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        self.start + 1 + self.text.lines().position(counts).unwrap_or(0) as u64
     }
+}
+
+/// JSON objects, one after the other. None: this is no JSON.
+fn json_objects(text: &str) -> Option<Vec<Document<'_>>> {
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let (mut found, mut from) = (Vec::new(), 0);
+    while let Some(object) = stream.next() {
+        // What only YAML can read may begin with a brace too.
+        object.ok()?;
+        let before = text.get(..from)?;
+        let part = text.get(from..stream.byte_offset())?;
+        let blank = part.len() - part.trim_start().len();
+        let start = before.matches('\n').count() + part.get(..blank)?.matches('\n').count();
+        found.push(Document { start: start as u64, text: part.trim_start() });
+        from = stream.byte_offset();
+    }
+    Some(found)
 }
 
 /// Splits at `---` lines. A block scalar cannot hold such a line: its text is indented.
@@ -172,7 +281,7 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     let (mut from, mut start, mut offset) = (0, 0, 0);
     for (number, line) in (0..).zip(text.split_inclusive('\n')) {
         let bare = line.trim_end();
-        if bare == "---" || bare == "..." || bare.starts_with("--- ") {
+        if bare == "---" || bare.starts_with("--- ") {
             found.push(Document { start, text: &text[from..offset] });
             // What follows the marker on its line belongs to the new document, unless it is a comment.
             let inline = bare.strip_prefix("--- ").is_some_and(|rest| !rest.trim_start().starts_with('#'));
@@ -184,28 +293,6 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     let counts = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     found.retain(|document| document.text.lines().any(counts));
     found
-}
-
-fn yaml_options() -> serde_saphyr::Options {
-    // `yes` stays a string and 0755 is octal, as in every Kubernetes client.
-    serde_saphyr::options! {
-        strict_booleans: true,
-        legacy_octal_numbers: true,
-        with_snippet: false,
-    }
-}
-
-/// The message of a YAML error without the place: that is said in front.
-fn problem_of(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let end = first.find(" at line ").unwrap_or(first.len());
-    first.get(..end).unwrap_or(first).trim_start_matches("error: ").to_owned()
-}
-
-fn list_items(value: &Value) -> Option<&Vec<Value>> {
-    let is_list = text_at(value, "/kind").ends_with("List") && text_at(value, "/apiVersion") == "v1";
-    if is_list { value.get("items").and_then(Value::as_array) } else { None }
 }
 
 fn identify(object: &Value) -> Result<(), String> {
@@ -262,71 +349,4 @@ fn unreadable(path: &str) -> impl FnOnce(io::Error) -> ManifestError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        parse("app.yaml", text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn documents_keep_their_lines() {
-        let text = "# an application\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\n\n# web\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web, namespace: shop}\ndata:\n  script: |\n    ---\n    echo hello\n---\n";
-        let manifests = parse("app.yaml", text).unwrap();
-        let seen: Vec<_> =
-            manifests.iter().map(|m| (m.place.line, m.kind(), m.name(), m.namespace())).collect();
-        assert_eq!(seen, [(3, "Namespace", "shop", None), (10, "ConfigMap", "web", Some("shop"))]);
-        assert_eq!(manifests[1].object["data"]["script"], "---\necho hello\n");
-    }
-
-    #[test]
-    fn broken_yaml_names_file_and_line() {
-        let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: b\n   labels: {}\n";
-        let error = error(text);
-        assert!(error.starts_with("app.yaml:10: ") || error.starts_with("app.yaml:9: "), "{error}");
-        assert!(!error.contains('\n'), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_type_names_the_line_of_the_field() {
-        let text = "\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: three\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec: {containers: [{name: web, image: nginx}]}\n";
-        let error = error(text);
-        assert!(error.starts_with("app.yaml:8: Deployment web: "), "{error}");
-    }
-
-    #[test]
-    fn a_number_where_a_string_belongs_is_refused() {
-        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    env:\n    - name: PORT\n      value: 8080\n";
-        let error = error(text);
-        assert!(error.starts_with("app.yaml:10: Pod a: "), "{error}");
-    }
-
-    #[test]
-    fn quantities_ports_and_modes_may_be_numbers() {
-        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    resources: {limits: {cpu: 1, memory: 0.5}}\n    livenessProbe: {httpGet: {port: 80}}\n  volumes:\n  - name: c\n    configMap: {name: c, defaultMode: 0755}\n";
-        let manifests = parse("app.yaml", text).unwrap();
-        assert_eq!(manifests[0].object.pointer("/spec/volumes/0/configMap/defaultMode").unwrap(), 0o755);
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(error("kind: Pod\nmetadata: {name: a}\n"), "app.yaml:1: Pod has no apiVersion");
-        assert_eq!(error("# x\napiVersion: v1\nkind: Pod\n"), "app.yaml:2: Pod has no metadata.name");
-        assert!(error("- a\n- b\n").starts_with("app.yaml:1: not a Kubernetes object"));
-    }
-
-    #[test]
-    fn unknown_kinds_are_kept_and_lists_are_opened() {
-        let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: a}}\n- {apiVersion: example.com/v1, kind: Robot, metadata: {name: r}, spec: {arms: 2}}\n";
-        let manifests = parse("list.yaml", text).unwrap();
-        assert_eq!(manifests.len(), 2);
-        assert_eq!(manifests[1].object["spec"]["arms"], 2);
-    }
-
-    #[test]
-    fn json_is_read_too() {
-        let text =
-            "{\n \"apiVersion\": \"v1\",\n \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"a\"}\n}\n";
-        assert_eq!(parse("ns.json", text).unwrap()[0].kind(), "Namespace");
-    }
-}
+mod tests;

@@ -2,9 +2,11 @@
 
 mod cgroup;
 mod fabric;
+mod inside;
 mod leftovers;
 mod names;
 mod spawn;
+mod tree;
 
 use std::{
     fmt, fs,
@@ -22,10 +24,12 @@ use serde::{Deserialize, Serialize};
 
 pub use cgroup::Cgroup;
 pub(crate) use fabric::{Fabric, start_namespace};
+pub(crate) use inside::{Inside, one_part, path_of};
 pub use leftovers::clean;
 pub(crate) use leftovers::remove;
 pub(crate) use names::Names;
 pub(crate) use spawn::{Spawner, enter};
+pub(crate) use tree::Tree;
 
 use crate::IpFamily;
 

@@ -1,7 +1,7 @@
 //! By what a place of the lab knows names: files of its own in /etc, and its host name.
 //!
 //! Whatever is started in a node, a Pod or the host outside gets a mount and a host name namespace around it, in which they
-//! stand in the place of the machine's.
+//! stand in the place of the machine's. So does a /sys that tells of its own network.
 
 use std::{
     ffi::{CString, OsStr},
@@ -18,7 +18,7 @@ use nix::{
     unistd::sethostname,
 };
 
-use super::make_dir;
+use super::{make_dir, tree::mount_own_sys};
 
 /// Where glibc looks names up. The machine's may ask a daemon that knows only the machine's own names.
 const NSSWITCH: &str = "nsswitch.conf";
@@ -63,21 +63,22 @@ impl Names {
         FILES.into_iter().map(|file| (self.folder.join(file), Path::new("/etc").join(file)))
     }
 
-    /// Makes `command` start among these names. What the machine mounts later is seen inside as well: the namespaces of
+    /// Makes `command` start among these names; it must enter its network namespace before. What the machine mounts later is seen inside as well: the namespaces of
     /// Pods among it.
     pub(crate) fn enter_child(&self, command: &mut Command) -> Result<()> {
         let hostname = read(&self.folder.join(HOSTNAME))?;
         let hostname = hostname.trim().to_owned();
         let over = Over::of(self)?;
-        let enter = move || -> nix::Result<()> {
+        let enter = move || -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
             over.mount()?;
-            sethostname(&hostname)
+            mount_own_sys()?;
+            Ok(sethostname(&hostname)?)
         };
         // SAFETY: between fork and exec only system calls are made, with strings that were made before: nothing allocates.
-        unsafe { command.pre_exec(move || enter().map_err(io::Error::from)) };
+        unsafe { command.pre_exec(enter) };
         Ok(())
     }
 }

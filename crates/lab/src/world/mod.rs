@@ -1,5 +1,6 @@
 //! The cluster as the API tells it: one watch a kind, shared by every controller and kubelet of the lab.
 
+mod events;
 mod store;
 
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,12 +22,14 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+pub(crate) use events::Events;
 pub(crate) use store::{Object, Scoped, Store, key_of};
 
 /// Every kind that the lab acts on, and the client that changes them.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) client: Client,
+    pub(crate) events: Arc<Events>,
     pub(crate) nodes: Arc<Store<Node>>,
     pub(crate) namespaces: Arc<Store<Namespace>>,
     pub(crate) service_accounts: Arc<Store<ServiceAccount>>,
@@ -39,6 +42,7 @@ pub(crate) struct World {
     pub(crate) cron_jobs: Arc<Store<CronJob>>,
     pub(crate) services: Arc<Store<Service>>,
     pub(crate) endpoint_slices: Arc<Store<EndpointSlice>>,
+    pub(crate) endpoints: Arc<Store<Endpoints>>,
 }
 
 impl World {
@@ -57,6 +61,8 @@ impl World {
             cron_jobs: Store::new(),
             services: Store::new(),
             endpoint_slices: Store::new(),
+            endpoints: Store::new(),
+            events: Arc::new(Events::start(client.clone(), tasks)),
             client,
         };
         macro_rules! each {
@@ -77,7 +83,8 @@ impl World {
             jobs,
             cron_jobs,
             services,
-            endpoint_slices
+            endpoint_slices,
+            endpoints
         );
         world
     }

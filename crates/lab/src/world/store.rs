@@ -261,7 +261,7 @@ fn assert_cluster_wide<K: Resource<Scope = ClusterResourceScope>>() {}
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::{CronJob, Job},
-    core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
 namespaced!(
@@ -274,7 +274,8 @@ namespaced!(
     Pod,
     Service,
     ServiceAccount,
-    EndpointSlice
+    EndpointSlice,
+    Endpoints
 );
 cluster_wide!(Namespace, Node);
 

@@ -20,11 +20,12 @@ use super::{
     pod::Ports,
     probe::Target,
     sandbox::Sandbox,
+    session::LiveContainer,
 };
 use crate::controllers::now;
 
 use running::Running;
-pub(super) use running::start_inside;
+pub(super) use running::{shim, start_inside};
 
 /// Shorter than a kubelet's ten seconds: a lab is there to be watched.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -126,6 +127,17 @@ async fn run_once(
     let uid = context.pod.metadata.uid.as_deref().unwrap_or_default();
     let log = context.kubelets.logs.begin(uid, &container.name);
     let mut running = context.start(container, role, &log).await?;
+    context.kubelets.live.add(
+        uid,
+        LiveContainer {
+            context: context.clone(),
+            container: container.clone(),
+            log: log.clone(),
+            inside: running.inside(),
+            input: tokio::sync::Mutex::new(running.take_input()),
+            shell: tokio::sync::OnceCell::new(),
+        },
+    );
     let since = now();
     context.board.container(slot, |state| {
         state.id = format!("weft-lab://{uid}/{}", container.name);
@@ -160,6 +172,7 @@ async fn run_once(
             }
         }
     };
+    context.kubelets.live.remove(uid, &container.name);
     lock(&context.ports).remove(&container.name);
     log.end();
     let ended =

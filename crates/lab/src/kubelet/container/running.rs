@@ -7,26 +7,30 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use bytes::{Bytes, BytesMut};
 use k8s_openapi::api::core::v1::Container;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::{AsyncRead, AsyncReadExt},
     process::Child,
 };
+use weft_apiserver::Output;
 
 use super::{Role, Surroundings, lock};
 use crate::{
     kubelet::{
-        Kubelets,
+        Kubelets, account,
         board::{Phase, Slot},
-        command,
+        command::{self, View},
         env::{Environment, SourceError, Sources},
         log::ContainerLog,
         probe::Inside,
         process::{ContainerPlace, ContainerSpec, Mount},
+        session::Input,
+        terminal::Terminal,
         volumes,
     },
-    place::{enter, make_dir, write_file},
+    place::{enter, make_dir, one_part, write_file},
 };
 
 /// How long a stand-in goes on taking connections after it was asked to end, as a server that drains does: until
@@ -34,16 +38,24 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long a stand-in for a program that ends takes.
 const A_MOMENT: Duration = Duration::from_millis(300);
+/// How long a container may take to be made.
+const A_WHILE: Duration = Duration::from_secs(10);
 /// What runs in place of the container.
 pub(super) enum Running {
     Process {
         child: Box<Child>,
         inside: Inside,
+        /// Until somebody takes it.
+        input: Option<Input>,
     },
     /// The responder; a program that would end does so after a moment.
-    StandIn {
-        ends: bool,
-    },
+    StandIn { ends: bool },
+}
+
+/// What a container's processes find.
+struct Setting {
+    environment: Environment,
+    mounts: Vec<Mount>,
 }
 
 /// How a run ended.
@@ -67,14 +79,19 @@ impl Surroundings {
         log: &Arc<ContainerLog>,
     ) -> Result<Running> {
         let ends = role == Role::Init || self.stand_in_ends(container);
-        if command::is_here(container, ends) {
-            let running = self.start_process(container, log).await?;
-            self.kubelets.events.normal(
-                &self.pod,
-                "Started",
-                &format!("Started container {}", container.name),
-            );
-            return Ok(running);
+        let words: Vec<String> =
+            container.command.iter().flatten().chain(container.args.iter().flatten()).cloned().collect();
+        let named = container.command.as_ref().is_some_and(|command| !command.is_empty());
+        // What needs no look into volumes is told first: a stand-in may start before what they are made from is there.
+        if named && View::before(container, ends).can_run(&words) {
+            let setting = self.setting(container).await?;
+            let words: Vec<String> = words.iter().map(|word| setting.environment.expand(word)).collect();
+            if View::with(container, &setting.mounts, ends).can_run(&words) {
+                let running = self.start_process(container, words, setting, log).await?;
+                let message = format!("Started container {}", container.name);
+                self.kubelets.events.normal(&self.pod, "Started", &message);
+                return Ok(running);
+            }
         }
         let image = container.image.as_deref().unwrap_or("its image");
         if ends {
@@ -106,53 +123,117 @@ impl Surroundings {
         restart.is_some_and(|policy| policy != "Always") && (of_job || !serves)
     }
 
-    async fn start_process(&self, container: &Container, log: &Arc<ContainerLog>) -> Result<Running> {
+    /// What a container's processes find: variables and volumes.
+    async fn setting(&self, container: &Container) -> Result<Setting> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        let mut sources = Sources::new(self.kubelets.world.client.clone(), namespace);
+        let services = self.kubelets.world.services.list();
+        let hostname = &self.sandbox.hostname;
+        let environment = Environment::of(&self.pod, container, hostname, &services, &mut sources).await?;
+        let names = self.sandbox.names.files();
+        let mut mounts: Vec<Mount> =
+            names.map(|(source, target)| Mount { source, part: None, target, read_only: false }).collect();
+        mounts.extend(account::mount(&self.kubelets, &self.pod, container, &sources).await?);
+        let lab = &self.kubelets.lab;
+        mounts.extend(volumes::mounts(lab, &self.pod, container, &environment, &mut sources).await?);
+        Ok(Setting { environment, mounts })
+    }
+
+    async fn start_process(
+        &self,
+        container: &Container,
+        words: Vec<String>,
+        setting: Setting,
+        log: &Arc<ContainerLog>,
+    ) -> Result<Running> {
+        let (mut command, inside) = self.prepare(container, words, setting)?;
+        let takes_input = container.stdin == Some(true);
+        let terminal = if container.tty == Some(true) {
+            Some(Arc::new(Terminal::give(&mut command)?))
+        } else {
+            let stdin = if takes_input { Stdio::piped() } else { Stdio::null() };
+            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+            None
+        };
+        enter(&mut command, &self.sandbox.netns, &inside.cgroup)?;
+        let mut child = self.kubelets.spawner.spawn(command).await?;
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(copy_lines(stdout, Output::Stdout, log.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(copy_lines(stderr, Output::Stderr, log.clone()));
+        }
+        let mut input = child.stdin.take().map(Input::Pipe);
+        if let Some(terminal) = terminal {
+            tokio::spawn(copy_terminal(terminal.clone(), log.clone()));
+            input = takes_input.then_some(Input::Terminal(terminal));
+        }
+        lock(&self.ports).exclude(container);
+        Ok(Running::Process { child: Box::new(child), inside, input })
+    }
+
+    /// Starts a container beside a stand-in in which nothing runs, for commands to be run in it.
+    pub(in crate::kubelet) async fn start_shell(&self, container: &Container) -> Result<(Child, Inside)> {
+        // What it is made from may not be there: the stand-in runs without, so this does.
+        let setting = match self.setting(container).await {
+            Ok(setting) => setting,
+            Err(error) if error.downcast_ref::<SourceError>().is_some() => {
+                let bare = Container { name: container.name.clone(), ..Container::default() };
+                self.setting(&bare).await?
+            }
+            Err(error) => return Err(error),
+        };
+        let (mut command, inside) = self.prepare(container, Vec::new(), setting)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        enter(&mut command, &self.sandbox.netns, &inside.cgroup)?;
+        let mut child = self.kubelets.spawner.spawn(command).await?;
+        let file = inside.folder.join("pid");
+        let deadline = tokio::time::Instant::now() + A_WHILE;
+        while !file.exists() {
+            if let Some(status) = child.try_wait()? {
+                let mut said = String::new();
+                if let Some(mut stderr) = child.stderr.take() {
+                    stderr.read_to_string(&mut said).await?;
+                }
+                bail!("no container could be made ({status}): {}", said.trim());
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("no container was made within {} s", A_WHILE.as_secs());
+            }
+            // Nobody tells when the file is there; it takes a few milliseconds.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok((child, inside))
+    }
+
+    /// What starts a container's first process, and where it will be.
+    fn prepare(
+        &self,
+        container: &Container,
+        words: Vec<String>,
+        setting: Setting,
+    ) -> Result<(Command, Inside)> {
+        let Setting { environment, mounts } = setting;
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
-        let folder = self.kubelets.lab.pod(uid).join("containers").join(&container.name);
+        let folder = self.kubelets.lab.pod(uid).join("containers").join(one_part(&container.name)?);
         make_dir(&folder)?;
         // What the run before wrote is gone, as it is with a new container.
-        let layer = folder.join("layer");
+        let (layer, pid_file) = (folder.join("layer"), folder.join("pid"));
         if layer.exists() {
             std::fs::remove_dir_all(&layer).with_context(|| layer.display().to_string())?;
         }
-        let mut sources = Sources::new(
-            self.kubelets.world.client.clone(),
-            self.pod.metadata.namespace.as_deref().unwrap_or("default"),
-        );
-        let environment = Environment::of(&self.pod, container, &self.sandbox.hostname, &mut sources).await?;
-        let names = self.sandbox.names.files();
-        let mut mounts: Vec<Mount> =
-            names.map(|(source, target)| Mount { source, target, read_only: false }).collect();
-        mounts.extend(volumes::mounts(&self.kubelets.lab, &self.pod, container, &mut sources).await?);
-        let words = container.command.iter().flatten().chain(container.args.iter().flatten());
+        if pid_file.exists() {
+            std::fs::remove_file(&pid_file).with_context(|| pid_file.display().to_string())?;
+        }
         let cwd = PathBuf::from(container.working_dir.as_deref().unwrap_or("/"));
-        let spec = ContainerSpec {
-            argv: words.map(|word| environment.expand(word)).collect(),
-            env: environment.variables.clone(),
-            cwd: cwd.clone(),
-            place: ContainerPlace::New {
-                hostname: self.sandbox.hostname.clone(),
-                layer,
-                mounts,
-                pid_file: folder.join("pid"),
-            },
-        };
-        let cgroup = self.sandbox.cgroup.below(&container.name)?;
+        let hostname = self.sandbox.hostname.clone();
+        let place = ContainerPlace::New { hostname, layer, mounts, pid_file };
+        let spec = ContainerSpec { argv: words, env: environment.variables.clone(), cwd: cwd.clone(), place };
         let file = folder.join("spec.json");
         write_file(&file, &serde_json::to_vec(&spec)?)?;
-        let mut command = shim(&self.kubelets, &file);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        enter(&mut command, &self.sandbox.netns, &cgroup)?;
-        let mut child = self.kubelets.spawner.spawn(command).await?;
-        if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(copy_lines(stdout, log.clone()));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(copy_lines(stderr, log.clone()));
-        }
-        let inside = Inside { folder, cgroup, env: environment.variables, cwd };
-        lock(&self.ports).exclude(container);
-        Ok(Running::Process { child: Box::new(child), inside })
+        let command = shim(&self.kubelets, &file);
+        let cgroup = self.sandbox.cgroup.below(&container.name)?;
+        Ok((command, Inside { folder, cgroup, env: environment.variables, cwd }))
     }
 
     /// Asks what runs to end, and makes it after the grace period.
@@ -195,6 +276,13 @@ impl Running {
         }
     }
 
+    pub(super) fn take_input(&mut self) -> Option<Input> {
+        match self {
+            Running::Process { input, .. } => input.take(),
+            Running::StandIn { .. } => None,
+        }
+    }
+
     pub(super) async fn wait(&mut self) -> End {
         match self {
             Running::Process { child, .. } => End::of(child.wait().await),
@@ -208,7 +296,7 @@ impl Running {
 
     /// Asks it to end, and after the grace period makes it.
     pub(super) async fn stop(&mut self, grace: Duration) -> End {
-        let Running::Process { child, inside } = self else {
+        let Running::Process { child, inside, .. } = self else {
             return End { code: 0, reason: "Completed", message: String::new() };
         };
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
@@ -279,19 +367,70 @@ pub(in crate::kubelet) async fn start_inside(
 }
 
 /// `weft lab container SPEC`.
-fn shim(kubelets: &Kubelets, spec: &std::path::Path) -> Command {
+pub(in crate::kubelet) fn shim(kubelets: &Kubelets, spec: &std::path::Path) -> Command {
     let mut command = Command::new(&kubelets.executable);
     command.arg("lab").arg("container").arg(spec).env_clear().env("PATH", command::PATH);
     command
 }
 
-async fn copy_lines(from: impl AsyncRead + Unpin, log: Arc<ContainerLog>) {
-    let mut reader = BufReader::new(from);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).await.is_ok_and(|count| count > 0) {
-        if line.ends_with(b"\n") {
-            line.pop();
+async fn copy_lines(
+    mut from: impl AsyncRead + Unpin,
+    as_what: impl Fn(Bytes) -> Output,
+    log: Arc<ContainerLog>,
+) {
+    let mut lines = Lines::default();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count) = from.read(&mut buffer).await {
+        let piece = buffer.get(..count).unwrap_or_default();
+        if piece.is_empty() {
+            break;
         }
-        log.write(std::mem::take(&mut line));
+        log.tell(as_what(Bytes::copy_from_slice(piece)));
+        lines.take(piece, &log);
+    }
+    lines.end(&log);
+}
+
+async fn copy_terminal(terminal: Arc<Terminal>, log: Arc<ContainerLog>) {
+    let mut lines = Lines::default();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count) = terminal.read(&mut buffer).await {
+        let piece = buffer.get(..count).unwrap_or_default();
+        if piece.is_empty() {
+            break;
+        }
+        log.tell(Output::Stdout(Bytes::copy_from_slice(piece)));
+        lines.take(piece, &log);
+    }
+    lines.end(&log);
+}
+
+/// Pieces put together to lines.
+#[derive(Default)]
+struct Lines {
+    begun: BytesMut,
+}
+
+/// A longer line is cut.
+const LONGEST_LINE: usize = 256 * 1024;
+
+impl Lines {
+    fn take(&mut self, mut piece: &[u8], log: &ContainerLog) {
+        while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = piece.split_at(end);
+            self.begun.extend_from_slice(line);
+            log.keep(self.begun.split().freeze());
+            piece = rest.get(1..).unwrap_or_default();
+        }
+        self.begun.extend_from_slice(piece);
+        if self.begun.len() > LONGEST_LINE {
+            log.keep(self.begun.split().freeze());
+        }
+    }
+
+    fn end(&mut self, log: &ContainerLog) {
+        if !self.begun.is_empty() {
+            log.keep(self.begun.split().freeze());
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
-use weft_lab::{apply, client_of, manifest};
+use weft_lab::{apply, client_of};
 
 use super::LabArgs;
 use crate::{
@@ -27,7 +27,7 @@ pub struct Apply {
 
 impl Apply {
     pub fn run(self) -> Result<ExitCode> {
-        let manifests = manifest::load(&self.files)?;
+        let manifests = super::load(&self.files)?;
         let kubeconfig = self.lab.choose()?.kubeconfig();
         let kubeconfig =
             std::fs::read_to_string(&kubeconfig).with_context(|| kubeconfig.display().to_string())?;

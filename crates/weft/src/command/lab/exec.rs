@@ -15,6 +15,9 @@ pub struct Exec {
     /// Namespace of the Pod
     #[arg(short, long, default_value = "default")]
     namespace: String,
+    /// A container of the Pod: the command runs among its files and processes, not only in the Pod's network
+    #[arg(short, long)]
+    container: Option<String>,
     /// POD, deploy/NAME (or another workload's), node/NAME, outside, or fabric
     target: String,
     /// The command and its arguments
@@ -25,6 +28,9 @@ pub struct Exec {
 impl Exec {
     pub fn run(self) -> Result<ExitCode> {
         let lab = self.lab.choose()?;
+        if let Some(container) = &self.container {
+            return weft_lab::exec_in(&lab, &self.namespace, &self.target, container, &self.command);
+        }
         match weft_lab::exec(&lab, &self.namespace, &self.target, &self.command)? {}
     }
 }

@@ -11,11 +11,14 @@ mod process;
 mod status;
 mod up;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use weft_lab::{LabDir, LabName, NotRoot};
+use weft_lab::{
+    LabDir, LabName, NotRoot,
+    manifest::{self, Loaded, Manifest},
+};
 
 use super::Usage;
 
@@ -91,6 +94,15 @@ impl LabArgs {
             }
         }
     }
+}
+
+/// Reads manifests and tells what their author may not mean.
+fn load(files: &[PathBuf]) -> Result<Vec<Manifest>> {
+    let Loaded { manifests, warnings } = manifest::load(files)?;
+    for warning in warnings {
+        eprintln!("weft: warning: {}: {}", warning.place, warning.what);
+    }
+    Ok(manifests)
 }
 
 /// The labs that run; what others left behind is removed first.

@@ -10,11 +10,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use futures::future::{BoxFuture, FutureExt, join_all};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
+use weft_agent::admin::{Client, Status};
 use weft_lab::{
-    LabDir, Options, Progress,
+    LabDir, LabRecord, Options, Progress,
     manifest::{Manifest, Place},
 };
 
@@ -89,7 +91,7 @@ impl Process {
                 }
             };
             let manifests = order.manifests.into_iter().map(Into::into).collect();
-            weft_lab::run(order.options, manifests, log_to, progress, stop).await
+            weft_lab::run(order.options, manifests, log_to, progress, unproved, stop).await
         });
         match worked {
             Ok(()) => Ok(ExitCode::SUCCESS),
@@ -131,10 +133,50 @@ pub fn foreground(order: Order, mut show: impl FnMut(Progress) + Send) -> Result
             }
         };
         let manifests = order.manifests.into_iter().map(Into::into).collect();
-        weft_lab::run(order.options, manifests, log_to, progress, stop).await
+        weft_lab::run(order.options, manifests, log_to, progress, unproved, stop).await
     })?;
     let failed = failed.into_inner().unwrap_or(true);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Which paths between the nodes of a lab are not proved, as their agents say.
+fn unproved(record: LabRecord) -> BoxFuture<'static, Vec<String>> {
+    async move {
+        let others = record.nodes.len().saturating_sub(1);
+        let asked = record.nodes.into_iter().map(|node| {
+            let socket = node.socket;
+            let ask = move || Client::connect(&socket).and_then(|mut client| client.status());
+            async move {
+                match tokio::task::spawn_blocking(ask).await {
+                    Ok(Ok(status)) => problems(&status, others),
+                    Ok(Err(error)) => vec![format!("{}: its agent does not answer: {error:#}", node.name)],
+                    Err(error) => vec![format!("{}: {error}", node.name)],
+                }
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+    .boxed()
+}
+
+/// What a node's agent has not proved.
+fn problems(status: &Status, others: usize) -> Vec<String> {
+    let node = &status.node;
+    let mut problems = Vec::new();
+    if status.peers.len() < others {
+        problems.push(format!("{node} knows {} of {others} other nodes", status.peers.len()));
+    }
+    for peer in &status.peers {
+        let to = format!("the path from {node} to {} ({}, {})", peer.name, peer.path, peer.why);
+        if peer.reachable != Some(true) {
+            problems.push(format!("{to} is not proved: no probe has come back"));
+        } else if let Some(bytes) = peer.mtu_mismatch {
+            problems.push(format!("{to} does not take packets of {bytes} bytes"));
+        } else if peer.proved_mtu.is_none() {
+            problems.push(format!("{to} is not proved for packets of full size"));
+        }
+    }
+    problems
 }
 
 /// Becomes true on SIGTERM, SIGINT or SIGHUP.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use weft_agent::requirements;
-use weft_lab::{IpFamily, LabDir, LabName, LabRecord, Options, Progress, manifest};
+use weft_lab::{IpFamily, LabDir, LabName, LabRecord, Options, Progress};
 
 use super::process::{Message, Order};
 use crate::{command::Unfit, output::print_table};
@@ -82,7 +82,7 @@ enum Dns {
 impl Up {
     pub fn run(self) -> Result<ExitCode> {
         // What is wrong with the manifests is said before anything is made.
-        let manifests = manifest::load(&self.files)?;
+        let manifests = super::load(&self.files)?;
         super::need_root()?;
         // So is what no agent could do without: none would become ready.
         if let Some((name, what)) = requirements::missing() {

@@ -12,13 +12,13 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::controllers::now;
 
-pub(super) struct Events {
+pub(crate) struct Events {
     sender: mpsc::UnboundedSender<Value>,
     number: AtomicU64,
 }
 
 impl Events {
-    pub(super) fn start(client: Client, tasks: &mut JoinSet<()>) -> Events {
+    pub(crate) fn start(client: Client, tasks: &mut JoinSet<()>) -> Events {
         let (sender, mut receiver) = mpsc::unbounded_channel::<Value>();
         tasks.spawn(async move {
             let resource = ApiResource {
@@ -43,17 +43,22 @@ impl Events {
         Events { sender, number: AtomicU64::new(0) }
     }
 
-    /// Something ordinary.
-    pub(super) fn normal(&self, pod: &Pod, reason: &str, message: &str) {
-        self.send(pod, "Normal", reason, message);
+    /// Something ordinary that the Pod's kubelet tells.
+    pub(crate) fn normal(&self, pod: &Pod, reason: &str, message: &str) {
+        self.send(pod, "kubelet", "Normal", reason, message);
     }
 
     /// Something that somebody may have to look at.
-    pub(super) fn warning(&self, pod: &Pod, reason: &str, message: &str) {
-        self.send(pod, "Warning", reason, message);
+    pub(crate) fn warning(&self, pod: &Pod, reason: &str, message: &str) {
+        self.send(pod, "kubelet", "Warning", reason, message);
     }
 
-    fn send(&self, pod: &Pod, kind: &str, reason: &str, message: &str) {
+    /// Why a Pod has no node.
+    pub(crate) fn unschedulable(&self, pod: &Pod, message: &str) {
+        self.send(pod, "default-scheduler", "Warning", "FailedScheduling", message);
+    }
+
+    fn send(&self, pod: &Pod, component: &str, kind: &str, reason: &str, message: &str) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let number = self.number.fetch_add(1, Ordering::Relaxed);
@@ -69,8 +74,8 @@ impl Events {
             },
             "type": kind, "reason": reason, "message": message, "count": 1,
             "firstTimestamp": now(), "lastTimestamp": now(),
-            "source": { "component": "kubelet", "host": node },
-            "reportingComponent": "kubelet", "reportingInstance": node,
+            "source": { "component": component, "host": node },
+            "reportingComponent": component, "reportingInstance": node,
         });
         // The receiver lives as long as the lab.
         let _ = self.sender.send(event);

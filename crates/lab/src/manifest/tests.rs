@@ -1,0 +1,156 @@
+//! Manifests as people write them.
+
+use super::*;
+
+fn error(text: &str) -> String {
+    match parse("app.yaml", text) {
+        Err(error) => error.to_string(),
+        Ok(loaded) => panic!("read: {:?}", loaded.manifests),
+    }
+}
+
+#[test]
+fn documents_keep_their_lines() {
+    let text = "# an application\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\n\n# web\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web, namespace: shop}\ndata:\n  script: |\n    ---\n    echo hello\n---\n";
+    let Loaded { manifests, .. } = parse("app.yaml", text).unwrap();
+    let seen: Vec<_> = manifests.iter().map(|m| (m.place.line, m.kind(), m.name(), m.namespace())).collect();
+    assert_eq!(seen, [(3, "Namespace", "shop", None), (10, "ConfigMap", "web", Some("shop"))]);
+    assert_eq!(manifests[1].object["data"]["script"], "---\necho hello\n");
+}
+
+#[test]
+fn broken_yaml_names_file_and_line() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: b\n   labels: {}\n";
+    let error = error(text);
+    assert!(error.starts_with("app.yaml:10: ") || error.starts_with("app.yaml:9: "), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_wrong_type_names_the_line_of_the_field() {
+    let text = "\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: three\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec: {containers: [{name: web, image: nginx}]}\n";
+    let error = error(text);
+    assert!(error.starts_with("app.yaml:8: Deployment web: "), "{error}");
+}
+
+#[test]
+fn a_number_where_a_string_belongs_is_refused() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    env:\n    - name: PORT\n      value: 8080\n";
+    let error = error(text);
+    assert!(error.starts_with("app.yaml:10: Pod a: "), "{error}");
+}
+
+#[test]
+fn quantities_ports_and_modes_may_be_numbers() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    resources: {limits: {cpu: 1, memory: 0.5}}\n    livenessProbe: {httpGet: {port: 80}}\n  volumes:\n  - name: c\n    configMap: {name: c, defaultMode: 0755}\n";
+    let Loaded { manifests, .. } = parse("app.yaml", text).unwrap();
+    assert_eq!(manifests[0].object.pointer("/spec/volumes/0/configMap/defaultMode").unwrap(), 0o755);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_eq!(error("kind: Pod\nmetadata: {name: a}\n"), "app.yaml:1: Pod has no apiVersion");
+    assert_eq!(error("# x\napiVersion: v1\nkind: Pod\n"), "app.yaml:2: Pod has no metadata.name");
+    assert!(error("- a\n- b\n").starts_with("app.yaml:1: not a Kubernetes object"));
+}
+
+#[test]
+fn unknown_kinds_are_kept_and_lists_are_opened() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: a}}\n- {apiVersion: example.com/v1, kind: Robot, metadata: {name: r}, spec: {arms: 2}}\n";
+    let Loaded { manifests, .. } = parse("list.yaml", text).unwrap();
+    assert_eq!(manifests.len(), 2);
+    assert_eq!(manifests[1].object["spec"]["arms"], 2);
+}
+
+#[test]
+fn json_is_read_too() {
+    let text =
+        "{\n \"apiVersion\": \"v1\",\n \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"a\"}\n}\n";
+    assert_eq!(parse("ns.json", text).unwrap().manifests[0].kind(), "Namespace");
+}
+
+fn pod(spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers: [{{name: a, image: b}}]\n{spec}"
+    )
+}
+
+/// E15: a path that leaves its volume is refused, with its line.
+#[test]
+fn paths_that_leave_their_volume_are_refused() {
+    let text = pod(
+        "  volumes:\n  - name: v\n    configMap:\n      name: m\n      items:\n      - {key: k, path: ../../x}\n",
+    );
+    let error = error(&text);
+    assert!(error.starts_with("app.yaml:11: Pod a: ") && error.contains("must not contain '..'"), "{error}");
+}
+
+/// D3: every kind of list is opened, and says what its items are.
+#[test]
+fn lists_of_a_kind_are_opened() {
+    let text = "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBindingList\nitems:\n- metadata: {name: a}\n  roleRef: {kind: Role, name: r}\n- apiVersion: v1\n  kind: List\n  items:\n  - {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n";
+    let manifests = parse("l.yaml", text).unwrap().manifests;
+    let seen: Vec<_> = manifests.iter().map(|m| (m.place.line, m.kind(), m.name())).collect();
+    assert_eq!(seen, [(4, "RoleBinding", "a"), (9, "ConfigMap", "b")]);
+}
+
+/// D11: what kubectl takes.
+#[test]
+fn what_kubectl_takes_is_taken() {
+    for text in [
+        pod("  restartPolicy: \"\"\n"),
+        pod("  nodeSelector:\n"),
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: , l: null}\n".into(),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: \"\", ports: [{port: 80.0, protocol: \"\"}]}\n".into(),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: x, port: 8e1}, {name: y1, port: 08}]}\n".into(),
+        pod("  hostNetwork: yes\n  enableServiceLinks: off\n"),
+    ] {
+        assert_eq!(parse("app.yaml", &text).unwrap().manifests.len(), 1, "{text}");
+    }
+    let object = "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}";
+    let several = parse("a.json", &format!("{object}\n{object}\n\n{object}")).unwrap().manifests;
+    assert_eq!(several.iter().map(|m| m.place.line).collect::<Vec<_>>(), [1, 2, 4]);
+    let mut wide = vec![0xff, 0xfe];
+    wide.extend(object.encode_utf16().flat_map(u16::to_le_bytes));
+    let mut loaded = Loaded::default();
+    loaded.read("wide.json", &wide).unwrap();
+    assert_eq!(loaded.manifests[0].name(), "a");
+}
+
+/// D11: what kubectl or the API server refuses.
+#[test]
+fn what_kubectl_refuses_is_refused() {
+    let cases = [
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  annotations:\n    a: yes\n", 6),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  namespace: y\n", 5),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 80\n    name: y\n",
+            7,
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  selctor: {a: b}\n  ports: [{port: 80}]\n",
+            5,
+        ),
+    ];
+    for (text, line) in cases {
+        let error = error(text);
+        assert!(error.starts_with(&format!("app.yaml:{line}: ")), "{error}");
+    }
+    let folder = weft_scratch::folder();
+    let file = folder.path().join("empty.yaml");
+    fs::write(&file, "# nothing\n---\n").unwrap();
+    let none = load(&[file]).unwrap_err();
+    assert!(matches!(none, ManifestError::NoObjects(_)), "{none}");
+}
+
+/// D11: keys that kubectl turns into other text, and what it loses.
+#[test]
+fn keys_are_what_kubectl_makes_of_them() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  y: a\n  1.10: b\n  0644: c\n  k: d\n  k: e\n";
+    let loaded = parse("app.yaml", text).unwrap();
+    let data = loaded.manifests[0].object["data"].as_object().unwrap();
+    let keys: Vec<&str> = data.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["1.1", "420", "k", "true"]);
+    assert_eq!(loaded.warnings.len(), 1);
+    assert_eq!(loaded.warnings[0].place.line, 9);
+}
