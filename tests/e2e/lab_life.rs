@@ -184,14 +184,14 @@ fn malformed_manifests_are_refused_with_file_and_line_before_anything_is_made() 
 
 #[test]
 fn what_the_api_server_refuses_is_named_with_file_and_line_and_nothing_stays() {
-    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fine}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n";
+    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fine}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {priorityClassName: none, containers: [{name: a, image: b}]}\n";
     let folder = weft_scratch::folder();
     let file = folder.path().join("app.yaml");
     fs::write(&file, manifest).unwrap();
     let name = Lab::random_name();
     let output = weft(&["lab", "up", "--name", &name, "-f", file.to_str().unwrap()]);
     let problem = output.fails_with(1);
-    assert!(problem.contains("app.yaml:5") && problem.contains("spec.containers"), "{problem}");
+    assert!(problem.contains("app.yaml:5") && problem.contains("PriorityClass"), "{problem}");
     assert_nothing_left(&name);
 }
 

@@ -344,6 +344,23 @@ mod tests {
         assert_eq!(reader.next().await.unwrap(), None);
     }
 
+    proptest::proptest! {
+        /// Whatever a client sends ends in events or an error.
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>, kind in 0_u8..10) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut client, server) = tokio::io::duplex(64 * 1024);
+                let (mut reader, _writer) = start(server).unwrap();
+                let length = u8::try_from(bytes.len().min(255)).unwrap();
+                client.write_all(&[0x80, 3, 0, kind, 0, 0, 0, length]).await.unwrap();
+                client.write_all(&bytes).await.unwrap();
+                client.shutdown().await.unwrap();
+                while let Ok(Some(_)) = reader.next().await {}
+            });
+        }
+    }
+
     #[tokio::test]
     async fn garbage_is_an_error() {
         for frame in [

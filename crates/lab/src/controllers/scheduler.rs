@@ -173,7 +173,8 @@ fn state_of(node: &Node) -> Option<String> {
 /// How long to wait for a node that has just joined and will be ready in a moment: Pods that start with the cluster
 /// are to be spread over all of it, not to crowd on the node that was first.
 fn joining(node: &Node) -> Option<Duration> {
-    const PATIENCE: i64 = 10;
+    // As long as a busy machine takes to load the programs of a few nodes.
+    const PATIENCE: i64 = 30;
     let joined = node.metadata.creation_timestamp.as_ref()?.0.as_second();
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
     let left = PATIENCE - (Timestamp::now().as_second() - joined);

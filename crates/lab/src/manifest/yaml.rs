@@ -408,6 +408,16 @@ mod tests {
         assert!(document.lost[0].1.contains("the one of line 10 is lost"), "{:?}", document.lost);
     }
 
+    proptest::proptest! {
+        /// Whatever stands in a file ends in values or a problem.
+        #[test]
+        fn garbage_never_panics(text in "([a-z&*!<:,~|>{}\\[\\]'\"#%@`? \n-]|0|1|\\.|\t|é){0,60}") {
+            if let Ok(document) = Document::read(&text, 1) {
+                let _ = document.line_of("a.b[0]");
+            }
+        }
+    }
+
     #[test]
     fn lines_are_found_by_paths() {
         let text = "spec:\n  ports:\n  - name: a\n    port: 1\n  - name: b\n    port: 2\ndata:\n  x.y: z\n";
