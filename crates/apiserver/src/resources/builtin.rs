@@ -195,15 +195,7 @@ const TABLE: &[Row] = &[
     ("storage.k8s.io/v1", "csinodes", "CSINode", &[], &[], Cluster, &[]),
     ("storage.k8s.io/v1", "csistoragecapacities", "CSIStorageCapacity", &[], &[], Namespaced, &[]),
     ("storage.k8s.io/v1", "storageclasses", "StorageClass", &["sc"], &[], Cluster, &[]),
-    (
-        "storage.k8s.io/v1",
-        "volumeattributesclasses",
-        "VolumeAttributesClass",
-        &["vac"],
-        &[],
-        Cluster,
-        &[],
-    ),
+    ("storage.k8s.io/v1", "volumeattributesclasses", "VolumeAttributesClass", &["vac"], &[], Cluster, &[]),
     ("storage.k8s.io/v1", "volumeattachments", "VolumeAttachment", &[], &[], Cluster, STATUS),
 ];
 
