@@ -150,6 +150,8 @@ impl Node {
             service_ranges: Vec::new(),
             cgroup: None,
             direct_return: false,
+            open_cluster_ips: false,
+            any_hardware: false,
             dns_addresses: Vec::new(),
             dns_questions_of_pod: 0,
             pod_ranges: vec![range],

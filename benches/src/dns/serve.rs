@@ -33,6 +33,10 @@ impl Clients for OnePod {
     fn search(&self, address: IpAddr) -> Option<Arc<Search>> {
         (address == CLIENT).then(|| Arc::clone(&self.0))
     }
+
+    fn may_ask(&self, _: IpAddr) -> bool {
+        true
+    }
 }
 
 /// Serves until its input ends.
