@@ -171,12 +171,14 @@ async fn run_once(options: &Options, shutdown: impl Future<Output = ()> + Send) 
             dns::Sources { heard, nodes: api.nodes.clone(), pods: api.pods.clone(), node: handle.clone() };
         parts.spawn(dns.run(client.clone(), sources, drain.clone()));
     }
+    let state_dir = options.state_dir.clone();
     parts.spawn(install::run(options, handle.readiness(), drain.clone()));
     parts.spawn(announce::hold(
         client.clone(),
         name.clone(),
         handle.clone(),
         api.nodes.clone(),
+        state_dir,
         drain.clone(),
     ));
     parts.spawn(announce::lead(client.clone(), name.clone(), api.nodes.clone(), ranges, drain.clone()));

@@ -16,12 +16,6 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Of an address: it is to be answered for again within three seconds.
-    pub const ADDRESS: Self = Self {
-        duration: Duration::from_secs(2),
-        renew: Duration::from_millis(700),
-        margin: Duration::from_millis(100),
-    };
     /// Of the one that decides: nobody waits for it.
     pub const LEADER: Self = Self {
         duration: Duration::from_secs(15),

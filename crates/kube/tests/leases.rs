@@ -10,22 +10,38 @@ use serde_json::json;
 use support::{Cluster, LIMIT};
 use tokio::{sync::watch, time::timeout};
 use weft_kube::{LeaseError, Mirror, WatchHealth, watch_balanced, watch_leases};
-use weft_model::services::ServiceKey;
+use weft_model::{LeaseWrite, services::ServiceKey};
 
 const LABEL: &str = "weft.network/announces";
 const DURATION: Duration = Duration::from_secs(2);
+
+fn held(holder: Option<&str>) -> LeaseWrite {
+    LeaseWrite { holder: holder.map(str::to_owned), duration: DURATION, ..LeaseWrite::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lease_has_no_field_for_is_kept_with_it() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let voters = vec!["node-2".to_owned(), "node-3".to_owned()];
+    let write = LeaseWrite { epoch: Some(1_700_000_000), voters: voters.clone(), ..held(Some("node-1")) };
+    let written = client.put_lease("a", LABEL, None, &write).await.unwrap();
+    assert_eq!((written.epoch, &written.voters), (Some(1_700_000_000), &voters));
+    let plain = client.put_lease("a", LABEL, Some(&written), &held(Some("node-1"))).await.unwrap();
+    assert_eq!((plain.epoch, plain.voters), (None, Vec::new()));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_written_only_by_who_has_seen_it() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
-    let first = client.put_lease("a", LABEL, None, Some("node-1"), DURATION).await.unwrap();
+    let first = client.put_lease("a", LABEL, None, &held(Some("node-1"))).await.unwrap();
     assert_eq!((first.holder.as_deref(), first.duration), (Some("node-1"), DURATION));
-    let taken = client.put_lease("a", LABEL, None, Some("node-2"), DURATION).await;
+    let taken = client.put_lease("a", LABEL, None, &held(Some("node-2"))).await;
     assert!(matches!(taken, Err(LeaseError::Conflict(Some(lease))) if lease == first));
-    let renewed = client.put_lease("a", LABEL, Some(&first), Some("node-1"), DURATION).await.unwrap();
+    let renewed = client.put_lease("a", LABEL, Some(&first), &held(Some("node-1"))).await.unwrap();
     assert_eq!(renewed.transitions, 0);
-    let stale = client.put_lease("a", LABEL, Some(&first), Some("node-2"), DURATION).await;
+    let stale = client.put_lease("a", LABEL, Some(&first), &held(Some("node-2"))).await;
     assert!(matches!(stale, Err(LeaseError::Conflict(Some(lease))) if lease == renewed));
     let (sender, mut seen) = watch::channel(Mirror::default());
     tokio::spawn(watch_leases(
@@ -38,14 +54,14 @@ async fn a_lease_is_written_only_by_who_has_seen_it() {
         .await
         .unwrap()
         .unwrap();
-    let given = client.put_lease("a", LABEL, Some(&renewed), None, DURATION).await.unwrap();
+    let given = client.put_lease("a", LABEL, Some(&renewed), &held(None)).await.unwrap();
     assert_eq!(given.holder, None);
-    let moved = client.put_lease("a", LABEL, Some(&given), Some("node-2"), DURATION).await.unwrap();
+    let moved = client.put_lease("a", LABEL, Some(&given), &held(Some("node-2"))).await.unwrap();
     assert_eq!(moved.transitions, 1);
     assert!(matches!(client.delete_lease(&given).await, Err(LeaseError::Conflict(Some(_)))));
     client.delete_lease(&moved).await.unwrap();
     client.delete_lease(&moved).await.unwrap();
-    let gone = client.put_lease("a", LABEL, Some(&moved), Some("node-1"), DURATION).await;
+    let gone = client.put_lease("a", LABEL, Some(&moved), &held(Some("node-1"))).await;
     assert!(matches!(gone, Err(LeaseError::Conflict(None))));
 }
 

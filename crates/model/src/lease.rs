@@ -15,4 +15,22 @@ pub struct Lease {
     pub transitions: u32,
     /// `metadata.resourceVersion`: whoever changes it must have seen this one.
     pub version: String,
+    /// What the holder was when it wrote it (the annotation `weft.network/epoch`): a node that was voted out holds under a later
+    /// epoch what it takes afterwards.
+    pub epoch: Option<u64>,
+    /// Names of the nodes that vote about the holder (the annotation `weft.network/voters`).
+    pub voters: Vec<String>,
+}
+
+/// What is written into a Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseWrite {
+    /// [`Lease::holder`].
+    pub holder: Option<String>,
+    /// [`Lease::duration`].
+    pub duration: Duration,
+    /// [`Lease::epoch`].
+    pub epoch: Option<u64>,
+    /// [`Lease::voters`].
+    pub voters: Vec<String>,
 }

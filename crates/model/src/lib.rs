@@ -16,7 +16,7 @@ pub mod services;
 pub use balanced::BalancedService;
 pub use claims::Claims;
 pub use ipam::{Ipam, PodRange};
-pub use lease::Lease;
+pub use lease::{Lease, LeaseWrite};
 pub use node::{Node, NodeName};
 pub use plan::{Masquerade, NodePlan, Peer, RangeConflict};
 pub use pod::{Bandwidth, DnsPolicy, Phase, Pod, PodDns, PodKey, PortMapping, Protocol};

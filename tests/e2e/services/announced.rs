@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use weft_netns::Netlink;
 use weft_tests::{Lab, Outcome, Place, wait_for, who_has};
@@ -205,6 +208,53 @@ fn an_agent_that_is_killed_and_comes_back_keeps_its_addresses() {
         }
     });
     answers_for(&lab, &outside, address);
+}
+
+/// B7: an API server that is away silences no address, and while nothing moves nothing is written, however many there are.
+#[test]
+fn an_api_server_that_is_away_silences_no_address() {
+    let lab = lab(3, SERVICE).up();
+    let outside = lab.outside();
+    let address = lab.load_balancer("balanced")[0];
+    reaches(&outside, socket(address, 80));
+    let holder = answers_for(&lab, &outside, address);
+    let versions = || {
+        let leases = lab.get(&["leases", "-n", "kube-system", "-l", "weft.network/announces"]);
+        let leases = leases["items"].as_array().unwrap().clone();
+        let one = |lease: &Value| {
+            (lease["metadata"]["name"].to_string(), lease["metadata"]["resourceVersion"].to_string())
+        };
+        leases.iter().map(one).collect::<BTreeSet<_>>()
+    };
+    // Voters are chosen as nodes become ready; then all is quiet.
+    let quiet = wait_for("no Lease to be written any more", || {
+        let before = versions();
+        for _ in 0..30 {
+            who_has(&outside, v4(address), Duration::from_millis(100));
+        }
+        let after = versions();
+        if before == after { Ok(after) } else { Err((before, after)) }
+    });
+    let process = Pid::from_raw(lab.pid());
+    // The process holds the API server; the agents are processes of their own.
+    kill(process, Signal::SIGSTOP).unwrap();
+    let windows = 80;
+    let answered = (0..windows)
+        .map(|_| who_has(&outside, v4(address), Duration::from_millis(100)))
+        .inspect(|found| assert!(found.len() <= 1, "two answer: {found:?}"))
+        .filter(|found| !found.is_empty())
+        .count();
+    kill(process, Signal::SIGCONT).unwrap();
+    // A node that fell silent would do so within a quarter of that time; single answers may be late.
+    assert!(answered > windows / 2, "answered in {answered} of {windows} windows");
+    assert_eq!(answers_for(&lab, &outside, address), holder);
+    // What could not be written meanwhile is of no consequence.
+    wait_for("the Leases to name the same holder", || {
+        let names =
+            |all: &BTreeSet<(String, String)>| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let now = versions();
+        if names(&now) == names(&quiet) { Ok(()) } else { Err(now) }
+    });
 }
 
 #[test]

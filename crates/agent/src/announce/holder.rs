@@ -1,16 +1,16 @@
-//! This node answers for the addresses that it holds the Leases of.
+//! This node answers for the addresses whose Leases name it, as long as it can prove that nobody has voted it out.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Instant};
 
 use tokio::{sync::watch, task::JoinSet};
-use weft_announce::{Fence, Inputs, announcer::LABEL, link::Mac, run};
+use weft_announce::{Fence, Inputs, Peer, UdpWire, announcer::LABEL, link::Mac, run};
 use weft_kube::{Client, Mirror, WatchHealth, watch_leases};
 use weft_model::{
     Node, NodeName,
     services::{LoadBalancer, ServiceKey},
 };
 
-use super::Leases;
+use super::{Leases, votes::KeptVotes};
 use crate::{drain::Drain, node::thread::Handle};
 
 /// Services with addresses from outside.
@@ -23,6 +23,7 @@ pub(crate) async fn hold(
     name: NodeName,
     node: Handle,
     nodes: watch::Receiver<Mirror<NodeName, Node>>,
+    state_dir: PathBuf,
     mut drain: Drain,
 ) -> anyhow::Result<()> {
     let (mirror, leases) = watch::channel(Mirror::default());
@@ -32,10 +33,16 @@ pub(crate) async fn hold(
     let inputs = Inputs {
         me: name.to_string(),
         wanted: of(node.balancers(), |balancers| balancers.as_ref().map(wanted), &mut tasks),
-        nodes: of(nodes, |nodes| nodes.is_synced().then(|| candidates(nodes.objects().values())), &mut tasks),
+        candidates: of(
+            nodes.clone(),
+            |nodes| nodes.is_synced().then(|| candidates(nodes.objects().values())),
+            &mut tasks,
+        ),
+        peers: of(nodes, |nodes| nodes.is_synced().then(|| peers(nodes.objects().values())), &mut tasks),
         leases: of(leases, |leases| leases.is_synced().then(|| leases.objects().clone()), &mut tasks),
     };
-    tasks.spawn(run(inputs, Leases { client, label: LABEL }, NodeFence { node }));
+    let votes = KeptVotes::in_dir(&state_dir);
+    tasks.spawn(run(inputs, Leases { client, label: LABEL }, NodeFence { node }, votes, UdpWire::default()));
     drain.begun().await;
     tasks.shutdown().await;
     Ok(())
@@ -88,6 +95,17 @@ fn candidates<'n>(nodes: impl Iterator<Item = &'n Node>) -> Vec<String> {
     let ready: Vec<&Node> = included.iter().filter(|node| node.ready && !node.leaving).copied().collect();
     let candidates = if ready.is_empty() { included } else { ready };
     candidates.into_iter().map(|node| node.name.to_string()).collect()
+}
+
+/// Every node, and which of them vote: those that could take addresses over.
+fn peers<'n>(nodes: impl Iterator<Item = &'n Node>) -> BTreeMap<String, Peer> {
+    let peer = |node: &Node| Peer {
+        addresses: node.addresses.clone(),
+        votes: !node.excluded,
+        ready: node.ready && !node.leaving,
+        zone: node.zone.clone(),
+    };
+    nodes.map(|node| (node.name.to_string(), peer(node))).collect()
 }
 
 /// The data plane of this node.

@@ -14,7 +14,7 @@ use weft_announce::{
 use weft_kube::{
     Client, Mirror, ObjectRef, WarningEvent, WatchHealth, watch_balanced, watch_leases, watch_settings,
 };
-use weft_model::{BalancedService, Lease, Node, NodeName, services::ServiceKey};
+use weft_model::{BalancedService, Lease, LeaseWrite, Node, NodeName, services::ServiceKey};
 
 use super::Leases;
 use crate::drain::Drain;
@@ -30,8 +30,7 @@ const POOLS: &str = "loadBalancerPools";
 const LEAST_LEFT: Duration = Duration::from_secs(5);
 /// A request takes no longer.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A Lease of an address that no Service has is deleted by its holder; by the leader when that has not come to it for so
-/// long, since its holder is gone.
+/// A Lease that nobody needs any more is deleted after this.
 const ORPHANED: Duration = Duration::from_secs(60);
 /// After something that could not be written.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -86,7 +85,12 @@ async fn elect(client: Client, me: String, leading: watch::Sender<Option<Instant
             match step {
                 Step::Take(before) => {
                     let sent = Instant::now();
-                    let put = store.put(LEASE.into(), before, Some(me.clone()), Terms::LEADER.duration);
+                    let write = LeaseWrite {
+                        holder: Some(me.clone()),
+                        duration: Terms::LEADER.duration,
+                        ..LeaseWrite::default()
+                    };
+                    let put = store.put(LEASE.into(), before, write);
                     match tokio::time::timeout(PATIENCE, put).await {
                         Ok(Ok(lease)) => {
                             if election.taken(lease, sent, Instant::now()) {
@@ -153,7 +157,7 @@ struct Allocation {
     settings: watch::Receiver<Mirror<String, BTreeMap<String, String>>>,
     /// Leases of addresses.
     leases: watch::Receiver<Mirror<String, Lease>>,
-    /// Those whose address no Service has: their version, and since when it is that.
+    /// Those that nobody needs: their version, and since when it is that.
     orphans: HashMap<String, (String, Instant)>,
     /// Why each Service does not have its addresses, as it was told.
     told: HashMap<ServiceKey, String>,
@@ -247,14 +251,30 @@ impl Allocation {
         }
     }
 
-    /// Deletes Leases of addresses that no Service has and whose holder does not do so.
+    /// Deletes Leases of addresses that no Service has and nobody holds, and of announcers that are no nodes any more and hold none.
     async fn bury(&mut self, decisions: &[Decision<'_>], services: &[BalancedService]) {
         let given = decisions.iter().flat_map(|decision| &decision.addresses);
         let held = services.iter().flat_map(|service| &service.held);
         let wanted: HashSet<String> =
             given.chain(held).map(|address| announcer::lease_name(*address)).collect();
-        let leases: Vec<Lease> = self.leases.borrow_and_update().objects().values().cloned().collect();
-        let orphans: Vec<&Lease> = leases.iter().filter(|lease| !wanted.contains(&lease.name)).collect();
+        let nodes: HashSet<String> = {
+            let nodes = self.nodes.borrow();
+            nodes.objects().keys().map(|node| announcer::announcer_name(node.as_str())).collect()
+        };
+        let leases = self.leases.borrow_and_update().objects().clone();
+        let orphans: Vec<&Lease> = leases
+            .values()
+            .filter(|lease| match announcer::is_address_lease(&lease.name) {
+                true => !wanted.contains(&lease.name) && !announcer::may_be_held(lease, &leases),
+                false => {
+                    let holds = |one: &Lease| {
+                        let holder = one.holder.as_deref().map(announcer::announcer_name);
+                        announcer::is_address_lease(&one.name) && holder.as_ref() == Some(&lease.name)
+                    };
+                    !nodes.contains(&lease.name) && !leases.values().any(holds)
+                }
+            })
+            .collect();
         self.orphans.retain(|name, _| orphans.iter().any(|lease| lease.name == *name));
         for lease in orphans {
             let known = self.orphans.entry(lease.name.clone()).or_insert((String::new(), Instant::now()));

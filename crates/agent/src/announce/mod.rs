@@ -2,10 +2,11 @@
 
 mod holder;
 mod leader;
+mod votes;
 
 use weft_announce::{LeaseStore, Refused};
 use weft_kube::{Client, LeaseError};
-use weft_model::Lease;
+use weft_model::{Lease, LeaseWrite};
 
 pub(crate) use holder::{Balancers, hold};
 pub(crate) use leader::{Ranges, lead};
@@ -18,20 +19,8 @@ struct Leases {
 }
 
 impl LeaseStore for Leases {
-    async fn put(
-        &self,
-        name: String,
-        before: Option<Lease>,
-        holder: Option<String>,
-        duration: std::time::Duration,
-    ) -> Result<Lease, Refused> {
-        let written =
-            self.client.put_lease(&name, self.label, before.as_ref(), holder.as_deref(), duration).await;
-        written.map_err(refused)
-    }
-
-    async fn delete(&self, lease: Lease) -> Result<(), Refused> {
-        self.client.delete_lease(&lease).await.map_err(refused)
+    async fn put(&self, name: String, before: Option<Lease>, write: LeaseWrite) -> Result<Lease, Refused> {
+        self.client.put_lease(&name, self.label, before.as_ref(), &write).await.map_err(refused)
     }
 }
 

@@ -390,10 +390,7 @@ impl Node {
     /// When it cannot be told to the kernel: what it was told before lapses by itself.
     pub fn announce(&mut self, held: &[(IpAddr, Instant)]) -> Result<(), String> {
         let Some(open) = &mut self.datapath else { return Err("the data plane is not up".to_owned()) };
-        let now = Instant::now();
-        let left: Vec<(IpAddr, Duration)> =
-            held.iter().map(|(address, until)| (*address, until.saturating_duration_since(now))).collect();
-        open.plane.announce(&left).map_err(|error| error.to_string())
+        open.plane.announce(held).map_err(|error| error.to_string())
     }
 
     /// Index and hardware address of the interface that addresses are announced on.

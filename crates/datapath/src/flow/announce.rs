@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv6Addr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -54,18 +54,19 @@ impl Announcements {
 pub(crate) type LoadOrTable = crate::service::ServiceError;
 
 impl Datapath {
-    /// Answers ARP and neighbour solicitations on the uplink for exactly these addresses, each for so long from now. Unless it is
-    /// called again in time, the kernel falls silent by itself.
+    /// Answers ARP and neighbour solicitations on the uplink for exactly these addresses, each until its time. Unless it is called
+    /// again before that, the kernel falls silent by itself.
     ///
     /// # Errors
     /// When a table cannot be written, or a group cannot be joined.
-    pub fn announce(&mut self, addresses: &[(IpAddr, Duration)]) -> Result<(), AnnounceError> {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+    pub fn announce(&mut self, addresses: &[(IpAddr, Instant)]) -> Result<(), AnnounceError> {
+        // The kernel's clock is read first: however long this process is stopped in between, no deadline becomes later by it.
+        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .map_err(|errno| AnnounceError::System { what: "read the clock", source: errno.into() })?;
-        let now = Duration::from(now);
+        let (clock, now) = (Duration::from(clock), Instant::now());
         let wanted = (addresses.iter())
-            .map(|(address, lasting)| {
-                let until = now.saturating_add(*lasting).as_nanos();
+            .map(|(address, until)| {
+                let until = clock.saturating_add(until.saturating_duration_since(now)).as_nanos();
                 (Address::from(*address), Announced { until_ns: u64::try_from(until).unwrap_or(u64::MAX) })
             })
             .collect();

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use weft_datapath::{Counter, Path};
@@ -138,7 +138,8 @@ fn e3_a_loop_of_two_services_ends() {
             cluster.serve(&service(Protocol::Udp, &[one]).named("other").at(other, kind));
             // Each is answered for by another node.
             for (node, address) in [(0, one.ip()), (1, other.ip())] {
-                cluster.nodes[node].with(|datapath| datapath.announce(&[(address, HOUR)]).unwrap());
+                cluster.nodes[node]
+                    .with(|datapath| datapath.announce(&[(address, Instant::now() + HOUR)]).unwrap());
             }
             cluster.route_outside(one.ip(), 0);
             let refused = cluster.nodes[0].drops(Counter::Refused);

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, UdpSocket},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use weft_abi::{DIRECT_VNI, ENTRY_VNI};
@@ -88,12 +88,14 @@ fn balancer_addresses_are_answered_for_exactly_as_long_as_the_fence_lies_ahead()
             Tcp::connect_within(cluster.outside(), balancer, Duration::from_millis(700)).is_ok()
         };
         assert!(!reached(&cluster), "nobody answers");
-        cluster.nodes[0].with(|datapath| datapath.announce(&[(balancer.ip(), hour)]).unwrap());
+        cluster.nodes[0]
+            .with(|datapath| datapath.announce(&[(balancer.ip(), Instant::now() + hour)]).unwrap());
         until("the first node to answer", || reached(&cluster));
         assert!(cluster.nodes[0].drops(Counter::Announced) > 0);
-        cluster.nodes[0].with(|datapath| datapath.announce(&[(balancer.ip(), Duration::ZERO)]).unwrap());
+        cluster.nodes[0].with(|datapath| datapath.announce(&[(balancer.ip(), Instant::now())]).unwrap());
         assert!(!reached(&cluster), "the fence has been passed");
-        cluster.nodes[1].with(|datapath| datapath.announce(&[(balancer.ip(), hour)]).unwrap());
+        cluster.nodes[1]
+            .with(|datapath| datapath.announce(&[(balancer.ip(), Instant::now() + hour)]).unwrap());
         assert!(reached(&cluster), "the other node answers");
         cluster.nodes[1].with(|datapath| datapath.announce(&[]).unwrap());
         assert!(!reached(&cluster), "no longer announced");
