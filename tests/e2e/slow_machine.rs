@@ -56,6 +56,8 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 /// B10: once `lab up` says that all is ready, every path is proved, Pods have the MTU of their paths, and the whole model holds.
 #[test]
 fn what_is_ready_is_proved_on_a_busy_machine() {
+    // Built before the cores are busy.
+    weft(&["version"]).succeeds();
     let cores = thread::available_parallelism().map_or(2, usize::from);
     let load = Load::of(cores * 3);
     let lab = Lab::with_nodes(3).running(APPLICATION).option("--timeout", "300").up();

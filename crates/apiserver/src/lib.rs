@@ -38,6 +38,7 @@ mod validation;
 mod verbs;
 mod view;
 mod watch;
+pub mod yaml;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -11,6 +11,7 @@ pub(crate) use merge::merge;
 pub(crate) use strategic::strategic;
 
 use crate::error::{ApiError, Result};
+use crate::yaml::Document;
 
 /// The configuration of a server-side apply: JSON or YAML.
 pub(crate) fn apply_body(body: &[u8]) -> Result<Value> {
@@ -19,8 +20,11 @@ pub(crate) fn apply_body(body: &[u8]) -> Result<Value> {
     }
     let text =
         std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the request body is not UTF-8"))?;
-    serde_saphyr::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+    let document = Document::read(text, 1);
+    let document = document.map_err(|problem| {
+        ApiError::bad_request(format!("error decoding YAML: line {}: {}", problem.line, problem.what))
+    })?;
+    Ok(document.value)
 }
 
 #[cfg(test)]

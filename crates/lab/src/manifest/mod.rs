@@ -1,7 +1,6 @@
 //! Kubernetes manifests from files, folders and standard input, with the file and line of everything.
 
 mod left_out;
-mod yaml;
 
 use std::{
     fmt, fs,
@@ -10,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use weft_apiserver::yaml;
 
 /// One object of a manifest and where it stands.
 #[derive(Clone, Debug)]

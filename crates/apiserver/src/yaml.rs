@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Number, Value};
 
@@ -15,23 +16,29 @@ const DEEPEST: usize = 128;
 
 /// A document as JSON, and where its values stand.
 #[derive(Debug, Default)]
-pub(super) struct Document {
-    pub(super) value: Value,
+pub struct Document {
+    /// The document; null if it is empty.
+    pub value: Value,
     lines: BTreeMap<String, u64>,
     /// What is lost without a word: the line, and what it is.
-    pub(super) lost: Vec<(u64, String)>,
+    pub lost: Vec<(u64, String)>,
 }
 
 /// What is no YAML, or has no place in JSON.
 #[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) line: u64,
-    pub(super) what: String,
+pub struct Problem {
+    /// Line, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub what: String,
 }
 
 impl Document {
     /// Reads one document; `first` is the number of its first line.
-    pub(super) fn read(text: &str, first: u64) -> Result<Document, Problem> {
+    ///
+    /// # Errors
+    /// The first thing that is no YAML, or has no place in JSON.
+    pub fn read(text: &str, first: u64) -> Result<Document, Problem> {
         let mut options = Options::default();
         options.emit_comments = false;
         let mut reader = Reader {
@@ -47,7 +54,7 @@ impl Document {
 
     /// The line of a value, by its path as the API server names it: `spec.ports[0].name`. Where there is none, that of the
     /// nearest value around it.
-    pub(super) fn line_of(&self, path: &str) -> Option<u64> {
+    pub fn line_of(&self, path: &str) -> Option<u64> {
         let mut path = path;
         loop {
             if let Some(line) = self.lines.get(path) {
