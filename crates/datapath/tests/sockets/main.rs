@@ -153,6 +153,100 @@ fn an_unconnected_udp_socket_stays_with_its_backend_and_moves_when_that_is_gone_
     assert_eq!((from, text), (at(VIP, 53), format!("{} {}", left.name, SocketAddr::new(client.v4(), port))));
 }
 
+/// A1: Java and .NET open such sockets for everything.
+#[test]
+fn an_ipv6_socket_with_an_ipv4_mapped_address_is_an_ipv4_client() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let (tcp, udp) = (Server::tcp(&backend, backend.v4()), Server::udp(&backend, backend.v4()));
+    for (protocol, server) in [(Protocol::Tcp, &tcp), (Protocol::Udp, &udp)] {
+        let mut wanted = plan(protocol, &[server.address]);
+        wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+        services.serve(wanted);
+    }
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    let vip = mapped(at(VIP, 80));
+    for mut process in [Process::in_pod(&services, &client), Process::on_node(&services)] {
+        assert_eq!(process.tcp(vip), Ok(vip));
+        assert!(process.ask().starts_with(&tcp.name));
+        // Unconnected.
+        process.udp6();
+        process.send(vip).unwrap();
+        let (from, answer) = process.receive();
+        assert_eq!((from, answer.starts_with(&udp.name)), (vip, true), "{answer}");
+    }
+    // Connected, with send(2) and with sendto(2). Of a node such packets take the overlay device, which this node lacks.
+    let mut process = Process::in_pod(&services, &client);
+    process.udp6();
+    process.connect(vip).unwrap();
+    process.send_connected().unwrap();
+    let (from, answer) = process.receive();
+    assert_eq!((from, answer.starts_with(&udp.name)), (vip, true), "{answer}");
+    process.send(vip).unwrap();
+    assert_eq!(process.receive().0, vip);
+}
+
+/// A1: a connected IPv4 socket may name its peer once more, and is answered all the same.
+#[test]
+fn a_connected_udp_socket_that_names_the_service_again_is_answered() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    for (vip, ip) in [(VIP, backend.v4()), (VIP6, backend.v6())] {
+        let server = Server::udp(&backend, ip);
+        let mut wanted = plan(Protocol::Udp, &[server.address]);
+        wanted.frontend(at(vip, 80), FrontendKind::ClusterIp);
+        services.serve(wanted);
+        let mut process = Process::in_pod(&services, &client);
+        if ip.is_ipv4() {
+            process.udp()
+        } else {
+            process.udp6()
+        };
+        process.connect(at(vip, 80)).unwrap();
+        for _ in 0..3 {
+            process.send(at(vip, 80)).unwrap();
+            let (from, answer) = process.receive();
+            assert_eq!((from, answer.starts_with(&server.name)), (at(vip, 80), true), "{answer}");
+        }
+    }
+}
+
+/// E7: connect(2) with AF_UNSPEC and then elsewhere leaves nothing behind, or anybody could fill the table for the whole node.
+#[test]
+fn a_socket_that_is_connected_elsewhere_is_not_remembered() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let (server, other) = (Server::tcp(&backend, backend.v4()), Server::tcp(&backend, backend.v4()));
+    let mut wanted = plan(Protocol::Tcp, &[server.address]);
+    wanted.frontend(at(VIP, 80), FrontendKind::ClusterIp);
+    services.serve(wanted);
+    let mut process = Process::in_pod(&services, &client);
+    for elsewhere in [other.address, server.address] {
+        process.tcp(at(VIP, 80)).unwrap();
+        assert_eq!(services.remembered_sockets(), 1);
+        assert_eq!(
+            process.tcp_again(elsewhere),
+            Ok(elsewhere),
+            "getpeername says what it is connected to now"
+        );
+        assert_eq!(services.remembered_sockets(), 0);
+        process.close();
+    }
+    // Back to the Service, it is remembered again, and forgotten when it is closed.
+    process.tcp(at(VIP, 80)).unwrap();
+    assert_eq!(process.tcp_again(other.address), Ok(other.address));
+    assert_eq!(process.tcp_again(at(VIP, 80)), Ok(at(VIP, 80)));
+    assert_eq!(services.remembered_sockets(), 1);
+    process.close();
+    until("the socket to be forgotten", || services.remembered_sockets() == 0);
+}
+
 #[test]
 fn the_sockets_of_a_backend_that_is_gone_end_and_those_of_a_terminating_one_go_on() {
     let fabric = Fabric::new();

@@ -90,6 +90,26 @@ impl Process {
         self.tell("udp [::]").parse().unwrap()
     }
 
+    /// Connects the UDP socket.
+    pub fn connect(&mut self, to: SocketAddr) -> Result<(), ErrorKind> {
+        result(&self.tell(&format!("connect {to}"))).map(drop)
+    }
+
+    /// Sends to whom the UDP socket is connected to.
+    pub fn send_connected(&mut self) -> Result<(), ErrorKind> {
+        result(&self.tell("send-connected")).map(drop)
+    }
+
+    /// Disconnects the TCP socket and connects it again, elsewhere; says what it is connected to.
+    pub fn tcp_again(&mut self, to: SocketAddr) -> Result<SocketAddr, ErrorKind> {
+        result(&self.tell(&format!("tcp-again {to}"))).map(|peer| peer.parse().unwrap())
+    }
+
+    /// Closes the TCP socket.
+    pub fn close(&mut self) {
+        self.tell("close");
+    }
+
     pub fn send(&mut self, to: SocketAddr) -> Result<(), ErrorKind> {
         result(&self.tell(&format!("send {to}"))).map(drop)
     }
@@ -136,6 +156,13 @@ pub fn serve() {
                 stream = Some(connected);
                 "connected".to_owned()
             }),
+            "tcp-again" => again(stream.as_ref().unwrap(), argument.parse().unwrap()),
+            "close" => {
+                stream = None;
+                Ok("closed".to_owned())
+            }
+            "connect" => socket.as_ref().unwrap().connect(argument).map(|()| "connected".to_owned()),
+            "send-connected" => socket.as_ref().unwrap().send(b"?").map(|_| "sent".to_owned()),
             "ask" => ask(stream.as_mut().unwrap()),
             "end" => Ok(match stream.as_mut().unwrap().read(&mut [0; 64]) {
                 Ok(count) => format!("{count} bytes"),
@@ -176,6 +203,24 @@ fn agent_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::from(fd);
     stream.set_read_timeout(Some(DEADLINE))?;
     Ok(stream)
+}
+
+/// connect(2) with AF_UNSPEC, and then to another address.
+fn again(stream: &TcpStream, to: SocketAddr) -> std::io::Result<String> {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    // SAFETY: the address is as long as said.
+    let result = unsafe {
+        libc::connect(stream.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t)
+    };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let socket = socket2::SockRef::from(stream);
+    socket.connect(&to.into())?;
+    stream.peer_addr().map(|peer| peer.to_string())
 }
 
 fn ask(stream: &mut TcpStream) -> std::io::Result<String> {

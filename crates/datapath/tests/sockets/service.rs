@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use weft_datapath::{Datapath, InstalledServicePort, ServicesWritten};
 use weft_model::{
     Protocol,
@@ -52,6 +53,15 @@ impl Services {
     pub fn replace(&mut self, wanted: Vec<Wanted>) -> ServicesWritten {
         let plans = wanted.into_iter().map(|wanted| (wanted.key, wanted.plan)).collect();
         self.node.with(|datapath: &mut Datapath| datapath.replace_services(plans).unwrap())
+    }
+
+    /// Connected sockets that the kernel programs remember.
+    pub fn remembered_sockets(&self) -> usize {
+        let pin = self.node.bpffs.path().join("weft/maps").join(weft_abi::maps::SOCKETS);
+        let map = Map::HashMap(MapData::from_pin(pin).unwrap());
+        let sockets: HashMap<_, u64, [u8; size_of::<weft_abi::SocketPeer>()]> =
+            HashMap::try_from(map).unwrap();
+        sockets.keys().map(Result::unwrap).count()
     }
 
     pub fn installed(&mut self) -> InstalledServicePort {

@@ -1,6 +1,6 @@
 //! The address in a system call.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use weft_abi::Address;
 
 use super::{TCP, UDP};
@@ -14,6 +14,9 @@ pub trait Family {
 
     /// Puts another address and port there.
     fn set(ctx: &SockAddrContext, address: &Address, port_be: u16);
+
+    /// The address that the socket is connected to; of one that is not, unspecified.
+    fn peer(ctx: &SockAddrContext) -> Address;
 }
 
 /// IPv4.
@@ -37,6 +40,12 @@ impl Family for V4 {
             (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(address.words_be[3]);
             (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(port_be));
         }
+    }
+
+    #[inline(always)]
+    fn peer(ctx: &SockAddrContext) -> Address {
+        // SAFETY: the context, and the socket that it names, are valid while the program runs.
+        Address::from_v4_be(unsafe { (&raw const (*socket(ctx)).dst_ip4).read_volatile() })
     }
 }
 
@@ -68,6 +77,42 @@ impl Family for V6 {
             (&raw mut (*words)[3]).write_volatile(address.words_be[3]);
             (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(port_be));
         }
+    }
+
+    #[inline(always)]
+    fn peer(ctx: &SockAddrContext) -> Address {
+        // SAFETY: the context, and the socket that it names, are valid while the program runs.
+        unsafe {
+            let words = &raw const (*socket(ctx)).dst_ip6;
+            Address {
+                words_be: [
+                    (&raw const (*words)[0]).read_volatile(),
+                    (&raw const (*words)[1]).read_volatile(),
+                    (&raw const (*words)[2]).read_volatile(),
+                    (&raw const (*words)[3]).read_volatile(),
+                ],
+            }
+        }
+    }
+}
+
+/// The socket of a system call.
+#[inline(always)]
+fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() }
+}
+
+/// Whether the socket of a system call is connected, to this port in network byte order.
+#[inline(always)]
+pub fn is_connected(ctx: &SockAddrContext, port_be: u16) -> bool {
+    /// `TCP_ESTABLISHED`, which the kernel uses for connected UDP sockets too.
+    const ESTABLISHED: u32 = 1;
+    let socket = socket(ctx);
+    // SAFETY: the context, and the socket that it names, are valid while the program runs.
+    unsafe {
+        (&raw const (*socket).state).read_volatile() == ESTABLISHED
+            && (&raw const (*socket).dst_port).read_volatile() == port_be
     }
 }
 

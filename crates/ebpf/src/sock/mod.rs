@@ -101,6 +101,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if protocol == UDP && !place.is_node || place.is_node && is_agents(ctx) {
         return ALLOW;
     }
+    forget(&place);
     let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
     let found = match find(&asked, &place) {
         Found::Nothing => return ALLOW,
@@ -142,6 +143,11 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         Found::Frontend(found) => found,
     };
     if is_answered_here(ctx, &asked, &found, &place) {
+        return ALLOW;
+    }
+    // The kernel takes answers to a connected socket from its peer alone, and that is the Service: packets are translated instead.
+    // An IPv6 socket that is connected to an IPv4 address comes here although its process names no address.
+    if address::is_connected(ctx, asked.port_be) && F::peer(ctx) == asked.address {
         return ALLOW;
     }
     let to_frontend = DatagramKey {
@@ -216,6 +222,16 @@ fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
         F::set(ctx, &peer.frontend.address, peer.frontend.port_be);
     }
     ALLOW
+}
+
+/// Forgets what the socket was given before: it was disconnected, and is connected anew.
+#[inline(always)]
+fn forget(place: &Place) {
+    // SAFETY: only whether there is an entry is asked.
+    if unsafe { SOCKETS.get(&place.socket) }.is_some() {
+        // Another system call may have removed it.
+        let _ = SOCKETS.remove(&place.socket);
+    }
 }
 
 #[inline(always)]
