@@ -146,7 +146,7 @@ impl Node {
         let mut node = Self {
             nodes: store.load(plan::NODES).unwrap_or_default(),
             paths: plan::load_paths(&store),
-            services: Services::new(&config.name, health_checks),
+            services: Services::new(&config.name, &config.plan.service_ranges, health_checks),
             config,
             store,
             attachments,

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use weft_datapath::{InstalledBackend, InstalledServicePort, ServicesWritten};
 use weft_kube::{ObjectRef, WarningEvent};
@@ -90,13 +91,16 @@ pub struct Programmed {
 // === impl Services ===
 
 impl Services {
-    pub(super) fn new(name: &NodeName, health_checks: HealthCheckChanges) -> Self {
+    pub(super) fn new(name: &NodeName, service_ranges: &[IpNet], health_checks: HealthCheckChanges) -> Self {
         let node = ThisNode {
             name: name.clone(),
             addresses: Vec::new(),
             zone: None,
             dns: ClusterDns::default(),
-            protected: Protected::default(),
+            protected: Protected {
+                service_ranges: service_ranges.iter().copied().collect(),
+                ..Protected::default()
+            },
         };
         Self {
             planner: Planner::new(node),

@@ -14,7 +14,6 @@ use super::{
     choose::{self, KeptEndpoint, Slice},
     claims::{Claimant, Place, claim, place},
     intern::Interned,
-    is_special,
 };
 use crate::{Claims, Protocol};
 
@@ -31,7 +30,7 @@ pub struct Planner {
     /// Services with `externalIPs`: few have any.
     external: BTreeSet<ServiceKey>,
     /// Endpoints that are not taken.
-    refused_endpoints: BTreeMap<SliceKey, (ServiceKey, Box<[IpAddr]>)>,
+    refused_endpoints: BTreeMap<SliceKey, (ServiceKey, RefusedAddresses)>,
     /// Addresses of API servers that the node was told of; those of `default/kubernetes` come on top.
     api_servers: BTreeSet<IpAddr>,
     lists: Lists,
@@ -62,6 +61,9 @@ pub struct Counts {
     /// Endpoints in them.
     pub endpoints: usize,
 }
+
+/// Addresses, and why they are not taken.
+type RefusedAddresses = Box<[(IpAddr, Why)]>;
 
 /// A Service, or what is known of one before it is.
 #[derive(Debug, Default)]
@@ -204,15 +206,18 @@ impl Planner {
             .iter()
             .map(|port| SlicePort { name: self.strings.one(&port.name), ..*port })
             .collect();
-        // A Service must not lead to what every node, and every Pod, has for itself.
-        let refused: Box<[IpAddr]> =
-            slice.endpoints.iter().map(|one| one.address).filter(|address| is_special(*address)).collect();
+        // A Service must not lead to what every node, and every Pod, has for itself, nor to another Service.
+        let protected = &self.node.protected;
+        let refused: RefusedAddresses = (slice.endpoints.iter())
+            .filter_map(|one| Some((one.address, protected.why_no_endpoint(one.address)?)))
+            .collect();
         if refused.is_empty() {
             self.refused_endpoints.remove(&key);
         } else {
             self.refused_endpoints.insert(key.clone(), (service.clone(), refused));
         }
-        let taken = slice.endpoints.iter().filter(|endpoint| !is_special(endpoint.address));
+        let taken =
+            (slice.endpoints.iter()).filter(|endpoint| protected.why_no_endpoint(endpoint.address).is_none());
         let endpoints = taken.map(|endpoint| {
             KeptEndpoint::new(endpoint, &self.node.name, &mut self.strings, &mut self.zone_lists)
         });
@@ -343,11 +348,11 @@ impl Planner {
             })
         });
         let endpoints = self.refused_endpoints.iter().flat_map(|(slice, (service, addresses))| {
-            addresses.iter().map(|address| Refusal {
+            addresses.iter().map(|(address, why)| Refusal {
                 service: service.clone(),
                 slice: Some(slice.clone()),
                 address: *address,
-                why: Why::Special,
+                why: *why,
             })
         });
         let mut all: Vec<Refusal> = external.chain(endpoints).collect();

@@ -72,6 +72,15 @@ pub fn is_special(address: IpAddr) -> bool {
 // === impl Protected ===
 
 impl Protected {
+    /// Why an endpoint may not have the address, if so: it means something else on every host, or leads to another Service and perhaps
+    /// back. Ranges of Services hold for what is heard after them.
+    pub fn why_no_endpoint(&self, address: IpAddr) -> Option<Why> {
+        if is_special(address) {
+            return Some(Why::Special);
+        }
+        self.service_ranges.iter().find(|range| range.contains(&address)).copied().map(Why::Services)
+    }
+
     /// Why `externalIPs` may not name the address, if so.
     pub fn why_not(&self, address: IpAddr) -> Option<Why> {
         let within = |ranges: &BTreeSet<IpNet>| ranges.iter().find(|range| range.contains(&address)).copied();

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use weft_model::{
     Protocol,
-    services::{AddressType, Endpoint, EndpointSlice, Event, Service, ServicePort, SlicePort, is_special},
+    services::{
+        AddressType, Endpoint, EndpointSlice, Event, Planner, Protected, Service, ServicePort, SlicePort,
+        is_special,
+    },
 };
 
 use crate::build::*;
@@ -203,6 +206,21 @@ fn equal_choices_share_one_list() {
         Service { external_policy: weft_model::services::TrafficPolicy::Local, ..load_balancer("web") };
     let plan = plan_with(&local, &[here(ready("10.0.0.1"))]);
     assert!(Arc::ptr_eq(&plan.internal.backends, &plan.external.backends));
+}
+
+/// E3: an endpoint that is a Service's address would lead to that Service, and perhaps back.
+#[test]
+fn e3_addresses_of_the_service_range_are_not_taken() {
+    let service_ranges = ["10.96.0.0/16".parse().unwrap()].into();
+    let mut node = this_node();
+    node.protected = Protected { service_ranges, ..Protected::default() };
+    let mut planner = Planner::new(node);
+    planner.hear(Event::Service(service("web")));
+    planner.hear(Event::Slice(slice("s", "web", &[ready("10.96.0.7"), ready("10.0.0.1")])));
+    let plan = present(planner.take_changes()).remove(0).1;
+    assert_eq!(text(&plan.cluster), "10.0.0.1:8080");
+    let said = planner.refusals().remove(0).to_string();
+    assert!(said.contains("10.96.0.7") && said.contains("Service range 10.96.0.0/16"), "{said}");
 }
 
 /// E17: what every node has for itself is nobody's endpoint.
