@@ -153,6 +153,9 @@ fn weft_service_tells_frontends_backends_and_counts() {
     until("an answer", || lab.pod("client").asks(socket(address, 8080)), Outcome::is_answer);
     let table = weft(&["service", "list", "-o", "wide", "--name", lab.name()]).succeeds();
     assert!(table.contains(&format!("{address}:8080")) && table.contains("2/2 ready"), "{table}");
+    // B11: what every node answers itself has no endpoints that could be missing.
+    let dns = weft(&["service", "list", "-n", "kube-system", "--name", lab.name()]).succeeds();
+    assert!(dns.contains("every node") && !dns.contains("0/"), "{dns}");
     let shown =
         weft(&["service", "show", "default/inside", "--node", "node-1", "--name", lab.name()]).succeeds();
     assert!(shown.contains("node-1") && !shown.contains("node-2"), "{shown}");

@@ -31,6 +31,8 @@ use crate::{ApiError, Client, client::WATCH_SECONDS};
 
 /// Objects a request; a list of more takes several.
 const PAGE: u32 = 500;
+/// So many characters of an answer that is none are logged.
+const SHOWN: usize = 200;
 /// Waits between attempts grow from the first to the longest, each twice the one before.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -124,7 +126,9 @@ where
             let request = request.map_err(Ended::from_request)?;
             let text = self.kube.request_text(request).await.map_err(Ended::from_request)?;
             let page = read::page::<O>(&text).inspect_err(|_| {
-                tracing::warn!("watch of {}: the API server answered a list with {text:?}", self.what);
+                // A list of a cluster has megabytes: its beginning says enough.
+                let begins: String = text.chars().take(SHOWN).collect();
+                tracing::warn!("watch of {}: no list: {begins:?} … ({} bytes)", self.what, text.len());
             })?;
             if params.continue_token.is_none() {
                 self.health.send_if_modified(|health| !std::mem::take(&mut health.unreadable).is_empty());

@@ -97,12 +97,14 @@ fn row(copies: &[(&str, &ServiceStatus)], nodes: usize, wide: bool) -> [String; 
         .map(|backend| (backend.key, backend.state))
         .collect();
     let ready = backends.values().filter(|state| **state == EndpointStatus::Ready).count();
-    let mut shown = if services().any(|service| service.node_answers) {
+    let mut shown = if services().any(|service| service.host_port) {
+        // No EndpointSlice tells of it: it is the Pod's as long as there is the Pod.
+        "its Pod".to_owned()
+    } else if services().any(|service| service.node_answers) {
         // Backends only stand in while a node's agent is away.
-        if backends.is_empty() {
-            "every node".to_owned()
-        } else {
-            format!("every node, {} stand in", backends.len())
+        match backends.len() {
+            0 => "every node".to_owned(),
+            others => format!("every node, {others} stand in"),
         }
     } else {
         format!("{ready}/{} ready", backends.len())
