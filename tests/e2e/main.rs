@@ -4,6 +4,7 @@
 mod application;
 mod client;
 mod containerd;
+mod cri;
 mod disruption;
 mod dns;
 mod kubectl;

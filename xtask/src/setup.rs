@@ -14,7 +14,7 @@ const LINKER: &str = "0.13.0";
 const TOOLCHAIN: &str = "bpf";
 
 /// A program that tests and benches run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 17] = [
+const TOOLS: [(&str, &str); 18] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsperf", "dnsperf"),
@@ -28,6 +28,8 @@ const TOOLS: [(&str, &str); 17] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    // The tests' client of container runtimes is built with it.
+    ("protoc", "protobuf-compiler"),
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("taskset", "util-linux"),
