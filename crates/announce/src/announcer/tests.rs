@@ -56,7 +56,16 @@ struct Answer {
     at: Duration,
     sent: Instant,
     about: About,
-    outcome: Result<Lease, Option<Option<Lease>>>,
+    outcome: Outcome,
+}
+
+/// What becomes of a write, as its sender hears.
+enum Outcome {
+    Written(Lease),
+    /// The Lease is like this instead.
+    Refused(Option<Lease>),
+    /// Nothing was heard.
+    Unknown,
 }
 
 impl Node {
@@ -106,11 +115,11 @@ impl World {
         self.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
-    fn serve(&mut self, request: &Request) -> Result<Lease, Option<Option<Lease>>> {
+    fn serve(&mut self, request: &Request) -> Outcome {
         let Request::Write { name, before, write, .. } = request else { panic!("{request:?}") };
         let current = self.leases.get(name);
         if current.map(|lease| &lease.version) != before.as_ref().map(|lease| &lease.version) {
-            return Err(Some(current.cloned()));
+            return Outcome::Refused(current.cloned());
         }
         self.version += 1;
         self.writes += 1;
@@ -124,7 +133,7 @@ impl World {
             voters: write.voters.clone(),
         };
         self.leases.insert(name.clone(), lease.clone());
-        Ok(lease)
+        Outcome::Written(lease)
     }
 
     /// `delay` says how late the next thing comes; none: it is lost.
@@ -135,13 +144,13 @@ impl World {
             let arrived = extract(&mut self.nodes[at].requests, |one| one.0 <= time);
             for (_, sent, sent_at, request) in arrived {
                 let Request::Write { about, .. } = request.clone() else { continue };
-                let outcome = if self.api_is_away { Err(None) } else { self.serve(&request) };
+                let outcome = if self.api_is_away { Outcome::Unknown } else { self.serve(&request) };
                 // Whoever hears nothing in time takes the request for failed, whatever became of it.
                 let late =
                     delay().filter(|late| self.nodes[at].hears_api && time + *late < sent_at + PATIENCE);
                 let (at_time, outcome) = match late {
                     Some(late) if !self.api_is_away => (time + late, outcome),
-                    _ => (sent_at + PATIENCE, Err(None)),
+                    _ => (sent_at + PATIENCE, Outcome::Unknown),
                 };
                 self.nodes[at].answers.push(Answer { at: at_time, sent, about, outcome });
             }
@@ -193,11 +202,11 @@ impl World {
         }
         for answer in extract(&mut node.answers, |one| one.at <= time) {
             match answer.outcome {
-                Ok(lease) => node.announcer.written(&answer.about, lease, answer.sent, now),
-                Err(current) => {
-                    let current = current.as_ref().map(Option::as_ref);
-                    node.announcer.failed(&answer.about, current, now);
+                Outcome::Written(lease) => node.announcer.written(&answer.about, lease, answer.sent, now),
+                Outcome::Refused(current) => {
+                    node.announcer.failed(&answer.about, Some(current.as_ref()), now);
                 }
+                Outcome::Unknown => node.announcer.failed(&answer.about, None, now),
             }
         }
         if node.is_informed {
@@ -222,7 +231,7 @@ impl World {
                             at: time + PATIENCE,
                             sent: now,
                             about,
-                            outcome: Err(None),
+                            outcome: Outcome::Unknown,
                         });
                     }
                 },
