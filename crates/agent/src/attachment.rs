@@ -58,7 +58,7 @@ pub struct Made {
     pub namespace: Option<(u64, u64)>,
 }
 
-/// Device and inode of a namespace's file: what tells it from any other. `None` when there is none.
+/// Device and inode of a namespace's file, which identify the namespace. `None` if the file cannot be read.
 pub fn identity(netns: &Path) -> Option<(u64, u64)> {
     fs::metadata(netns).ok().map(|file| (file.dev(), file.ino()))
 }

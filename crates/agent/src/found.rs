@@ -1,5 +1,4 @@
-//! What of the cluster is found rather than told: its ranges of Services and the addresses of its DNS Service. What the agent
-//! was told overrides it.
+//! The cluster's Service ranges and the addresses of its DNS Service, as the API has them. Settings of the agent override both.
 
 use std::{
     net::IpAddr,

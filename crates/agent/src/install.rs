@@ -85,7 +85,7 @@ fn install_plugin(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Beside the plugin and leading to it, where there is none: containerd wants it before any network.
+/// Links `loopback` to the plugin beside it if the folder has none: containerd needs one before any network.
 fn install_loopback(folder: &Path) -> io::Result<()> {
     let target = folder.join(LOOPBACK);
     match std::os::unix::fs::symlink(PLUGIN, &target) {

@@ -28,7 +28,7 @@ const UNUSED: Duration = Duration::from_secs(60);
 const WAITING: Duration = Duration::from_secs(30);
 /// Names that did not resolve so many times in a row, from one Pod after the other.
 const LOOK_UPS: u32 = 3;
-/// So many of a kind are told.
+/// Symptoms of a kind that are reported, maximum.
 const MOST: usize = 20;
 
 /// What does not work.
@@ -46,7 +46,7 @@ pub(crate) struct Sources {
     pub(crate) node: Handle,
     pub(crate) nodes: watch::Receiver<Mirror<NodeName, Node>>,
     pub(crate) pods: watch::Receiver<Mirror<PodKey, Pod>>,
-    /// What of the cluster is not known.
+    /// The facts of the cluster that are not known yet.
     pub(crate) missing: watch::Receiver<Missing>,
     /// The cluster's DNS, as this node answers it, and the cluster's domain.
     pub(crate) dns: Vec<IpAddr>,

@@ -13,7 +13,7 @@ use crate::admin::FailedAdd;
 
 /// A runtime tries again within less; whoever it does not try again for is gone.
 const FORGOTTEN: Duration = Duration::from_secs(600);
-/// So many are remembered; the log has the rest.
+/// Failures that are remembered, maximum; the log has the rest.
 const MOST: usize = 100;
 
 /// Pods whose last ADD failed.

@@ -49,7 +49,7 @@ impl Message {
         Self { kind, ..self.clone() }
     }
 
-    /// Reads a datagram; absent: it is no message of this version.
+    /// The message in a datagram; `None` if it is not one of this version.
     pub fn read(octets: &[u8]) -> Option<Self> {
         let message: Self = serde_json::from_slice(octets.get(..octets.len().min(LONGEST))?).ok()?;
         (message.version == 1).then_some(message)
