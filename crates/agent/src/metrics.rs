@@ -175,14 +175,15 @@ fn of(status: &Status) -> Registry {
         peers.get_or_create(&Way { path: way.to_owned() }).set(i64::try_from(there).unwrap_or(i64::MAX));
     }
     registry.register("peers", "Other nodes, by the path that Pods' packets take", peers);
-    let (unreachable, mismatch) =
-        (Family::<PeerLabel, Gauge>::default(), Family::<PeerLabel, Gauge>::default());
+    let [unreachable, silent, mismatch] = std::array::from_fn(|_| Family::<PeerLabel, Gauge>::default());
     for peer in &status.peers {
         let label = PeerLabel { node: peer.name.to_string() };
         unreachable.get_or_create(&label).set((peer.reachable == Some(false)).into());
+        silent.get_or_create(&label).set(peer.silent.into());
         mismatch.get_or_create(&label).set(peer.mtu_mismatch.is_some().into());
     }
     registry.register("peer_unreachable", "1 when probes to a node do not come back", unreachable);
+    registry.register("peer_silent", "1 while a node gives no sign of life, though most others do", silent);
     registry.register("peer_mtu_mismatch", "1 when packets of full size to a node are lost", mismatch);
     of_services(&status.services, &mut registry);
     if let Some(mtu) = &status.mtu {
@@ -201,6 +202,11 @@ fn of_services(services: &ServicesStatus, registry: &mut Registry) {
         ("services", "Services known, headless ones not among them", services.services),
         ("endpoint_slices", "EndpointSlices known", services.slices),
         ("endpoints", "Endpoints known", services.endpoints),
+        (
+            "endpoints_unreachable",
+            "Endpoints that get no new connections while their Services have others, as their nodes give no sign of life",
+            services.unreachable_endpoints,
+        ),
         (
             "service_ports_refused",
             "Ports of Services that are not served as they should be",

@@ -84,6 +84,7 @@ pub(crate) async fn look(
         sources.tell_missing(&mut symptoms);
         sources.tell_unused(&status, &mut unused, &mut symptoms);
         sources.tell_waiting(&status, &mut waiting, &mut symptoms);
+        sources.tell_silent(&status, &mut symptoms);
         let looked = timeout(LOOK, sources.look_up(&status, &mut names));
         tokio::select! {
             () = drain.begun() => return Ok(()),
@@ -184,21 +185,13 @@ impl Sources {
         let waiting =
             waiting.map(|one| (ServiceKey::new(one.namespace.as_str(), one.name.as_str()), one.uid.clone()));
         let lasting = since.lasting(waiting.collect(), WAITING);
-        // All nodes see the same; one of them is enough to say so.
-        let first = self
-            .nodes
-            .borrow()
-            .objects()
-            .values()
-            .filter(|node| node.ready)
-            .map(|node| node.name.clone())
-            .min();
+        let speaks = self.speaks_for_all(&[]);
         for (key, uid) in lasting.into_iter().take(MOST) {
             let problem = format!(
                 "Service {key} waits for an address from outside: nobody has given it one; are there pools \
                  (ConfigMap kube-system/weft, loadBalancerPools), or another controller for its class?"
             );
-            if first.as_ref() == Some(&self.name) {
+            if speaks {
                 let about = ObjectRef::service(&key, &uid);
                 symptoms.events.push(self.warning(
                     about,
@@ -208,6 +201,35 @@ impl Sources {
                 ));
             }
             symptoms.problems.push(problem);
+        }
+    }
+
+    /// What all nodes see alike, one of them says: the first that is ready, and none of these.
+    fn speaks_for_all(&self, not: &[NodeName]) -> bool {
+        let nodes = self.nodes.borrow();
+        let may = nodes.objects().values().filter(|node| node.ready && !not.contains(&node.name));
+        may.map(|node| &node.name).min() == Some(&self.name)
+    }
+
+    /// Nodes that give no sign of life, as Events on them. `weft status` has it from the paths.
+    fn tell_silent(&self, status: &Status, symptoms: &mut Symptoms) {
+        let silent: Vec<NodeName> =
+            status.peers.iter().filter(|peer| peer.silent).map(|peer| peer.name.clone()).collect();
+        if silent.is_empty() || !self.speaks_for_all(&silent) {
+            return;
+        }
+        let nodes = self.nodes.borrow();
+        for node in silent.iter().filter_map(|name| nodes.objects().get(name)).take(MOST) {
+            let message = format!(
+                "node {} gives no sign of life to node {}: connections to Services go to backends elsewhere while there are any",
+                node.name, self.name
+            );
+            symptoms.events.push(self.warning(
+                ObjectRef::node(node),
+                "NodeSilent",
+                message,
+                "silent".to_owned(),
+            ));
         }
     }
 

@@ -7,7 +7,7 @@ use support::{Machine, NODE, Scratch, addresses, call, node};
 use weft_cni::Verb;
 use weft_datapath::{
     Path,
-    probe::{Health, MtuProof},
+    probe::{Families, Health, MtuProof},
 };
 
 #[test]
@@ -77,6 +77,7 @@ fn a_path_that_loses_packets_of_full_size_is_a_condition() {
         proved: true,
         reachable: Some(true),
         mtu: MtuProof::Mismatch(1450),
+        silent: Families::default(),
     };
     agent.on(|node| node.set_health([("node-2".into(), health)].into()));
     let condition = mtu(&mut agent);

@@ -4,6 +4,7 @@ mod announced;
 mod changes;
 mod kinds;
 mod policies;
+mod silent;
 
 use std::net::{IpAddr, SocketAddr};
 

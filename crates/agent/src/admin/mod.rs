@@ -255,6 +255,9 @@ pub struct ServicesStatus {
     pub slices: u64,
     /// Endpoints in those.
     pub endpoints: u64,
+    /// Endpoints that get no new connections while their Services have others: their nodes give no sign of life.
+    #[serde(default)]
+    pub unreachable_endpoints: u64,
     /// Ports that are not served as they should be, and why.
     pub refused: Vec<String>,
     /// Addresses that several Services name, or that nobody may: a Service is not reached by them.
@@ -363,6 +366,9 @@ pub struct PeerStatus {
     pub why: String,
     /// Probes over the path in use come back; `None` before anything is known.
     pub reachable: Option<bool>,
+    /// It gives no sign of life, though most others do: connections to Services go elsewhere while they can.
+    #[serde(default)]
+    pub silent: bool,
     /// Packets of this size pass.
     pub proved_mtu: Option<u32>,
     /// Packets of this size should pass and do not.

@@ -45,6 +45,9 @@ pub struct BackendStatus {
     pub key: BackendKey,
     /// What the API says of it.
     pub state: EndpointStatus,
+    /// Its node gives no sign of life: others are chosen while there are any.
+    #[serde(default)]
+    pub unreachable: bool,
     /// The kernel takes it for serving.
     pub serving: bool,
     /// It is chosen for connections to the cluster IP.

@@ -44,6 +44,7 @@ impl Node {
         self.place_services();
         self.converge();
         self.place_dns();
+        self.place_silent();
         if news && let Err(error) = self.store.save(NODES, &self.nodes) {
             tracing::warn!("a restart without the API server will not know the nodes: {error}");
         }
@@ -56,6 +57,7 @@ impl Node {
             self.converge();
         }
         self.place_dns();
+        self.place_silent();
     }
 
     /// What somebody else removed is put back; what did not work is tried again, and what follows from an uplink that
@@ -179,7 +181,8 @@ impl Node {
             tracing::info!(peers = plan.peers.len(), ?applied, "plan in force");
         }
         if let Some(prober) = &open.prober {
-            prober.set_peers(plan, open.plane.mtu());
+            let away = self.nodes.iter().filter(|node| !node.ready).map(|node| node.name.clone());
+            prober.set_peers(plan, away.collect(), open.plane.mtu());
         }
         self.settled_by.get_or_insert_with(|| Instant::now() + SETTLE);
         if paths != self.paths {

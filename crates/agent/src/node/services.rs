@@ -14,7 +14,7 @@ use weft_model::{
     NodeName, Peer,
     services::{
         BackendKey, Changes, ClusterDns, Conflict, EndpointState, Event, Planner, Protected, Refusal,
-        ServiceKey, ServicePortKey, ThisNode,
+        ServiceKey, ServicePortKey, ThisNode, Unreachable,
     },
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Services {
     conflicts: BTreeSet<Conflict>,
     /// Addresses that Services name and are not given.
     refusals: BTreeSet<Refusal>,
+    /// Nodes that give no sign of life.
+    silent: BTreeSet<NodeName>,
     /// What has been counted since the start.
     counts: Counts,
 }
@@ -101,6 +103,7 @@ impl Services {
                 service_ranges: service_ranges.iter().copied().collect(),
                 ..Protected::default()
             },
+            unreachable: Unreachable::default(),
         };
         Self {
             planner: Planner::new(node),
@@ -113,6 +116,7 @@ impl Services {
             refused: BTreeMap::new(),
             conflicts: BTreeSet::new(),
             refusals: BTreeSet::new(),
+            silent: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -218,6 +222,7 @@ impl Services {
         let backends = all.into_values().map(|one| BackendStatus {
             key: one.key,
             state: said_of(endpoints.get(&one.key)),
+            unreachable: endpoints.get(&one.key).is_some_and(|endpoint| endpoint.unreachable),
             serving: one.serving,
             internal: listed(&internal, one.key),
             cluster: listed(&cluster, one.key),
@@ -322,6 +327,33 @@ impl Node {
             peers = plan.peers.iter().collect();
         }
         self.services.planner.set_dns(ClusterDns::new(&self.config.dns_addresses, &self.config.name, &peers));
+    }
+
+    /// The planner knows what is behind nodes that give no sign of life.
+    pub(super) fn place_silent(&mut self) {
+        let mut silent = BTreeSet::new();
+        let mut ranges = Vec::new();
+        for peer in self.plan.iter().flat_map(|plan| &plan.peers) {
+            let Some(families) = self.health.get(&peer.name).map(|health| health.silent) else { continue };
+            let is_silent = |ipv4: bool| if ipv4 { families.ipv4 } else { families.ipv6 };
+            let before = ranges.len();
+            ranges.extend(peer.pod_ranges.iter().filter(|range| is_silent(range.addr().is_ipv4())));
+            let own = peer.node_addresses.iter().filter(|address| is_silent(address.is_ipv4()));
+            ranges.extend(own.map(|address| IpNet::from(*address)));
+            if ranges.len() > before {
+                silent.insert(peer.name.clone());
+            }
+        }
+        for node in silent.difference(&self.services.silent) {
+            tracing::warn!(
+                "node {node} gives no sign of life: connections to Services go to backends elsewhere while there are any"
+            );
+        }
+        for node in self.services.silent.difference(&silent) {
+            tracing::info!("node {node} is given connections to Services as before");
+        }
+        self.services.silent = silent;
+        self.services.planner.set_unreachable(Unreachable::new(ranges));
     }
 
     /// From now on one Pod may ask the cluster's DNS so many questions a second.
@@ -437,6 +469,7 @@ impl Node {
                     uid: service.uid.to_string(),
                 })
                 .collect(),
+            unreachable_endpoints: services.planner.unreachable_endpoints() as u64,
             flows: self.swept.flows.used as u64,
             flows_room: self.swept.flows.room as u64,
             affinities: self.swept.affinities.used as u64,

@@ -219,6 +219,7 @@ impl Node {
             },
             why: health.map_or("not probed yet", |health| health.why).to_owned(),
             reachable: health.and_then(|health| health.reachable),
+            silent: health.is_some_and(|health| health.silent != probe::Families::default()),
             proved_mtu,
             mtu_mismatch: mismatch,
         }

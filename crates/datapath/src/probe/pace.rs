@@ -7,7 +7,7 @@ const MOST: f64 = 1000.0;
 /// Between two probes while nothing is known yet, of few nodes.
 const FIRST: Duration = Duration::from_millis(100);
 /// Between two probes that tell what breaks.
-const USUAL: Duration = Duration::from_secs(1);
+pub(super) const USUAL: Duration = Duration::from_secs(1);
 /// Of all others only one in so many is sent.
 const RARE: u32 = 5;
 /// Probes in each [`USUAL`] interval to one address of a node: one that matters, two that are rare.

@@ -7,10 +7,16 @@ use std::{
 
 use weft_abi::Path;
 
-use super::{Routing, pace::Pace};
+use super::{
+    Routing,
+    pace::{Pace, USUAL},
+    silence::{Silence, Standing},
+};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer that is too late for that is still a sign of life.
+const LATE: Duration = Duration::from_secs(3);
 /// Lost in a row before a path that worked counts as broken.
 const LOST: u32 = 3;
 /// Until a path that was just chosen is in force, probably.
@@ -31,6 +37,17 @@ pub struct Health {
     pub reachable: Option<bool>,
     /// Whether packets as large as the path should take do get through.
     pub mtu: MtuProof,
+    /// Where it gives no sign of life any more, though most other nodes do.
+    pub silent: Families,
+}
+
+/// Address families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
 }
 
 /// The MTU of the path in use.
@@ -78,6 +95,10 @@ pub(super) struct Peer {
     uplink_mtu: u32,
     /// By family and [`PROBES`].
     tracks: Box<[[Track; PROBES.len()]]>,
+    /// By family.
+    silences: Box<[Silence]>,
+    /// Families over which it has just come to be suspected.
+    suspected: Vec<usize>,
     /// Few: a track is asked anew when the last answer is overdue, or ten times while nothing is known.
     waiting: Vec<Waiting>,
     nonces: RandomState,
@@ -89,7 +110,9 @@ struct Waiting {
     nonce: u64,
     family: usize,
     probe: Probe,
-    until: Instant,
+    sent: Instant,
+    /// Its answer says no more than that there is life: it was late, or it was asked for that alone.
+    sign_only: bool,
 }
 
 /// One kind of probe over one family.
@@ -150,6 +173,8 @@ impl Peer {
             overlay_mtu: 0,
             uplink_mtu: 0,
             tracks: vec![[Track::new(now); PROBES.len()]; families].into(),
+            silences: vec![Silence::default(); families].into(),
+            suspected: Vec::new(),
             waiting: Vec::new(),
             nonces: RandomState::new(),
             sent: 0,
@@ -165,24 +190,43 @@ impl Peer {
 
     /// The probes whose time has come. What was not answered in time counts as lost first.
     pub(super) fn due(&mut self, now: Instant, pace: &Pace) -> Vec<Request> {
-        while let Some(late) = self.waiting.iter().position(|waiting| waiting.until <= now) {
-            let late = self.waiting.swap_remove(late);
+        self.waiting.retain(|waiting| now < waiting.sent + LATE);
+        let lost = |waiting: &&mut Waiting| !waiting.sign_only && waiting.sent + TIMEOUT <= now;
+        for late in self.waiting.iter_mut().filter(lost) {
+            late.sign_only = true;
             if let Some(track) = track(&mut self.tracks, late.family, late.probe) {
                 track.lost(now);
+            }
+            let telling = matters(late.probe, self.routing, self.path);
+            if let Some(silence) = self.silences.get_mut(late.family).filter(|_| telling) {
+                silence.lost();
             }
         }
         self.choose_path(now);
         let mut requests = Vec::new();
         let (routing, path) = (self.routing, self.path);
-        for (family, tracks) in self.tracks.iter_mut().enumerate() {
+        for (family, (tracks, silence)) in self.tracks.iter_mut().zip(&mut self.silences).enumerate() {
+            let before = silence.standing();
+            let late = silence.is_late(now);
+            if before == Standing::Alive && silence.standing() != before {
+                self.suspected.push(family);
+            }
             for (probe, track) in PROBES.into_iter().zip(tracks) {
-                if track.next > now || !is_asked(probe, routing) {
+                let matters = matters(probe, routing, path);
+                if (track.next > now && !(matters && late)) || !is_asked(probe, routing) {
                     continue;
                 }
-                track.next = now + track.interval(pace, matters(probe, routing, path));
+                let sign_only = track.next > now;
+                if !sign_only {
+                    let interval = track.interval(pace, matters);
+                    track.next = now + if silence.returns() { interval.min(USUAL) } else { interval };
+                }
+                if matters {
+                    silence.asked(now);
+                }
                 self.sent += 1;
                 let nonce = self.nonces.hash_one(self.sent);
-                self.waiting.push(Waiting { nonce, family, probe, until: now + TIMEOUT });
+                self.waiting.push(Waiting { nonce, family, probe, sent: now, sign_only });
                 let packet_size = match (probe, path) {
                     (Probe::Plain | Probe::Path, _) => 0,
                     (Probe::FullSize, Path::Overlay) => self.overlay_mtu,
@@ -198,22 +242,65 @@ impl Peer {
     pub(super) fn next(&self) -> Option<Instant> {
         let asked = |(probe, track): (Probe, &Track)| is_asked(probe, self.routing).then_some(track.next);
         let tracks = self.tracks.iter().flat_map(|tracks| PROBES.into_iter().zip(tracks).filter_map(asked));
-        tracks.chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+        let lost =
+            self.waiting.iter().filter(|waiting| !waiting.sign_only).map(|waiting| waiting.sent + TIMEOUT);
+        tracks.chain(lost).chain(self.silences.iter().filter_map(Silence::next)).min()
     }
 
     /// An answer arrived. One that nobody waits for is ignored.
     pub(super) fn answered(&mut self, nonce: u64, now: Instant) {
-        if let Some(place) = self.waiting.iter().position(|waiting| waiting.nonce == nonce) {
-            let waiting = self.waiting.swap_remove(place);
-            let silent = self.works(Probe::Path) == Some(false);
-            if let Some(track) = track(&mut self.tracks, waiting.family, waiting.probe) {
-                track.answered();
-            }
-            if silent && self.works(Probe::Path) == Some(true) {
-                self.ask_underlay_again(now);
-            }
-            self.choose_path(now);
+        let Some(place) = self.waiting.iter().position(|waiting| waiting.nonce == nonce) else { return };
+        let waiting = self.waiting.swap_remove(place);
+        if let Some(silence) = self.silences.get_mut(waiting.family) {
+            silence.sign(now);
         }
+        if waiting.sign_only {
+            return;
+        }
+        let silent = self.works(Probe::Path) == Some(false);
+        if let Some(track) = track(&mut self.tracks, waiting.family, waiting.probe) {
+            track.answered();
+        }
+        if silent && self.works(Probe::Path) == Some(true) {
+            self.ask_underlay_again(now);
+        }
+        self.choose_path(now);
+    }
+
+    /// The node's kernel says that nobody answers probes there: its agent is away, and its Pods are not.
+    pub(super) fn refused(&mut self, nonce: u64, now: Instant) {
+        let waiting = self.waiting.iter().find(|waiting| waiting.nonce == nonce);
+        if let Some(silence) = waiting.and_then(|waiting| self.silences.get_mut(waiting.family)) {
+            silence.sign(now);
+        }
+    }
+
+    /// Others wonder whether it is still there: it is asked at once.
+    pub(super) fn ask(&mut self, family: usize, now: Instant) {
+        let (routing, path) = (self.routing, self.path);
+        if !self.silences.get(family).is_some_and(|silence| silence.may_be_asked(now)) {
+            return;
+        }
+        for (probe, track) in PROBES.into_iter().zip(self.tracks.get_mut(family).into_iter().flatten()) {
+            if matters(probe, routing, path) {
+                track.next = track.next.min(now);
+            }
+        }
+    }
+
+    /// Families over which it has come to be suspected since the last call.
+    pub(super) fn suspected(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.suspected)
+    }
+
+    /// How it stands, by family.
+    pub(super) fn standings(&self) -> impl Iterator<Item = Standing> {
+        self.silences.iter().map(Silence::standing)
+    }
+
+    /// It has just given a sign of life over this family.
+    pub(super) fn is_fresh(&self, family: usize, now: Instant) -> bool {
+        self.silences.get(family).is_some_and(|silence| silence.is_fresh(now))
     }
 
     /// The node answers again: that the underlay did not carry Pod addresses meanwhile says nothing any more.
@@ -248,7 +335,8 @@ impl Peer {
             (Routing::Auto, None) => "not proved yet",
         };
         let proved = self.routing != Routing::Auto || proved;
-        Health { path: self.path, why, proved, reachable: self.works(Probe::Path), mtu }
+        let reachable = self.works(Probe::Path);
+        Health { path: self.path, why, proved, reachable, mtu, silent: Families::default() }
     }
 
     /// Whether a kind of probe works: over every family.
@@ -305,159 +393,4 @@ fn matters(probe: Probe, routing: Routing, path: Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A peer, a clock, and which probes its network lets through.
-    struct Bench {
-        peer: Peer,
-        now: Instant,
-        passes: fn(&Request, Path) -> bool,
-        pace: Pace,
-        sent: usize,
-    }
-
-    impl Bench {
-        fn new(routing: Routing, passes: fn(&Request, Path) -> bool) -> Bench {
-            let now = Instant::now();
-            let mut peer = Peer::new(routing, 2, now);
-            peer.set_mtu(1450, 1500);
-            Bench { peer, now, passes, pace: Pace::of(2), sent: 0 }
-        }
-
-        fn run(&mut self, time: Duration) -> Health {
-            let end = self.now + time;
-            while self.now < end {
-                self.now += Duration::from_millis(50);
-                for request in self.peer.due(self.now, &self.pace) {
-                    self.sent += 1;
-                    if (self.passes)(&request, self.peer.path) {
-                        self.peer.answered(request.nonce, self.now);
-                    }
-                }
-            }
-            self.peer.health()
-        }
-    }
-
-    const LONG: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn native_where_the_probe_comes_back() {
-        let health = Bench::new(Routing::Auto, |_, _| true).run(LONG);
-        assert_eq!(
-            (health.path, health.reachable, health.mtu),
-            (Path::Native, Some(true), MtuProof::Proved(1500))
-        );
-    }
-
-    #[test]
-    fn overlay_where_it_does_not() {
-        let health = Bench::new(Routing::Auto, |request, _| request.probe != Probe::Plain).run(LONG);
-        assert_eq!(
-            (health.path, health.reachable, health.mtu),
-            (Path::Overlay, Some(true), MtuProof::Proved(1450))
-        );
-        assert_eq!(health.why, "the underlay does not carry Pod addresses");
-    }
-
-    /// B10: a node that answers neither way, because it is not up yet, proves nothing; its first answer does.
-    #[test]
-    fn a_node_that_is_not_up_yet_proves_nothing() {
-        let mut bench = Bench::new(Routing::Auto, |_, _| false);
-        let health = bench.run(LONG);
-        assert_eq!((health.proved, health.why), (false, "the node does not answer"));
-        bench.passes = |_, _| true;
-        let health = bench.run(Duration::from_secs(2));
-        assert_eq!((health.proved, health.path), (true, Path::Native));
-    }
-
-    #[test]
-    fn overlay_where_only_one_family_comes_back() {
-        let health =
-            Bench::new(Routing::Auto, |request, _| request.probe != Probe::Plain || request.family == 0);
-        let mut health = health;
-        assert_eq!(health.run(LONG).path, Path::Overlay);
-    }
-
-    #[test]
-    fn a_native_path_that_stops_working_falls_back_and_returns_only_when_it_is_steady() {
-        let mut bench = Bench::new(Routing::Auto, |_, _| true);
-        assert_eq!(bench.run(LONG).path, Path::Native);
-        bench.passes = |request, _| request.probe != Probe::Plain;
-        assert_eq!(bench.run(LONG).path, Path::Overlay);
-        bench.passes = |_, _| true;
-        assert_eq!(bench.run(Duration::from_secs(3)).path, Path::Overlay, "not on the first answers");
-        assert_eq!(bench.run(LONG).path, Path::Native);
-    }
-
-    #[test]
-    fn one_lost_probe_changes_nothing() {
-        let mut bench = Bench::new(Routing::Auto, |_, _| true);
-        bench.run(LONG);
-        bench.passes = |_, _| false;
-        let moment = bench.pace.usual + TIMEOUT;
-        assert_eq!(bench.run(moment).path, Path::Native);
-    }
-
-    #[test]
-    fn a_path_that_loses_large_packets_is_a_mismatch() {
-        let health = Bench::new(Routing::Auto, |request, _| request.packet_size < 1400).run(LONG);
-        assert_eq!((health.reachable, health.mtu), (Some(true), MtuProof::Mismatch(1500)));
-        let health = Bench::new(Routing::Overlay, |request, _| request.packet_size < 1400).run(LONG);
-        assert_eq!((health.path, health.mtu), (Path::Overlay, MtuProof::Mismatch(1450)));
-    }
-
-    #[test]
-    fn a_forced_path_is_kept_whatever_is_proved() {
-        let health = Bench::new(Routing::Native, |_, _| false).run(LONG);
-        assert_eq!((health.path, health.reachable), (Path::Native, Some(false)));
-        let health = Bench::new(Routing::Overlay, |_, _| true).run(LONG);
-        assert_eq!(health.path, Path::Overlay);
-    }
-
-    #[test]
-    fn an_answer_that_nobody_waits_for_proves_nothing() {
-        let now = Instant::now();
-        let mut peer = Peer::new(Routing::Auto, 1, now);
-        peer.due(now, &Pace::of(1));
-        (0..1000).for_each(|nonce| peer.answered(nonce, now));
-        assert_eq!(peer.health().path, Path::Overlay);
-    }
-
-    #[test]
-    fn what_works_is_asked_for_no_more_often_than_it_must() {
-        let mut bench = Bench::new(Routing::Auto, |_, _| true);
-        bench.run(LONG);
-        bench.sent = 0;
-        bench.run(LONG);
-        // Two families: one probe in each interval, and two more in each fifth.
-        assert!((24..=32).contains(&bench.sent), "{}", bench.sent);
-    }
-
-    #[test]
-    fn however_seldom_it_is_asked_what_broke_is_known_a_few_time_outs_later() {
-        let mut bench = Bench::new(Routing::Auto, |_, _| true);
-        bench.pace = Pace::of(5000);
-        let (usual, rare) = (bench.pace.usual, bench.pace.rare);
-        assert!(usual > 5 * TIMEOUT);
-        assert_eq!(bench.run(rare).path, Path::Native);
-        bench.passes = |request, _| request.probe != Probe::Plain;
-        assert_eq!(bench.run(usual + 4 * TIMEOUT).path, Path::Overlay);
-    }
-
-    #[test]
-    fn when_something_is_due_is_said() {
-        let mut bench = Bench::new(Routing::Auto, |request, _| request.probe != Probe::FullSize);
-        bench.run(LONG);
-        for _ in 0..100 {
-            let next = bench.peer.next().unwrap();
-            assert!(bench.peer.due(next - Duration::from_millis(1), &bench.pace).is_empty());
-            let sent = bench.sent;
-            bench.now = next - Duration::from_millis(50);
-            bench.run(Duration::from_millis(50));
-            // Overdue answers make something due too.
-            assert!(bench.sent > sent || bench.peer.next() > Some(next));
-        }
-    }
-}
+mod tests;

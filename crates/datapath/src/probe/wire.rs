@@ -1,18 +1,24 @@
-//! The probe's bytes: magic `weft`, version 1, kind (0 request, 1 answer), two zero bytes, the nonce, padding.
+//! The bytes of a message: magic `weft`, version 1, kind (0 request, 1 answer, 2 doubt), two zero bytes. Then, in a request and its answer,
+//! a nonce of 64 bits and padding; in a doubt the path address of the node in doubt: IPv6, or IPv4 mapped into it. Big-endian.
+
+use std::net::{IpAddr, Ipv6Addr};
 
 const MAGIC: [u8; 4] = *b"weft";
 const VERSION: u8 = 1;
 const REQUEST: u8 = 0;
 const ANSWER: u8 = 1;
+const DOUBT: u8 = 2;
 const HEADER: usize = 16;
 
-/// What a probe is.
+/// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Wants an answer.
     Request,
     /// Answers the request with this nonce.
     Answer(u64),
+    /// The node with this path address may be gone: whoever hears it is to see for itself.
+    Doubt(IpAddr),
 }
 
 /// A request that makes an IP packet of `packet_size` bytes, or the smallest that holds it.
@@ -28,7 +34,30 @@ pub(super) fn request(nonce: u64, packet_size: u32, ipv4: bool) -> Vec<u8> {
     bytes
 }
 
-/// Reads a probe; anything else is `None`.
+/// A doubt about the node with this path address.
+pub(super) fn doubt(of: IpAddr) -> Vec<u8> {
+    let of = match of {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let mut bytes = Vec::from(MAGIC);
+    bytes.extend([VERSION, DOUBT, 0, 0]);
+    bytes.extend(of.octets());
+    bytes
+}
+
+/// The nonce of a request of ours that came back inside an error.
+pub(super) fn read_own(bytes: &[u8]) -> Option<u64> {
+    let mut bytes = *bytes.first_chunk::<HEADER>()?;
+    let request = read(&bytes) == Some(Kind::Request);
+    turn_into_answer(&mut bytes);
+    match read(&bytes) {
+        Some(Kind::Answer(nonce)) if request => Some(nonce),
+        _ => None,
+    }
+}
+
+/// Reads a message; anything else is `None`.
 pub(super) fn read(bytes: &[u8]) -> Option<Kind> {
     let header: &[u8; HEADER] = bytes.first_chunk()?;
     let [m0, m1, m2, m3, VERSION, kind, 0, 0, nonce @ ..] = *header else { return None };
@@ -38,6 +67,10 @@ pub(super) fn read(bytes: &[u8]) -> Option<Kind> {
     match kind {
         REQUEST => Some(Kind::Request),
         ANSWER => Some(Kind::Answer(u64::from_be_bytes(nonce))),
+        DOUBT => {
+            let address: &[u8; 16] = bytes.get(8..)?.first_chunk()?;
+            Some(Kind::Doubt(Ipv6Addr::from(*address).to_canonical()))
+        }
         _ => None,
     }
 }
@@ -65,6 +98,24 @@ mod tests {
             assert_eq!(read(&bytes), Some(Kind::Answer(7)));
         }
         assert_eq!(request(7, 0, true).len(), HEADER);
+    }
+
+    #[test]
+    fn a_doubt_names_the_node() {
+        for address in ["10.244.3.0", "fd00:10:244:3::"] {
+            let address = address.parse().unwrap();
+            assert_eq!(read(&doubt(address)), Some(Kind::Doubt(address)));
+        }
+        assert_eq!(read(&doubt("10.244.3.0".parse().unwrap())[..20]), None);
+    }
+
+    #[test]
+    fn a_request_inside_an_error_is_known_by_its_nonce() {
+        assert_eq!(read_own(&request(7, 1500, true)), Some(7));
+        let mut answer = request(7, 0, true);
+        turn_into_answer(&mut answer);
+        assert_eq!(read_own(&answer), None);
+        assert_eq!(read_own(&[]), None);
     }
 
     proptest! {

@@ -53,6 +53,13 @@ impl Fabric {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// From now on nothing comes from or goes to the node with this number.
+    pub fn cut_off(&self, number: u8) {
+        let mut netlink = Netlink::open_in(&self.netns.0).unwrap();
+        let port = netlink.link(&format!("n{number}")).unwrap().index;
+        netlink.set_down(port).unwrap();
+    }
+
     /// Lowers the MTU of the link between the nodes, which their uplinks do not learn.
     pub fn set_mtu(&self, mtu: u32) {
         let mut netlink = Netlink::open_in(&self.netns.0).unwrap();

@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     AddressType, BackendKey, BackendState, Choice, Endpoint, Frontend, FrontendKind, Protected, Service,
-    ServicePort, ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, WhenEmpty, intern::Interned,
+    ServicePort, ServicePortPlan, ServiceType, SlicePort, TrafficPolicy, Unreachable, WhenEmpty,
+    intern::Interned,
 };
 use crate::{NodeName, Peer, PodRange, Protocol};
 
@@ -30,6 +31,8 @@ pub struct ThisNode {
     pub dns: ClusterDns,
     /// What `externalIPs` may not name.
     pub protected: Protected,
+    /// What is behind nodes that give no sign of life.
+    pub unreachable: Unreachable,
 }
 
 /// The Service that nodes answer for themselves. What of its traffic is not answered where it begins goes to its endpoints, or,
@@ -80,6 +83,8 @@ pub struct EndpointState {
     pub terminating: bool,
     /// It is on this node.
     pub local: bool,
+    /// It is behind a node that gives no sign of life.
+    pub unreachable: bool,
 }
 
 /// Which of the ready endpoints are near enough.
@@ -90,6 +95,7 @@ enum Near<'a> {
 }
 
 /// An endpoint with one of its ports.
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     key: BackendKey,
     endpoint: &'a KeptEndpoint,
@@ -137,6 +143,11 @@ impl KeptEndpoint {
         self.is(SERVING) && self.is(TERMINATING)
     }
 
+    /// It cannot be reached now, whatever the API says of it.
+    fn is_beyond(&self, unreachable: &Unreachable) -> bool {
+        !unreachable.is_empty() && !self.is(LOCAL) && unreachable.has(self.address)
+    }
+
     fn is_for_zone(&self, zone: &str) -> bool {
         self.for_zones.iter().flat_map(|zones| zones.iter()).any(|one| **one == *zone)
     }
@@ -180,6 +191,17 @@ impl ClusterDns {
         keys.dedup();
         keys.into()
     }
+}
+
+/// How many endpoints are beyond reach.
+pub(super) fn beyond(slices: &[Slice], unreachable: &Unreachable) -> usize {
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    endpoints.filter(|endpoint| endpoint.is_beyond(unreachable)).count()
+}
+
+/// Whether reach is not the same for all endpoints of a slice.
+pub(super) fn differs(slice: &Slice, one: &Unreachable, other: &Unreachable) -> bool {
+    slice.endpoints.iter().any(|endpoint| endpoint.is_beyond(one) != endpoint.is_beyond(other))
 }
 
 /// Addresses of ready endpoints on this node.
@@ -230,17 +252,28 @@ pub(super) fn plan(
     node: &ThisNode,
 ) -> ServicePortPlan {
     let candidates = candidates(&port.name, port.protocol, ipv6, slices);
-    let mut cluster: Arc<[BackendKey]> = reachable(&candidates, node);
+    let beyond = |one: &Candidate| one.endpoint.is_beyond(&node.unreachable);
+    let within: Vec<Candidate> = candidates.iter().filter(|one| !beyond(one)).copied().collect();
+    let mut cluster: Arc<[BackendKey]> = near_enough(&within, node);
     let local = local(&candidates, &cluster);
-    let anywhere = candidates.iter().any(|one| one.endpoint.is(READY) || one.endpoint.is_draining());
-    let mut known: Vec<BackendState> = (candidates.iter())
-        .map(|one| BackendState { key: one.key, serving: one.endpoint.is(SERVING) })
-        .collect();
+    let mut stand_ins = Arc::default();
     if cluster.is_empty() && node.dns.is_of(service) {
-        cluster = node.dns.stand_ins(port.port, ipv6);
-        known.extend(cluster.iter().map(|key| BackendState { key: *key, serving: true }));
-        known.sort_by_key(|state| state.key);
+        stand_ins = node.dns.stand_ins(port.port, ipv6);
+        cluster = Arc::clone(&stand_ins);
     }
+    // What is beyond reach is avoided for others, never for nothing.
+    let others = !cluster.is_empty();
+    if !others {
+        cluster = near_enough(&candidates, node);
+    }
+    let anywhere = candidates.iter().any(|one| one.endpoint.is(READY) || one.endpoint.is_draining());
+    let serving = |one: &Candidate| one.endpoint.is(SERVING) && !(others && beyond(one));
+    let mut known: Vec<BackendState> = (candidates.iter())
+        .map(|one| BackendState { key: one.key, serving: serving(one) })
+        .chain(stand_ins.iter().map(|key| BackendState { key: *key, serving: true }))
+        .collect();
+    known.sort_by_key(|state| state.key);
+    known.dedup_by_key(|state| state.key);
     // The only agent that could answer is away: who hears nothing asks again, who is refused gives up.
     let nobody = if node.dns.is_of(service) { WhenEmpty::Drop } else { WhenEmpty::Reject };
     let by_policy = |policy| match policy {
@@ -273,13 +306,20 @@ pub(super) fn plan(
 }
 
 /// The endpoints of a Service port.
-pub(super) fn endpoints(port: &str, protocol: Protocol, ipv6: bool, slices: &[Slice]) -> Vec<EndpointState> {
+pub(super) fn endpoints(
+    port: &str,
+    protocol: Protocol,
+    ipv6: bool,
+    slices: &[Slice],
+    unreachable: &Unreachable,
+) -> Vec<EndpointState> {
     let state = |one: &Candidate| EndpointState {
         key: one.key,
         ready: one.endpoint.is(READY),
         serving: one.endpoint.is(SERVING),
         terminating: one.endpoint.is(TERMINATING),
         local: one.endpoint.is(LOCAL),
+        unreachable: one.endpoint.is_beyond(unreachable),
     };
     candidates(port, protocol, ipv6, slices).iter().map(state).collect()
 }
@@ -307,7 +347,7 @@ fn candidates<'a>(port: &str, protocol: Protocol, ipv6: bool, slices: &'a [Slice
 }
 
 /// Policy Cluster: the ready endpoints that are near enough; when there is none, those that drain.
-fn reachable(candidates: &[Candidate], node: &ThisNode) -> Arc<[BackendKey]> {
+fn near_enough(candidates: &[Candidate], node: &ThisNode) -> Arc<[BackendKey]> {
     let near = near(candidates, node);
     let chosen = |one: &&Candidate| {
         one.endpoint.is(READY)

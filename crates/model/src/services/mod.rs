@@ -11,6 +11,7 @@ mod outside;
 mod plan;
 mod planner;
 mod protected;
+mod unreachable;
 
 pub use choose::{ClusterDns, EndpointState, ThisNode};
 pub use claims::Conflict;
@@ -25,3 +26,4 @@ pub use plan::{
 };
 pub use planner::{Changes, Counts, Planner};
 pub use protected::{Protected, Refusal, Why, is_special};
+pub use unreachable::Unreachable;

@@ -7,7 +7,7 @@ use weft_model::{
     services::{
         AddressType, Changes, Choice, ClusterDns, Endpoint, EndpointSlice, Event, Frontend, FrontendKind,
         Ingress, Planner, Protected, Service, ServiceKey, ServicePort, ServicePortKey, ServicePortPlan,
-        ServiceType, SliceKey, SlicePort, ThisNode, TrafficPolicy,
+        ServiceType, SliceKey, SlicePort, ThisNode, TrafficPolicy, Unreachable,
     },
 };
 
@@ -22,6 +22,7 @@ pub fn this_node() -> ThisNode {
         zone: Some(Arc::from("zone-a")),
         dns: ClusterDns::default(),
         protected: Protected::default(),
+        unreachable: Unreachable::default(),
     }
 }
 

@@ -10,3 +10,4 @@ mod policies;
 mod random;
 mod reference;
 mod topology;
+mod unreachable;

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ipnet::IpNet;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use weft_model::{
     Protocol,
     services::{
         AddressType, Changes, Endpoint, EndpointSlice, Event, HealthCheck, Ingress, LoadBalancer, Planner,
         Protected, Service, ServiceKey, ServicePort, ServiceType, SliceKey, SlicePort, ThisNode,
-        TrafficPolicy,
+        TrafficPolicy, Unreachable,
     },
 };
 
@@ -39,6 +40,8 @@ enum Step {
         nodes: bool,
         all: bool,
     },
+    /// Endpoints with these host numbers are behind nodes that give no sign of life.
+    Unreachable(Vec<u8>),
     Take,
     TakeAll,
 }
@@ -172,6 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Replay),
         1 => (0..3_usize, option::of(select(ZONES.to_vec()))).prop_map(|(addresses, zone)| Step::Node { addresses, zone }),
         1 => (any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(nodes, all)| Step::Protect { nodes, all }),
+        2 => vec(1..4_u8, 0..4).prop_map(Step::Unreachable),
         4 => Just(Step::Take),
         1 => Just(Step::TakeAll),
     ]
@@ -244,6 +248,12 @@ impl Run {
                 self.node.protected = Protected { all, nodes, ..Protected::default() };
                 self.planner.set_protected(self.node.protected.clone());
             }
+            Step::Unreachable(hosts) => {
+                let addresses = |host: u8| [ip(&format!("10.0.0.{host}")), ip(&format!("fd00::{host}"))];
+                let ranges = hosts.into_iter().flat_map(addresses).map(IpNet::from).collect();
+                self.node.unreachable = Unreachable::new(ranges);
+                self.planner.set_unreachable(self.node.unreachable.clone());
+            }
             Step::Take => {
                 let changes = self.planner.take_changes();
                 self.apply(changes);
@@ -314,6 +324,7 @@ proptest! {
         let mut fresh = Run::new();
         fresh.planner.set_node(&run.node.addresses, run.node.zone.as_deref());
         fresh.planner.set_protected(run.node.protected.clone());
+        fresh.planner.set_unreachable(run.node.unreachable.clone());
         run.world.slices.values().for_each(|one| fresh.planner.hear(Event::Slice(one.clone())));
         run.world.services.values().rev().for_each(|one| fresh.planner.hear(Event::Service(one.clone())));
         fresh.step(Step::Take);

@@ -54,22 +54,16 @@ impl World {
             endpoints.iter().filter(|(_, one)| one.serving && one.terminating).collect();
         let is_here = |one: &Endpoint| one.node.as_deref() == Some(node.name.as_str());
 
-        // Policy Cluster.
-        let for_node = |one: &Endpoint| one.for_nodes.iter().any(|name| **name == *node.name.as_str());
-        let for_zone = |one: &Endpoint| {
-            node.zone.is_some() && one.for_zones.iter().any(|zone| Some(zone) == node.zone.as_ref())
-        };
-        let node_hints = ready.values().all(|one| !one.for_nodes.is_empty());
-        let zone_hints = ready.values().all(|one| !one.for_zones.is_empty());
-        let mut cluster: BTreeSet<BackendKey> = if node_hints && ready.values().any(|one| for_node(one)) {
-            ready.iter().filter(|(_, one)| for_node(one)).map(|(key, _)| **key).collect()
-        } else if zone_hints && ready.values().any(|one| for_zone(one)) {
-            ready.iter().filter(|(_, one)| for_zone(one)).map(|(key, _)| **key).collect()
-        } else {
-            ready.keys().map(|key| **key).collect()
-        };
-        if ready.is_empty() {
-            cluster = draining.keys().map(|key| **key).collect();
+        // Policy Cluster: of what can be reached, if there is any.
+        let beyond = |key: &BackendKey, one: &Endpoint| !is_here(one) && node.unreachable.has(key.address);
+        let within: BTreeMap<BackendKey, &Endpoint> = (endpoints.iter())
+            .filter(|(key, one)| !beyond(key, one))
+            .map(|(key, one)| (*key, *one))
+            .collect();
+        let mut cluster = chosen(&within, node);
+        let others = !cluster.is_empty();
+        if !others {
+            cluster = chosen(&endpoints, node);
         }
 
         // Policy Local.
@@ -107,7 +101,10 @@ impl World {
             external: choice(service.external_policy),
             known: endpoints
                 .iter()
-                .map(|(key, one)| BackendState { key: *key, serving: one.serving })
+                .map(|(key, one)| {
+                    let serving = one.serving && !(others && beyond(key, one));
+                    BackendState { key: *key, serving }
+                })
                 .collect(),
             affinity_seconds: service.affinity_seconds,
             source_ranges: own_family.into_iter().collect(),
@@ -195,4 +192,25 @@ fn wanted(
         node.addresses.iter().for_each(|one| want(*one, number, FrontendKind::NodePort));
     }
     all
+}
+
+/// Policy Cluster: what is ready and near enough, or what drains.
+fn chosen(endpoints: &BTreeMap<BackendKey, &Endpoint>, node: &ThisNode) -> BTreeSet<BackendKey> {
+    let ready: BTreeMap<_, _> = endpoints.iter().filter(|(_, one)| one.ready).collect();
+    let for_node = |one: &Endpoint| one.for_nodes.iter().any(|name| **name == *node.name.as_str());
+    let for_zone = |one: &Endpoint| {
+        node.zone.is_some() && one.for_zones.iter().any(|zone| Some(zone) == node.zone.as_ref())
+    };
+    let node_hints = ready.values().all(|one| !one.for_nodes.is_empty());
+    let zone_hints = ready.values().all(|one| !one.for_zones.is_empty());
+    if ready.is_empty() {
+        let draining = endpoints.iter().filter(|(_, one)| one.serving && one.terminating);
+        draining.map(|(key, _)| *key).collect()
+    } else if node_hints && ready.values().any(|one| for_node(one)) {
+        ready.iter().filter(|(_, one)| for_node(one)).map(|(key, _)| **key).collect()
+    } else if zone_hints && ready.values().any(|one| for_zone(one)) {
+        ready.iter().filter(|(_, one)| for_zone(one)).map(|(key, _)| **key).collect()
+    } else {
+        ready.keys().map(|key| **key).collect()
+    }
 }

@@ -63,7 +63,12 @@ fn problems(status: &Status) -> Vec<String> {
     }
     problems.extend(status.dns.iter().flat_map(|dns| dns_problems(node.as_str(), dns)));
     for peer in &status.peers {
-        if peer.reachable == Some(false) {
+        if peer.silent {
+            problems.push(format!(
+                "{node} gets no sign of life from {}: connections to Services go to backends elsewhere while there are any",
+                peer.name
+            ));
+        } else if peer.reachable == Some(false) {
             problems.push(format!("{node} does not reach {} over the {} path", peer.name, peer.path));
         }
         if let Some(bytes) = peer.mtu_mismatch {

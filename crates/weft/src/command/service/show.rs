@@ -87,6 +87,9 @@ fn backends(service: &ServiceStatus) {
 }
 
 fn state(backend: &BackendStatus) -> &'static str {
+    if backend.unreachable {
+        return "its node gives no sign of life";
+    }
     match backend.state {
         EndpointStatus::Ready => "ready",
         EndpointStatus::Terminating => "terminating",

@@ -1,5 +1,8 @@
 //! Events in, changes of the plan out.
 
+mod entry;
+mod queries;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     mem,
@@ -8,14 +11,15 @@ use std::{
 };
 
 use super::{
-    AddressType, ClusterDns, Conflict, EndpointSlice, EndpointState, Event, Frontend, HealthCheck,
-    LoadBalancer, LocalEndpoints, Protected, Refusal, Service, ServiceKey, ServicePort, ServicePortKey,
-    ServicePortPlan, SliceKey, SlicePort, ThisNode, Why,
+    AddressType, ClusterDns, EndpointSlice, Event, Frontend, HealthCheck, LoadBalancer, Protected, Service,
+    ServiceKey, ServicePort, ServicePortKey, ServicePortPlan, SliceKey, SlicePort, ThisNode, Unreachable,
+    Why,
     choose::{self, KeptEndpoint, Slice},
-    claims::{Claimant, Place, claim, place},
+    claims::{Claimant, Place, claim},
     intern::Interned,
 };
-use crate::{Claims, Protocol};
+use crate::Claims;
+use entry::Entry;
 
 /// What a node serves, kept in line with what the API says. The plan is a function of the objects, never of the order in
 /// which they came.
@@ -64,34 +68,6 @@ pub struct Counts {
 
 /// Addresses, and why they are not taken.
 type RefusedAddresses = Box<[(IpAddr, Why)]>;
-
-/// A Service, or what is known of one before it is.
-#[derive(Debug, Default)]
-struct Entry {
-    service: Option<Box<Service>>,
-    /// The list that the Service was last seen in.
-    seen: u32,
-    /// By name.
-    slices: Vec<Slice>,
-    /// What the data plane was told last.
-    planned: Vec<PortId>,
-    /// What the others were told last; few Services have it.
-    outside: Option<Box<Outside>>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Outside {
-    health_check: Option<HealthCheck>,
-    load_balancer: Option<LoadBalancer>,
-}
-
-/// A port of a Service in one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PortId {
-    name: Arc<str>,
-    protocol: Protocol,
-    ipv6: bool,
-}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Families {
@@ -309,6 +285,23 @@ impl Planner {
         keys.iter().for_each(|key| self.mark(key, Families::BOTH));
     }
 
+    /// What is behind nodes that give no sign of life is this now. Costs a look at every endpoint: such nodes are rare.
+    pub fn set_unreachable(&mut self, unreachable: Unreachable) {
+        if self.node.unreachable == unreachable {
+            return;
+        }
+        let before = mem::replace(&mut self.node.unreachable, unreachable);
+        for (key, entry) in &self.services {
+            let changed =
+                entry.slices.iter().filter(|slice| choose::differs(slice, &before, &self.node.unreachable));
+            let families = changed.map(|slice| Families::of(slice.address_type)).reduce(Families::and);
+            if let Some(families) = families {
+                let marked = self.dirty.entry(key.clone()).or_default();
+                *marked = marked.and(families);
+            }
+        }
+    }
+
     /// What has changed in the plan since the last call.
     pub fn take_changes(&mut self) -> Changes {
         let mut changes = Changes::default();
@@ -324,7 +317,7 @@ impl Planner {
 
     /// The same with all ports that there are, changed or not, and none that is gone: for a data plane that starts anew.
     pub fn take_all(&mut self) -> Changes {
-        self.services.values_mut().for_each(|entry| entry.planned.clear());
+        self.services.values_mut().for_each(Entry::forget_planned);
         self.dirty = self.services.keys().map(|key| (key.clone(), Families::BOTH)).collect();
         self.take_changes()
     }
@@ -332,77 +325,6 @@ impl Planner {
     /// There is something to take.
     pub fn has_changes(&self) -> bool {
         !self.dirty.is_empty()
-    }
-
-    /// What several Services claim, and who of them is not reached by it.
-    pub fn conflicts(&self) -> Vec<Conflict> {
-        self.claims.conflicts().map(Conflict::new).collect()
-    }
-
-    /// Addresses that Services name and are not given, sorted.
-    pub fn refusals(&self) -> Vec<Refusal> {
-        let external = self.external.iter().filter_map(|key| self.service(key)).flat_map(|service| {
-            service.external_ips.iter().filter_map(|address| {
-                let why = self.node.protected.why_not(*address)?;
-                Some(Refusal { service: service.key.clone(), slice: None, address: *address, why })
-            })
-        });
-        let endpoints = self.refused_endpoints.iter().flat_map(|(slice, (service, addresses))| {
-            addresses.iter().map(|(address, why)| Refusal {
-                service: service.clone(),
-                slice: Some(slice.clone()),
-                address: *address,
-                why: *why,
-            })
-        });
-        let mut all: Vec<Refusal> = external.chain(endpoints).collect();
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// The Service that has an address and port of this node.
-    pub fn holder(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<&ServiceKey> {
-        self.claims.holder(&place(address, port, protocol)).map(|claimant| &claimant.service)
-    }
-
-    /// Whether an API server listens at an address and port.
-    pub fn is_api_server(&self, address: IpAddr, port: u16) -> bool {
-        let api = self.services.get(&ServiceKey::new(API.0, API.1));
-        api.into_iter().flat_map(|entry| &entry.slices).any(|slice| {
-            slice.ports.iter().any(|one| one.port == port)
-                && slice.endpoints.iter().any(|endpoint| endpoint.address() == address)
-        })
-    }
-
-    /// The Services that a port of this node answers health checks for.
-    pub fn health_check_ports(&self) -> impl Iterator<Item = (u16, &ServiceKey)> {
-        self.services
-            .iter()
-            .filter_map(|(key, entry)| Some((entry.outside.as_ref()?.health_check.as_ref()?.port, key)))
-    }
-
-    /// Services of type LoadBalancer without an address.
-    pub fn without_address(&self) -> impl Iterator<Item = &Service> {
-        let services = self.services.values().filter_map(|entry| entry.service.as_deref());
-        services.filter(|service| service.is_outside() && service.ingress.is_empty())
-    }
-
-    /// The Service as it was last heard of.
-    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.services.get(key)?.service.as_deref()
-    }
-
-    /// The endpoints of a Service port, chosen or not; sorted by key, none twice.
-    pub fn endpoints(&self, key: &ServicePortKey) -> Vec<EndpointState> {
-        let Some(entry) = self.services.get(&key.service) else { return Vec::new() };
-        choose::endpoints(&key.port, key.protocol, key.ipv6, &entry.slices)
-    }
-
-    /// How much is known.
-    pub fn counts(&self) -> Counts {
-        let services = self.services.values().filter(|entry| entry.service.is_some()).count();
-        Counts { services, slices: self.slices.len(), endpoints: self.endpoints }
     }
 
     fn end_services(&mut self) {
@@ -427,8 +349,7 @@ impl Planner {
 
     fn mark(&mut self, key: &ServiceKey, families: Families) {
         let marked = self.dirty.entry(key.clone()).or_default();
-        marked.ipv4 |= families.ipv4;
-        marked.ipv6 |= families.ipv6;
+        *marked = marked.and(families);
     }
 
     fn change_claims(&mut self, old: Option<&Service>, new: Option<&Service>) {
@@ -493,75 +414,6 @@ fn each_frontend(service: &Service, node: &ThisNode, mut each: impl FnMut(&Servi
         for ipv6 in FAMILIES {
             choose::frontends(service, port, ipv6, node).into_iter().for_each(|one| each(port, one));
         }
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn plan(
-        &mut self,
-        key: &ServiceKey,
-        families: Families,
-        node: &ThisNode,
-        claims: &Claims<Place, Claimant>,
-        changes: &mut Changes,
-    ) {
-        let before = mem::take(&mut self.planned);
-        let (again, mut planned) = before.into_iter().partition::<Vec<_>, _>(|port| families.has(port.ipv6));
-        let named = |id: &PortId| ServicePortKey {
-            service: key.clone(),
-            port: Arc::clone(&id.name),
-            protocol: id.protocol,
-            ipv6: id.ipv6,
-        };
-        let first = changes.ports.len();
-        if let Some(service) = self.service.as_deref().filter(|service| service.is_served()) {
-            for (port, ipv6) in service.ports.iter().flat_map(|port| FAMILIES.map(|ipv6| (port, ipv6))) {
-                if !families.has(ipv6) || !service.has_family(ipv6) {
-                    continue;
-                }
-                let mut frontends = choose::frontends(service, port, ipv6, node);
-                frontends.retain(|one| {
-                    let (place, claimant) = claim(key, port, *one);
-                    claims.holder(&place) == Some(&claimant)
-                });
-                let plan = choose::plan(service, port, ipv6, frontends, &self.slices, node);
-                let id = PortId { name: Arc::clone(&port.name), protocol: port.protocol, ipv6 };
-                changes.ports.push((named(&id), Some(plan)));
-                planned.push(id);
-            }
-        }
-        let gone = again.iter().filter(|id| !planned.contains(id));
-        changes.ports.extend(gone.map(|id| (named(id), None)));
-        if let Some(new) = changes.ports.get_mut(first..) {
-            new.sort_by(|a, b| a.0.cmp(&b.0));
-        }
-        planned.shrink_to_fit();
-        self.planned = planned;
-        self.tell_outside(key, changes);
-    }
-
-    /// What others than the data plane are told.
-    fn tell_outside(&mut self, key: &ServiceKey, changes: &mut Changes) {
-        let local = || LocalEndpoints::count(&choose::local_ready(&self.slices));
-        let wanted = self.service.as_deref().filter(|service| service.is_outside()).map(|service| {
-            let local = local();
-            Outside {
-                health_check: HealthCheck::of(service, local),
-                load_balancer: LoadBalancer::of(service, local),
-            }
-        });
-        let before = self.outside.as_deref();
-        let health_check = wanted.as_ref().and_then(|wanted| wanted.health_check.clone());
-        if before.and_then(|before| before.health_check.as_ref()) != health_check.as_ref() {
-            changes.health_checks.push((key.clone(), health_check));
-        }
-        let load_balancer = wanted.as_ref().and_then(|wanted| wanted.load_balancer.clone());
-        if before.and_then(|before| before.load_balancer.as_ref()) != load_balancer.as_ref() {
-            changes.load_balancers.push((key.clone(), load_balancer));
-        }
-        self.outside = wanted.map(Box::new);
     }
 }
 
