@@ -14,6 +14,7 @@ mod pod_network;
 mod services;
 mod sessions;
 mod slow_machine;
+mod symptoms;
 mod traits;
 mod verify;
 mod workloads;

@@ -161,6 +161,24 @@ impl Lab {
         u16::try_from(port.unwrap_or_else(|| panic!("{service} has no node port"))).unwrap()
     }
 
+    /// Where the runtime of a node finds plugins (`bin`) and their configuration (`net.d`).
+    pub fn cni(&self, node: &str) -> PathBuf {
+        self.folder().join("nodes").join(node).join("cni")
+    }
+
+    /// The network configuration of a node, as its agent wrote it.
+    pub fn cni_config(&self, node: &str) -> Value {
+        let path = self.cni(node).join("net.d/05-weft.conflist");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    /// From now on the node's kubelet, which collects garbage once a minute, leaves attachments that are not its own.
+    pub fn collects_no_garbage(&self, node: &str) {
+        let mut config = self.cni_config(node);
+        config["disableGC"] = true.into();
+        fs::write(self.cni(node).join("net.d/01-no-gc.conflist"), config.to_string()).unwrap();
+    }
+
     /// Takes a node's link down.
     pub fn cut_off(&self, node: &str) {
         self.on_fabric(node, |netlink, index| netlink.set_down(index).unwrap());

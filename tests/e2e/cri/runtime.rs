@@ -25,7 +25,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{net::UnixStream, runtime, task::JoinSet};
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_netns::Netns;
@@ -112,15 +112,14 @@ impl Runtime {
     fn of_lab(lab: &Lab, node: &str, chained: &[&str]) -> Runtime {
         let folder = weft_scratch::folder();
         let (conf, bin) = (folder.path().join("net.d"), folder.path().join("bin"));
-        let cni = lab.folder().join("nodes").join(node).join("cni");
         fs::create_dir_all(&conf).unwrap();
         fs::create_dir_all(&bin).unwrap();
-        let list = fs::read(cni.join("net.d/05-weft.conflist")).unwrap();
-        let mut list: Value = serde_json::from_slice(&list).unwrap();
+        lab.collects_no_garbage(node);
+        let mut list = lab.cni_config(node);
         list["plugins"].as_array_mut().unwrap().extend(chained.iter().map(|kind| json!({ "type": kind })));
         fs::write(conf.join("05-weft.conflist"), list.to_string()).unwrap();
         let mut this = Runtime::begin(Home { netns: None, conf, bin, mounts: String::new() }, folder);
-        this.write_plugins(&cni.join("bin"));
+        this.write_plugins(&lab.cni(node).join("bin"));
         this.restart();
         make_image(this.folder.path(), IMAGE, &["/bin/busybox"], &["/bin/busybox", "sleep", "1000000"]);
         this.import("image.tar");
