@@ -30,6 +30,8 @@ pub(crate) struct Write<'a> {
     manager: Manager,
     subresource: String,
     dry_run: bool,
+    /// Who is told of what is taken and should not be relied on.
+    call: Option<&'a Call>,
     /// Server-side apply: the configuration, and whether it takes fields from others.
     config: Option<(&'a Value, bool)>,
 }
@@ -39,16 +41,17 @@ const SYSTEM: &[&str] =
     &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
 
 impl<'a> Write<'a> {
-    pub(crate) fn of(api: &'a Arc<Api>, call: &Call) -> Result<Write<'a>> {
-        Ok(Write {
+    pub(crate) fn of(api: &'a Arc<Api>, call: &'a Call) -> Write<'a> {
+        Write {
             api,
             types: call.types.clone(),
             resource: call.resource.clone(),
             manager: Manager::update(call.manager(), &call.resource, &call.subresource),
             subresource: call.subresource.clone(),
-            dry_run: call.query.dry_run()?,
+            dry_run: call.query.dry_run(),
+            call: Some(call),
             config: None,
-        })
+        }
     }
 
     /// A write of the server itself.
@@ -60,8 +63,15 @@ impl<'a> Write<'a> {
             resource,
             subresource: String::new(),
             dry_run: false,
+            call: None,
             config: None,
         }
+    }
+
+    /// The same write, of the status.
+    pub(crate) fn of_status(mut self) -> Write<'a> {
+        self.subresource = "status".to_owned();
+        self
     }
 
     /// The same write as a server-side apply of `config`.
@@ -83,14 +93,16 @@ impl<'a> Write<'a> {
         }
         if resource.is("", "pods") {
             self.prioritize(&mut object)?;
+            self.check_runtime_class(&object)?;
         }
         defaults::initial_status(resource, &mut object);
         defaults::apply(resource, &mut object, None);
-        validation::create(resource, &self.types, &object)?;
         let reserved = match resource.is("", "services") {
             true => Some(self.api.services.reserve(&mut object, None)?),
             false => None,
         };
+        validation::create(resource, &self.types, &object)?;
+        self.warn(&object);
         match self.config {
             Some((config, _)) => fields::created_by_apply(&self.manager, resource, config, &mut object),
             None => fields::updated(&self.manager, resource, None, &mut object),
@@ -113,30 +125,32 @@ impl<'a> Write<'a> {
         Ok(self.api.store.get(&resource.storage, &Key::of(&stored.value)).unwrap_or(stored))
     }
 
+    fn warn(&self, object: &Value) {
+        if let Some(call) = self.call
+            && self.subresource.is_empty()
+        {
+            validation::warnings(&self.resource, object).into_iter().for_each(|warning| call.warn(warning));
+        }
+    }
+
     /// Name, uid and times of a new object.
     fn identify(&self, namespace: &str, object: &mut Value) -> Result<()> {
         meta::map_of(object).insert("apiVersion".to_owned(), self.resource.storage_version.clone().into());
         let metadata = meta::metadata(object);
         for name in SYSTEM.iter().chain(&["selfLink"]) {
-            metadata.remove(*name);
+            // Where nobody counts, it is the client's.
+            if *name != "generation" || defaults::has_generation(&self.resource) {
+                metadata.remove(*name);
+            }
         }
-        metadata.retain(|_, value| !value.is_null());
+        metadata.retain(|_, value| !is_nothing(value));
         let named = metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
         if !named {
-            let Some(prefix) = metadata.get("generateName").and_then(Value::as_str).filter(|p| !p.is_empty())
-            else {
-                return Err(ApiError::invalid(
-                    &self.resource.group,
-                    &self.resource.kind,
-                    "",
-                    &[crate::error::FieldError::required(
-                        "metadata.name",
-                        "name or generateName is required",
-                    )],
-                ));
-            };
-            let name = meta::generated_name(prefix)?;
-            metadata.insert("name".to_owned(), name.into());
+            let prefix = metadata.get("generateName").and_then(Value::as_str).filter(|p| !p.is_empty());
+            if let Some(prefix) = prefix {
+                let name = meta::generated_name(prefix)?;
+                metadata.insert("name".to_owned(), name.into());
+            }
         }
         if self.resource.namespaced {
             metadata.insert("namespace".to_owned(), namespace.into());
@@ -152,7 +166,13 @@ impl<'a> Write<'a> {
     /// A Pod's priority is its class's.
     fn prioritize(&self, pod: &mut Value) -> Result<()> {
         let Some(class) = pod["spec"]["priorityClassName"].as_str().filter(|class| !class.is_empty()) else {
-            return Ok(());
+            let given = pod["spec"]["priority"].as_i64().filter(|priority| *priority != 0);
+            let Some(given) = given else { return Ok(()) };
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
+                 computed 0 from the given PriorityClass name"
+            );
+            return Err(ApiError::forbidden("", "pods", meta::name(pod), &why));
         };
         let found = self.api.store.get("priorityclasses.scheduling.k8s.io", &Key::new("", class));
         let found = found.ok_or_else(|| {
@@ -163,6 +183,16 @@ impl<'a> Write<'a> {
             set_or_remove(&mut pod["spec"], field, found.value.get(from));
         }
         Ok(())
+    }
+
+    /// A Pod's runtime class must be there.
+    fn check_runtime_class(&self, pod: &Value) -> Result<()> {
+        let Some(class) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(()) };
+        if self.api.store.get("runtimeclasses.node.k8s.io", &Key::new("", class)).is_some() {
+            return Ok(());
+        }
+        let why = format!("pod rejected: RuntimeClass {class:?} not found");
+        Err(ApiError::forbidden("", "pods", meta::name(pod), &why))
     }
 
     fn check_namespace(&self, namespace: &str, name: &str) -> Result<()> {
@@ -271,15 +301,17 @@ impl<'a> Write<'a> {
             }
         }
         metadata.remove("selfLink");
-        metadata.retain(|_, value| !value.is_null());
+        metadata.retain(|_, value| !is_nothing(value));
         object
     }
 
     fn with_status(&self, before: &Value, sent: &Value) -> Value {
         let mut object = before.clone();
         set_or_remove(&mut object, "status", sent.get("status"));
-        // Nodes and Pods carry metadata that their kubelet writes along with the status.
-        if matches!(self.resource.plural.as_str(), "nodes" | "pods") && self.resource.group.is_empty() {
+        // What keeps these up writes metadata along with the status.
+        if matches!(self.resource.plural.as_str(), "nodes" | "pods" | "services")
+            && self.resource.group.is_empty()
+        {
             for name in ["labels", "annotations"] {
                 set_or_remove(&mut object["metadata"], name, sent["metadata"].get(name));
             }
@@ -290,11 +322,12 @@ impl<'a> Write<'a> {
 
     fn store(&self, before: &Arc<Object>, mut object: Value) -> Result<Attempt> {
         let resource = &self.resource;
-        validation::update(resource, &self.types, &self.subresource, &before.value, &object)?;
         let reserved = match resource.is("", "services") && self.subresource.is_empty() {
             true => Some(self.api.services.reserve(&mut object, Some(&before.value))?),
             false => None,
         };
+        validation::update(resource, &self.types, &self.subresource, &before.value, &object)?;
+        self.warn(&object);
         if defaults::has_generation(resource) && defaults::desired_differs(resource, &before.value, &object) {
             let generation = before.value["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             meta::metadata(&mut object).insert("generation".to_owned(), generation.into());
@@ -325,6 +358,16 @@ impl<'a> Write<'a> {
             Err(Refusal::Stale) => Ok(Attempt::Stale),
             Err(_) => Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
         }
+    }
+}
+
+/// A null, or an empty map or list, which metadata has not.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
     }
 }
 

@@ -6,7 +6,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::error::Result;
+use crate::error::{ApiError, FieldError, Result};
 use crate::meta;
 
 /// An authenticated client.
@@ -121,7 +121,7 @@ pub(crate) fn review(api: &Api, user: &User, kind: &str, mut body: Value) -> Val
         "SelfSubjectReview" => json!({"userInfo": user.to_json()}),
         "TokenReview" => match body["spec"]["token"].as_str().and_then(|token| api.user(token)) {
             Some(user) => json!({"authenticated": true, "user": user.to_json()}),
-            None => json!({"authenticated": false, "error": "the token is not known or has expired"}),
+            None => json!({"user": {}, "error": "invalid bearer token"}),
         },
         "SelfSubjectRulesReview" => json!({
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
@@ -129,10 +129,41 @@ pub(crate) fn review(api: &Api, user: &User, kind: &str, mut body: Value) -> Val
             "incomplete": false,
         }),
         // Everybody who is authenticated may do everything: RBAC objects are stored, not enforced.
-        _ => json!({"allowed": true, "reason": "every authenticated client is an administrator"}),
+        _ => json!({"allowed": true}),
     };
-    meta::map_of(&mut body).insert("status".to_owned(), status);
+    let object = meta::map_of(&mut body);
+    object.insert("status".to_owned(), status);
+    if object.get("metadata").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+        object.remove("metadata");
+    }
     body
+}
+
+/// What a review must say to be answered.
+///
+/// # Errors
+/// It asks of nothing, or of nobody.
+pub(crate) fn check_review(kind: &str, body: &Value) -> Result<()> {
+    const GROUP: &str = "authorization.k8s.io";
+    let spec = &body["spec"];
+    let text = |name: &str| spec[name].as_str().unwrap_or_default();
+    if kind == "TokenReview" && text("token").is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+    }
+    if !kind.ends_with("AccessReview") {
+        return Ok(());
+    }
+    let mut errors = Vec::new();
+    if spec["resourceAttributes"].is_null() == spec["nonResourceAttributes"].is_null() {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(FieldError::invalid("spec.resourceAttributes", &spec["resourceAttributes"], why));
+    }
+    let nobody = text("user").is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if kind != "SelfSubjectAccessReview" && nobody {
+        let why = "at least one of user or group must be specified";
+        errors.push(FieldError::invalid("spec.user", &"".into(), why));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(GROUP, "", "", &errors)) }
 }
 
 #[cfg(test)]

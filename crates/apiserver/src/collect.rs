@@ -295,15 +295,12 @@ fn check(resource: &ResourceType, before: &Object, options: &Deletion) -> Result
         let found = found[name].as_str().unwrap_or_default();
         if wanted.as_ref().is_some_and(|wanted| wanted != found) {
             let wanted = wanted.as_deref().unwrap_or_default();
+            let after = if what == "UID" { "deleted and then recreated" } else { "modified" };
             let why = format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have \
+                 been {after}"
             );
-            return Err(ApiError::conflict(
-                &resource.group,
-                &resource.plural,
-                meta::name(&before.value),
-                &why,
-            ));
+            return Err(ApiError::conflict(&resource.group, &resource.kind, meta::name(&before.value), &why));
         }
     }
     let kept = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -342,7 +339,9 @@ fn mark(api: &Api, resource: &ResourceType, before: &Value, options: &Deletion) 
     // A second request may only shorten the time.
     if !deleting || left.is_some_and(|left| grace < left) {
         metadata.insert("deletionTimestamp".to_owned(), meta::after(grace).into());
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+        if !contents {
+            metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+        }
         if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
             metadata.insert("generation".to_owned(), (generation + 1).into());
         }

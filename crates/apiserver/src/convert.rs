@@ -81,6 +81,7 @@ fn autoscaler_to_v1(object: &mut Value) {
         status.insert("currentCPUUtilizationPercentage".to_owned(), current);
     }
     status.remove("conditions");
+    meta::default(status, "currentReplicas", 0);
 }
 
 fn autoscaler_to_v2(object: &mut Value) {

@@ -35,7 +35,12 @@ impl FieldError {
     }
 
     pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: impl AsRef<str>) -> Self {
-        let message = format!("Invalid value: {value}: {}", detail.as_ref());
+        let detail = detail.as_ref();
+        let message = if detail.is_empty() {
+            format!("Invalid value: {value}")
+        } else {
+            format!("Invalid value: {value}: {detail}")
+        };
         FieldError { reason: "FieldValueInvalid", field: field.into(), message }
     }
 
@@ -61,6 +66,14 @@ impl FieldError {
             reason: "FieldValueNotFound",
             field: field.into(),
             message: format!("Not found: {value}"),
+        }
+    }
+
+    pub(crate) fn too_many(field: impl Into<String>, found: usize, most: usize) -> Self {
+        FieldError {
+            reason: "FieldValueTooMany",
+            field: field.into(),
+            message: format!("Too many: {found}: must have at most {most} items"),
         }
     }
 
@@ -159,8 +172,13 @@ impl ApiError {
 
     /// 422 with every broken field among the causes.
     pub(crate) fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Box<Self> {
-        let lines: Vec<String> =
-            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+        let mut lines: Vec<String> = Vec::new();
+        for error in errors {
+            let line = format!("{}: {}", error.field, error.message);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         let what = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -171,7 +189,8 @@ impl ApiError {
             .iter()
             .map(|error| json!({"reason": error.reason, "message": error.message, "field": error.field}))
             .collect();
-        error.details = json!({"name": name, "group": group, "kind": kind, "causes": causes});
+        error.details = details(group, kind, name);
+        error.details["causes"] = causes.into();
         error
     }
 
@@ -193,10 +212,12 @@ pub(crate) fn qualified(group: &str, name: &str) -> String {
     if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
 }
 
-fn details(group: &str, plural: &str, name: &str) -> Value {
-    let mut details = json!({"name": name, "kind": plural});
-    if !group.is_empty() {
-        details["group"] = group.into();
-    }
-    details
+/// What is empty is left out.
+fn details(group: &str, kind: &str, name: &str) -> Value {
+    let given = [("name", name), ("group", group), ("kind", kind)];
+    given
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| (key, Value::from(value)))
+        .collect()
 }

@@ -24,6 +24,7 @@ mod logs;
 mod meta;
 mod openapi;
 mod patch;
+mod quantity;
 mod resources;
 mod review;
 mod schema;

@@ -1,6 +1,8 @@
 //! Cluster IPs and node ports of Services.
 
-use std::collections::HashSet;
+mod families;
+
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, FieldError, Result};
 use crate::meta;
+use crate::validation::address;
 
 /// Who may have which address and port.
 pub(crate) struct Services {
@@ -21,7 +24,8 @@ pub(crate) struct Services {
 #[derive(Default)]
 struct Taken {
     addresses: HashSet<IpAddr>,
-    ports: HashSet<(String, u16)>,
+    /// Whatever their protocol.
+    ports: HashSet<u16>,
     /// Where the search for a free one goes on, so that one rests before it is used again.
     next_address: Vec<u128>,
     next_port: u16,
@@ -31,7 +35,7 @@ struct Taken {
 pub(crate) struct Reserved<'a> {
     services: &'a Services,
     addresses: Vec<IpAddr>,
-    ports: Vec<(String, u16)>,
+    ports: Vec<u16>,
 }
 
 impl Reserved<'_> {
@@ -69,6 +73,10 @@ impl Services {
         !self.ranges.is_empty()
     }
 
+    pub(crate) fn ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
     /// The first address, which the Service `kubernetes` has.
     pub(crate) fn first(&self) -> Option<IpAddr> {
         self.ranges.first().and_then(|range| nth(range, 1))
@@ -87,8 +95,8 @@ impl Services {
         let mut reserved = Reserved { services: self, addresses: Vec::new(), ports: Vec::new() };
         let result = self
             .addresses(service, before, &mut reserved)
-            .and_then(|()| self.ports(service, before, &mut reserved));
-        result.map_err(|error| ApiError::invalid("", "Service", &name, &[error]))?;
+            .and_then(|()| self.ports(service, before, &mut reserved).map_err(|error| vec![error]));
+        result.map_err(|errors| ApiError::invalid("", "Service", &name, &errors))?;
         Ok(reserved)
     }
 
@@ -97,119 +105,68 @@ impl Services {
         service: &mut Value,
         before: Option<&Value>,
         reserved: &mut Reserved<'_>,
-    ) -> Result<(), FieldError> {
-        let external = service["spec"]["type"] == "ExternalName";
+    ) -> Result<(), Vec<FieldError>> {
         let spec = meta::map(meta::map_of(service), "spec");
-        if external {
-            for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                spec.remove(name);
+        if spec.get("type").is_some_and(|kind| kind == "ExternalName") {
+            // It is for validation to refuse.
+            if before.is_none() {
+                families::carry_over(spec, None);
             }
+            return Ok(());
+        }
+        families::complete(spec, before.map(|before| &before["spec"]), &self.ranges)?;
+        let families = strings(spec.get("ipFamilies"));
+        if spec.get("clusterIP").is_some_and(|address| address == "None") || families.is_empty() {
             return Ok(());
         }
         let had = before.map(addresses_of).unwrap_or_default();
-        // What an update leaves out stays as it was.
-        for name in ["ipFamilies", "ipFamilyPolicy"] {
-            if let Some(old) = before.and_then(|before| before["spec"].get(name)) {
-                meta::default(spec, name, old.clone());
-            }
-        }
-        let wanted = wanted(spec, before)?;
-        if wanted.headless {
-            spec.insert("clusterIP".to_owned(), "None".into());
-            spec.insert("clusterIPs".to_owned(), json!(["None"]));
-        }
-        let families = self.families(spec, &wanted)?;
-        if wanted.headless || families.is_empty() {
-            return Ok(());
-        }
+        let named = strings(spec.get("clusterIPs"));
+        let list = json!(named);
+        let refuse = |detail: String| vec![FieldError::invalid("spec.clusterIPs", &list, detail)];
         let mut taken = self.lock();
         let mut given = Vec::new();
-        for (at, v6) in families.iter().enumerate() {
-            let named = wanted.addresses.iter().find(|address| address.is_ipv6() == *v6).copied();
-            let kept = had.iter().find(|address| address.is_ipv6() == *v6).copied();
-            let address = match named.or(kept) {
-                Some(address) if had.contains(&address) => address,
-                Some(address) => {
-                    self.take_address(&mut taken, address, at)?;
-                    reserved.addresses.push(address);
-                    address
+        for (at, family) in families.iter().enumerate() {
+            // What a client wrote stays as it was written.
+            let (text, address) = match named.get(at).map(|text| (text, address::sloppy(text))) {
+                Some((text, Some((address, _)))) => {
+                    if !had.contains(&address) {
+                        self.take_address(&mut taken, address)
+                            .map_err(|why| refuse(format!("failed to allocate IP {text}: {why}")))?;
+                        reserved.addresses.push(address);
+                    }
+                    (text.clone(), address)
                 }
-                None => {
-                    let address = self.free_address(&mut taken, *v6).ok_or_else(|| {
-                        let detail = "failed to allocate an IP: range is full";
-                        FieldError::invalid("spec.clusterIPs", &json!([]), detail)
-                    })?;
+                _ => {
+                    let address = self
+                        .free_address(&mut taken, family == "IPv6")
+                        .ok_or_else(|| refuse("failed to allocate IP: range is full".to_owned()))?;
                     reserved.addresses.push(address);
-                    address
+                    (address.to_string(), address)
                 }
             };
-            given.push(Value::from(address.to_string()));
+            given.push((text, address));
         }
+        let given: Vec<Value> = given.into_iter().map(|(text, _)| text.into()).collect();
         spec.insert("clusterIP".to_owned(), given.first().cloned().unwrap_or_default());
         spec.insert("clusterIPs".to_owned(), given.into());
         Ok(())
     }
 
-    /// The address that a Service names; `at` is its place in `clusterIPs`.
-    fn take_address(&self, taken: &mut Taken, address: IpAddr, at: usize) -> Result<(), FieldError> {
-        let invalid = |detail: &str| {
-            let value = json!([address.to_string()]);
-            FieldError::invalid(format!("spec.clusterIPs[{at}]"), &value, detail)
+    /// Takes the address that a Service names.
+    fn take_address(&self, taken: &mut Taken, address: IpAddr) -> Result<(), &'static str> {
+        // The first address of a range is the network's; the last of IPv4 is for all.
+        let usable = |range: &IpNet| {
+            range.contains(&address)
+                && address != range.network()
+                && (address.is_ipv6() || address != range.broadcast())
         };
-        if !self.ranges.iter().any(|range| range.contains(&address)) {
-            return Err(invalid("failed to allocate IP: the provided IP is not in the valid range"));
+        if !self.ranges.iter().any(usable) {
+            return Err("the provided network does not match the current range");
         }
         if !taken.addresses.insert(address) {
-            return Err(invalid("failed to allocate IP: provided IP is already allocated"));
+            return Err("provided IP is already allocated");
         }
         Ok(())
-    }
-
-    /// The families of the Service, true for IPv6; written into its spec.
-    fn families(
-        &self,
-        spec: &mut serde_json::Map<String, Value>,
-        wanted: &Wanted,
-    ) -> Result<Vec<bool>, FieldError> {
-        if self.ranges.is_empty() {
-            return Ok(Vec::new());
-        }
-        let has = |v6: bool| self.ranges.iter().any(|range| range.addr().is_ipv6() == v6);
-        let mut families: Vec<bool> = wanted.addresses.iter().map(IpAddr::is_ipv6).collect();
-        for (at, family) in spec.get("ipFamilies").and_then(Value::as_array).into_iter().flatten().enumerate()
-        {
-            let v6 = *family == "IPv6";
-            if !has(v6) {
-                let detail = "not configured on this cluster";
-                return Err(FieldError::invalid(format!("spec.ipFamilies[{at}]"), family, detail));
-            }
-            if !families.contains(&v6) {
-                families.push(v6);
-            }
-        }
-        let policy = spec.get("ipFamilyPolicy").and_then(Value::as_str);
-        let default = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
-        let policy = policy.unwrap_or(default).to_owned();
-        if families.is_empty() {
-            families.extend(self.ranges.first().map(|range| range.addr().is_ipv6()));
-        }
-        match policy.as_str() {
-            "SingleStack" => families.truncate(1),
-            policy => {
-                let other = families.first().is_none_or(|v6| !v6);
-                if families.len() < 2 && has(other) {
-                    families.push(other);
-                }
-                if families.len() < 2 && policy == "RequireDualStack" {
-                    let detail = "this cluster is not configured for dual-stack services";
-                    return Err(FieldError::invalid("spec.ipFamilyPolicy", &policy.into(), detail));
-                }
-            }
-        }
-        let names: Vec<&str> = families.iter().map(|v6| if *v6 { "IPv6" } else { "IPv4" }).collect();
-        spec.insert("ipFamilies".to_owned(), json!(names));
-        spec.insert("ipFamilyPolicy".to_owned(), policy.into());
-        Ok(families)
     }
 
     fn free_address(&self, taken: &mut Taken, v6: bool) -> Option<IpAddr> {
@@ -243,45 +200,21 @@ impl Services {
         let had = before.map(node_ports_of).unwrap_or_default();
         let health = balanced && spec["externalTrafficPolicy"] == "Local";
         let mut taken = self.lock();
-        let mut here: HashSet<(String, u16)> = HashSet::new();
-        let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
-        let ports = ports.and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
-        for (at, port) in ports.iter_mut().enumerate() {
-            if !wanted && !balanced {
-                meta::map_of(port).remove("nodePort");
-                continue;
-            }
-            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-            let field = format!("spec.ports[{at}].nodePort");
-            let given = port["nodePort"].as_u64().filter(|number| *number != 0);
-            let number = match given {
-                Some(number) => self.named(&mut taken, &had, &protocol, number, &field, reserved)?,
-                None if !wanted => continue,
-                None => match before.and_then(|before| old_node_port(before, port)) {
-                    Some(number) => number,
-                    None => self.free_port(&mut taken, &protocol, reserved).ok_or_else(|| {
-                        FieldError::invalid(&field, &json!(0), "failed to allocate a nodePort: range is full")
-                    })?,
-                },
-            };
-            if !here.insert((protocol, number)) {
-                return Err(FieldError::duplicate(field, &number.into()));
-            }
-            meta::map_of(port).insert("nodePort".to_owned(), number.into());
+        if wanted || balanced {
+            self.node_ports(service, before, wanted, &had, &mut taken, reserved)?;
         }
         let spec = meta::map(meta::map_of(service), "spec");
         if !health {
-            spec.remove("healthCheckNodePort");
             return Ok(());
         }
         let old = before.and_then(health_port);
         let given = spec.get("healthCheckNodePort").and_then(Value::as_u64).filter(|number| *number != 0);
         let port = match given {
             Some(number) => {
-                let had: Vec<_> = old.map(|port| ("TCP".to_owned(), port)).into_iter().collect();
-                self.named(&mut taken, &had, "TCP", number, "spec.healthCheckNodePort", reserved)?
+                let had: Vec<u16> = old.into_iter().collect();
+                self.named(&mut taken, &had, number, "spec.healthCheckNodePort", reserved)?
             }
-            None => old.or_else(|| self.free_port(&mut taken, "TCP", reserved)).ok_or_else(|| {
+            None => old.or_else(|| self.free_port(&mut taken, reserved)).ok_or_else(|| {
                 let detail = "failed to allocate a nodePort: range is full";
                 FieldError::invalid("spec.healthCheckNodePort", &json!(0), detail)
             })?,
@@ -290,11 +223,57 @@ impl Services {
         Ok(())
     }
 
+    fn node_ports(
+        &self,
+        service: &mut Value,
+        before: Option<&Value>,
+        wanted: bool,
+        had: &[u16],
+        taken: &mut Taken,
+        reserved: &mut Reserved<'_>,
+    ) -> Result<(), FieldError> {
+        let mut now = node_ports_of(service);
+        let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
+        let ports = ports.and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
+        // A port that goes on by its name keeps its number, unless another has it now.
+        for port in ports.iter_mut().filter(|port| valid_port(&port["nodePort"]).is_none()) {
+            let old = before.and_then(|before| old_node_port(before, port));
+            if let Some(old) = old.filter(|old| !now.contains(old)) {
+                meta::map_of(port).insert("nodePort".to_owned(), old.into());
+            }
+        }
+        let mut by_port: HashMap<u64, u16> = HashMap::new();
+        for at in 0..ports.len() {
+            let Some(port) = ports.get(at) else { break };
+            let field = format!("spec.ports[{at}].nodePort");
+            let number = port["port"].as_u64().unwrap_or_default();
+            // One number of a Service is one node port, whatever its protocols.
+            let named = port["nodePort"].as_u64().filter(|number| *number != 0).or_else(|| {
+                let same = ports.iter().filter(|other| wanted && other["port"] == number);
+                same.filter_map(|other| other["nodePort"].as_u64()).find(|number| *number != 0)
+            });
+            let found = match (named, by_port.get(&number)) {
+                (Some(named), Some(found)) if named == u64::from(*found) => *found,
+                (Some(named), _) => self.named(taken, had, named, &field, reserved)?,
+                (None, _) if !wanted => continue,
+                (None, Some(found)) => *found,
+                (None, None) => self.free_port(taken, reserved).ok_or_else(|| {
+                    FieldError::invalid(&field, &json!(0), "failed to allocate a nodePort: range is full")
+                })?,
+            };
+            by_port.entry(number).or_insert(found);
+            now.push(found);
+            if let Some(port) = ports.get_mut(at) {
+                meta::map_of(port).insert("nodePort".to_owned(), found.into());
+            }
+        }
+        Ok(())
+    }
+
     fn named(
         &self,
         taken: &mut Taken,
-        had: &[(String, u16)],
-        protocol: &str,
+        had: &[u16],
         number: u64,
         field: &str,
         reserved: &mut Reserved<'_>,
@@ -308,26 +287,24 @@ impl Services {
             );
             return Err(FieldError::invalid(field, &number.into(), detail));
         };
-        let wanted = (protocol.to_owned(), port);
-        if !had.contains(&wanted) {
-            if !taken.ports.insert(wanted.clone()) {
+        if !had.contains(&port) {
+            if !taken.ports.insert(port) {
                 return Err(FieldError::invalid(field, &number.into(), "provided port is already allocated"));
             }
-            reserved.ports.push(wanted);
+            reserved.ports.push(port);
         }
         Ok(port)
     }
 
-    fn free_port(&self, taken: &mut Taken, protocol: &str, reserved: &mut Reserved<'_>) -> Option<u16> {
+    fn free_port(&self, taken: &mut Taken, reserved: &mut Reserved<'_>) -> Option<u16> {
         let (first, last) = (*self.node_ports.start(), *self.node_ports.end());
         let count = u32::from(last.checked_sub(first)?) + 1;
         let start = u32::from(taken.next_port.saturating_sub(first));
         for step in 0..count {
             let port = u16::try_from(u32::from(first) + (start + step) % count).ok()?;
-            let wanted = (protocol.to_owned(), port);
-            if taken.ports.insert(wanted.clone()) {
+            if taken.ports.insert(port) {
                 taken.next_port = if port == last { first } else { port + 1 };
-                reserved.ports.push(wanted);
+                reserved.ports.push(port);
                 return Some(port);
             }
         }
@@ -352,53 +329,20 @@ impl Services {
     }
 }
 
-/// What a Service's spec says of its addresses.
-struct Wanted {
-    headless: bool,
-    addresses: Vec<IpAddr>,
-}
-
-fn wanted(spec: &serde_json::Map<String, Value>, before: Option<&Value>) -> Result<Wanted, FieldError> {
-    let one = spec.get("clusterIP").and_then(Value::as_str).unwrap_or_default();
-    let many = spec.get("clusterIPs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let headless = one == "None" || many.first().is_some_and(|address| address == "None");
-    let mut addresses = Vec::new();
-    if !headless {
-        let texts = many.iter().map(|value| value.as_str().unwrap_or_default());
-        let first = (!one.is_empty() && many.is_empty()).then_some(one);
-        for (at, text) in texts.chain(first).enumerate() {
-            let address: IpAddr = text.parse().map_err(|_| {
-                FieldError::invalid(
-                    format!("spec.clusterIPs[{at}]"),
-                    &text.into(),
-                    "must be a valid IP address",
-                )
-            })?;
-            addresses.push(address);
-        }
-        let mismatch = many.first().is_some_and(|first| !one.is_empty() && first.as_str() != Some(one));
-        if mismatch {
-            return Err(FieldError::invalid(
-                "spec.clusterIPs",
-                &json!(many),
-                "first value must match `clusterIP`",
-            ));
-        }
-    }
-    if let Some(before) = before {
-        let had = before["spec"]["clusterIP"].as_str().unwrap_or_default();
-        let external = before["spec"]["type"] == "ExternalName";
-        if !had.is_empty() && !one.is_empty() && one != had && !external {
-            return Err(FieldError::invalid("spec.clusterIPs[0]", &json!([one]), "may not change once set"));
-        }
-        return Ok(Wanted { headless: headless || (one.is_empty() && had == "None"), addresses });
-    }
-    Ok(Wanted { headless, addresses })
+fn strings(list: Option<&Value>) -> Vec<String> {
+    list.and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn addresses_of(service: &Value) -> Vec<IpAddr> {
+    if service["spec"]["type"] == "ExternalName" {
+        return Vec::new();
+    }
     let list = service["spec"]["clusterIPs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    list.iter().filter_map(|address| address.as_str()?.parse().ok()).collect()
+    list.iter().filter_map(|address| Some(address::sloppy(address.as_str()?)?.0)).collect()
 }
 
 fn valid_port(value: &Value) -> Option<u16> {
@@ -406,28 +350,33 @@ fn valid_port(value: &Value) -> Option<u16> {
 }
 
 fn health_port(service: &Value) -> Option<u16> {
-    valid_port(&service["spec"]["healthCheckNodePort"])
+    let spec = &service["spec"];
+    let checked = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    valid_port(&spec["healthCheckNodePort"]).filter(|_| checked)
 }
 
-fn node_ports_of(service: &Value) -> Vec<(String, u16)> {
+fn node_ports_of(service: &Value) -> Vec<u16> {
+    if !matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+        return Vec::new();
+    }
     let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let named = ports.iter().filter_map(|port| {
-        Some((port["protocol"].as_str().unwrap_or("TCP").to_owned(), valid_port(&port["nodePort"])?))
-    });
-    named.collect()
+    let mut numbers: Vec<u16> = ports.iter().filter_map(|port| valid_port(&port["nodePort"])).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// Everything that the Service holds.
-fn ports_of(service: &Value) -> Vec<(String, u16)> {
+fn ports_of(service: &Value) -> Vec<u16> {
     let mut ports = node_ports_of(service);
-    ports.extend(health_port(service).map(|port| ("TCP".to_owned(), port)));
+    ports.extend(health_port(service));
     ports
 }
 
-/// The node port that this port had before.
+/// The node port that the port of this name had before.
 fn old_node_port(before: &Value, port: &Value) -> Option<u16> {
-    let ports = before["spec"]["ports"].as_array()?;
-    let old = ports.iter().find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"])?;
+    let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
+    let old = before["spec"]["ports"].as_array()?.iter().find(|old| name(old) == name(port))?;
     valid_port(&old["nodePort"])
 }
 

@@ -20,6 +20,7 @@ pub(crate) fn has_generation(resource: &ResourceType) -> bool {
     matches!(
         resource.plural.as_str(),
         "pods"
+            | "podtemplates"
             | "deployments"
             | "replicasets"
             | "statefulsets"
@@ -63,10 +64,19 @@ pub(crate) fn initial_status(resource: &ResourceType, object: &mut Value) {
         ("", "pods") => Some(pod::status(object)),
         ("", "namespaces") => Some(json!({"phase": "Active"})),
         ("", "services") => Some(json!({"loadBalancer": {}})),
-        ("", "persistentvolumes") => Some(json!({"phase": "Pending"})),
+        ("", "persistentvolumes") => {
+            Some(json!({"phase": "Pending", "lastPhaseTransitionTime": meta::now()}))
+        }
         ("", "persistentvolumeclaims") => Some(json!({"phase": "Pending"})),
         ("networking.k8s.io", "ingresses") => Some(json!({"loadBalancer": {}})),
-        ("apps" | "batch", _) if resource.has("status") => Some(workload::status(&resource.plural)),
+        ("", "resourcequotas") => Some(json!({})),
+        ("policy", "poddisruptionbudgets") => Some(json!({
+            "currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0,
+        })),
+        ("autoscaling", _) => Some(json!({"currentMetrics": null, "desiredReplicas": 0})),
+        ("apps" | "batch", _) | ("", "replicationcontrollers") if resource.has("status") => {
+            Some(workload::status(&resource.plural))
+        }
         ("apiextensions.k8s.io", _) => None,
         _ if kept => return,
         _ => None,
@@ -90,15 +100,26 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value, before: Option<
         ("", "pods") => pod::pod(object),
         ("", "podtemplates") => pod::template(object),
         ("", "services") => service::service(object, before),
-        ("", "namespaces") => namespace(object, &name),
+        ("", "namespaces") => namespace(object, &name, before.is_none()),
         ("", "secrets") => secret(object),
         ("", "persistentvolumes") => {
             let spec = meta::map(object, "spec");
             default(spec, "persistentVolumeReclaimPolicy", "Retain");
             default(spec, "volumeMode", "Filesystem");
+            if let Some(Value::Object(path)) = spec.get_mut("hostPath") {
+                default(path, "type", "");
+            }
         }
         ("", "persistentvolumeclaims") => default(meta::map(object, "spec"), "volumeMode", "Filesystem"),
         ("", "nodes") => node(object),
+        ("", "limitranges") => limits(object),
+        ("coordination.k8s.io", "leases") => {
+            // Fields of a feature that is not on.
+            let spec = meta::map(object, "spec");
+            for name in ["strategy", "preferredHolder"] {
+                spec.remove(name);
+            }
+        }
         ("apps" | "batch", _) | ("", "replicationcontrollers") => {
             workload::workload(&resource.plural, object, &name, &uid, before);
         }
@@ -107,7 +128,25 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value, before: Option<
                 ports(meta::map_of(subset), "ports", false);
             }
         }
-        ("discovery.k8s.io", "endpointslices") => ports(object, "ports", true),
+        ("discovery.k8s.io", "endpointslices") => {
+            ports(object, "ports", true);
+            for endpoint in object.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+                let endpoint = meta::map_of(endpoint);
+                meta::map(endpoint, "conditions");
+                if before.is_none() {
+                    endpoint.remove("deprecatedTopology");
+                }
+            }
+            listed(object, &["endpoints", "ports"]);
+        }
+        ("", "events") => event(object),
+        ("networking.k8s.io", "ingressclasses") => {
+            let spec = meta::map(object, "spec");
+            if let Some(Value::Object(parameters)) = spec.get_mut("parameters") {
+                default(parameters, "scope", "Cluster");
+            }
+        }
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => listed(object, &["rules"]),
         ("networking.k8s.io", "networkpolicies") => service::network_policy(object),
         ("storage.k8s.io", "storageclasses") => {
             default(object, "reclaimPolicy", "Delete");
@@ -116,17 +155,80 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value, before: Option<
         ("scheduling.k8s.io", "priorityclasses") => {
             default(object, "preemptionPolicy", "PreemptLowerPriority");
         }
-        ("autoscaling", _) => default(meta::map(object, "spec"), "minReplicas", 1),
+        ("autoscaling", _) => autoscaler(object),
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => binding(object),
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition(object),
         _ => {}
     }
 }
 
-fn namespace(object: &mut Map<String, Value>, name: &str) {
+/// Lists that are null where there is nothing in them.
+fn listed(object: &mut Map<String, Value>, names: &[&str]) {
+    for name in names {
+        if object.get(*name).and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            object.insert((*name).to_owned(), Value::Null);
+        }
+    }
+}
+
+/// What is limited at most is so if nothing is said; and is asked for, if nothing is said of that.
+fn limits(object: &mut Map<String, Value>) {
+    let limits = meta::map(object, "spec").get_mut("limits").and_then(Value::as_array_mut);
+    for limit in limits.into_iter().flatten().filter(|limit| limit["type"] == "Container") {
+        let limit = meta::map_of(limit);
+        for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+            let Some(Value::Object(from)) = limit.get(from).cloned() else { continue };
+            let to = meta::map(limit, to);
+            from.into_iter().for_each(|(name, value)| default(to, &name, value));
+        }
+    }
+}
+
+fn event(object: &mut Map<String, Value>) {
+    for name in ["eventTime", "firstTimestamp", "lastTimestamp"] {
+        object.entry(name).or_insert(Value::Null);
+    }
+    for name in ["reportingComponent", "reportingInstance"] {
+        default(object, name, "");
+    }
+    meta::map(object, "source");
+}
+
+/// Four fifths of the processors, if nothing else is said; as fast up, and as fast down, as it is used to.
+fn autoscaler(object: &mut Map<String, Value>) {
+    let spec = meta::map(object, "spec");
+    default(spec, "minReplicas", 1);
+    if spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let target = json!({"type": "Utilization", "averageUtilization": 80});
+        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
+        spec.insert("metrics".to_owned(), json!([metric]));
+    }
+    if !spec.contains_key("behavior") {
+        return;
+    }
+    let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+    let pods = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+    let behavior = meta::map(spec, "behavior");
+    let up = meta::map(behavior, "scaleUp");
+    default(up, "stabilizationWindowSeconds", 0);
+    default(up, "selectPolicy", "Max");
+    default(up, "policies", json!([pods, percent]));
+    let down = meta::map(behavior, "scaleDown");
+    default(down, "selectPolicy", "Max");
+    default(down, "policies", json!([percent]));
+}
+
+fn namespace(object: &mut Map<String, Value>, name: &str, new: bool) {
     let labels = meta::map(meta::map(object, "metadata"), "labels");
     labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
-    default(meta::map(object, "spec"), "finalizers", json!(["kubernetes"]));
+    let spec = meta::map(object, "spec");
+    default(spec, "finalizers", json!([]));
+    if let Some(Value::Array(finalizers)) = spec.get_mut("finalizers")
+        && new
+        && !finalizers.iter().any(|finalizer| finalizer == "kubernetes")
+    {
+        finalizers.push("kubernetes".into());
+    }
     default(meta::map(object, "status"), "phase", "Active");
 }
 
@@ -146,10 +248,38 @@ fn secret(object: &mut Map<String, Value>) {
 fn node(object: &mut Map<String, Value>) {
     let spec = meta::map(object, "spec");
     // `podCIDR` is the first of `podCIDRs`, whichever was given.
-    if let (Some(range), None) = (spec.get("podCIDR").cloned(), spec.get("podCIDRs")) {
-        spec.insert("podCIDRs".to_owned(), json!([range]));
-    } else if let Some(first) = spec.get("podCIDRs").and_then(|ranges| ranges.get(0)).cloned() {
-        default(spec, "podCIDR", first);
+    let first = spec.get("podCIDRs").and_then(|ranges| ranges.get(0)).cloned();
+    match (spec.get("podCIDR").cloned(), first) {
+        (Some(range), first) if first.as_ref() != Some(&range) => {
+            spec.insert("podCIDRs".to_owned(), json!([range]));
+        }
+        (None, Some(first)) => default(spec, "podCIDR", first),
+        _ => {}
+    }
+    if spec.is_empty() {
+        object.remove("spec");
+    }
+    let status = meta::map(object, "status");
+    pod::conditions(status, &["lastHeartbeatTime", "lastTransitionTime"]);
+    if let Some(capacity) = status.get("capacity").cloned() {
+        default(status, "allocatable", capacity);
+    }
+    default(meta::map(meta::map(status, "daemonEndpoints"), "kubeletEndpoint"), "Port", 0);
+    let info = meta::map(status, "nodeInfo");
+    let names = [
+        "architecture",
+        "bootID",
+        "containerRuntimeVersion",
+        "kernelVersion",
+        "kubeProxyVersion",
+        "kubeletVersion",
+        "machineID",
+        "operatingSystem",
+        "osImage",
+        "systemUUID",
+    ];
+    for name in names {
+        default(info, name, "");
     }
 }
 
@@ -167,9 +297,7 @@ fn ports(object: &mut Map<String, Value>, list: &str, named: bool) {
 
 fn binding(object: &mut Map<String, Value>) {
     const GROUP: &str = "rbac.authorization.k8s.io";
-    if let Some(Value::Object(role)) = object.get_mut("roleRef") {
-        default(role, "apiGroup", GROUP);
-    }
+    default(meta::map(object, "roleRef"), "apiGroup", GROUP);
     for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Value::Object(subject) = subject
             && subject.get("kind").is_some_and(|kind| kind != "ServiceAccount")

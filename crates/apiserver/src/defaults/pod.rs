@@ -7,11 +7,51 @@ use crate::meta::{self, default, map};
 type Object = Map<String, Value>;
 
 pub(super) fn status(pod: &Object) -> Value {
-    json!({"phase": "Pending", "qosClass": qos(pod.get("spec").unwrap_or(&Value::Null))})
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    let mut status = json!({"phase": "Pending", "qosClass": qos(spec)});
+    if spec["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastTransitionTime": meta::now(),
+        }]);
+    }
+    status
+}
+
+/// What every condition and address of a status has.
+pub(super) fn complete_status(pod: &mut Object) {
+    let Some(Value::Object(status)) = pod.get_mut("status") else { return };
+    conditions(status, &["lastProbeTime", "lastTransitionTime"]);
+    // The first address is the one.
+    if let Some(address) = status.get("podIP").cloned().filter(|address| address != "") {
+        let list = status.entry("podIPs").or_insert_with(|| json!([]));
+        match list.as_array_mut() {
+            Some(list) if list.is_empty() => list.push(json!({"ip": address})),
+            Some(list) => {
+                if let Some(first) = list.first_mut() {
+                    meta::map_of(first).insert("ip".to_owned(), address);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Times that are written even where there are none.
+pub(super) fn conditions(status: &mut Object, times: &[&str]) {
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(condition) = condition {
+            for name in times {
+                condition.entry(*name).or_insert(Value::Null);
+            }
+        }
+    }
 }
 
 /// A Pod: what its spec has as a template, and what admission adds.
 pub(super) fn pod(pod: &mut Object) {
+    complete_status(pod);
     spec(map(pod, "spec"));
     let pod_spec = map(pod, "spec");
     default(pod_spec, "enableServiceLinks", true);
@@ -31,7 +71,7 @@ pub(super) fn pod(pod: &mut Object) {
 /// The object at `template`.
 pub(super) fn template(owner: &mut Object) {
     if let Some(Value::Object(template)) = owner.get_mut("template") {
-        default(map(template, "metadata"), "creationTimestamp", Value::Null);
+        map(template, "metadata");
         spec(map(template, "spec"));
     }
 }
@@ -69,6 +109,9 @@ pub(super) fn spec(spec: &mut Object) {
     default(spec, "restartPolicy", "Always");
     default(spec, "dnsPolicy", "ClusterFirst");
     default(spec, "terminationGracePeriodSeconds", 30);
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
     default(spec, "securityContext", json!({}));
     default(spec, "schedulerName", "default-scheduler");
     if let Some(account) = spec.get("serviceAccountName").cloned() {
@@ -165,10 +208,22 @@ fn volume(volume: &mut Object) {
     if let Some(Value::Object(path)) = volume.get_mut("hostPath") {
         default(path, "type", "");
     }
+    fields(volume.get_mut("downwardAPI"));
     let sources = volume.get_mut("projected").and_then(|projected| projected.get_mut("sources"));
     for source in sources.and_then(Value::as_array_mut).into_iter().flatten() {
+        fields(source.get_mut("downwardAPI"));
         if let Some(Value::Object(token)) = source.get_mut("serviceAccountToken") {
             default(token, "expirationSeconds", 3600);
+        }
+    }
+}
+
+/// The version of the fields of a Pod that become files.
+fn fields(source: Option<&mut Value>) {
+    let items = source.and_then(|source| source.get_mut("items")).and_then(Value::as_array_mut);
+    for item in items.into_iter().flatten() {
+        if let Some(Value::Object(field)) = item.get_mut("fieldRef") {
+            default(field, "apiVersion", "v1");
         }
     }
 }

@@ -7,10 +7,10 @@ use crate::meta::{default, map};
 
 pub(super) fn service(service: &mut Map<String, Value>, before: Option<&Value>) {
     let spec = map(service, "spec");
+    default(spec, "type", "ClusterIP");
     if let Some(before) = before {
         drop_of_other_types(spec, &before["spec"]);
     }
-    default(spec, "type", "ClusterIP");
     default(spec, "sessionAffinity", "None");
     let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     if spec.get("sessionAffinity").is_some_and(|affinity| affinity == "ClientIP") {
@@ -21,7 +21,8 @@ pub(super) fn service(service: &mut Map<String, Value>, before: Option<&Value>) 
     if kind != "ExternalName" {
         default(spec, "internalTrafficPolicy", "Cluster");
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
         default(spec, "externalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
@@ -32,7 +33,40 @@ pub(super) fn service(service: &mut Map<String, Value>, before: Option<&Value>) 
         if let Value::Object(port) = port
             && let Some(number) = port.get("port").cloned()
         {
+            if port.get("targetPort").is_some_and(|target| *target == 0 || target == "") {
+                port.remove("targetPort");
+            }
             default(port, "targetPort", number);
+        }
+    }
+    conditions(service);
+    if kind == "LoadBalancer" {
+        ingress_modes(service);
+    } else if before.is_some_and(|before| before["spec"]["type"] == "LoadBalancer") {
+        let status = map(service, "status");
+        status.insert("loadBalancer".to_owned(), json!({}));
+    }
+}
+
+/// Texts that every condition has.
+fn conditions(service: &mut Map<String, Value>) {
+    let conditions = service.get_mut("status").and_then(|status| status.get_mut("conditions"));
+    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(condition) = condition {
+            default(condition, "reason", "");
+            default(condition, "message", "");
+        }
+    }
+}
+
+/// Addresses of a load balancer are taken by the nodes, if nothing else is said.
+fn ingress_modes(service: &mut Map<String, Value>) {
+    let ingresses = service.get_mut("status").and_then(|status| status.pointer_mut("/loadBalancer/ingress"));
+    for ingress in ingresses.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(ingress) = ingress
+            && ingress.get("ip").is_some_and(|ip| ip != "")
+        {
+            default(ingress, "ipMode", "VIP");
         }
     }
 }
@@ -53,6 +87,14 @@ fn drop_of_other_types(spec: &mut Map<String, Value>, before: &Value) {
     };
     unchanged("externalTrafficPolicy", external(before) && !external(&now));
     unchanged("healthCheckNodePort", checked(before) && !checked(&now));
+    if now["type"] == "ExternalName" && before["type"] != "ExternalName" {
+        for name in ["clusterIP", "clusterIPs"] {
+            unchanged(name, now["clusterIPs"] == before["clusterIPs"]);
+        }
+        unchanged("internalTrafficPolicy", true);
+        unchanged("ipFamilies", true);
+        unchanged("ipFamilyPolicy", true);
+    }
     let over = balanced(before) && !balanced(&now);
     for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
         unchanged(name, over);

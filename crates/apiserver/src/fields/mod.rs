@@ -33,6 +33,10 @@ impl Manager {
     pub(crate) fn applying(self) -> Manager {
         Manager { operation: "Apply", ..self }
     }
+
+    fn applies(&self) -> bool {
+        self.operation == "Apply"
+    }
 }
 
 /// One manager's entry.
@@ -234,6 +238,12 @@ pub(crate) fn applied(
     Ok(object)
 }
 
+/// Items of a list in a configuration that nobody can tell apart, if there are any.
+pub(crate) fn repeated(resource: &ResourceType, config: &Value) -> Option<String> {
+    let map = config.as_object()?;
+    walk::repeated(&Lists::of(resource), map, &mut Vec::new())
+}
+
 /// Fields that kubectl's client-side apply said last and that are still so. When kubectl goes over to server-side
 /// apply, it has these from itself.
 fn said_by_annotation(resource: &ResourceType, manager: &Manager, live: &Value) -> Set {
@@ -259,18 +269,27 @@ fn conflict(conflicts: &[(&Entry, Set)]) -> Box<ApiError> {
         } else {
             format!(" with subresource {:?}", manager.subresource)
         };
-        let who = format!("conflict with {:?}{sub} using {}", manager.name, manager.api_version);
+        let using = if manager.applies() { String::new() } else { format!(" using {}", manager.api_version) };
+        let who = format!("{:?}{sub}{using}", manager.name);
         let paths = set.paths();
         for path in &paths {
-            causes.push(json!({"reason": "FieldManagerConflict", "message": who, "field": path}));
+            let message = format!("conflict with {who}");
+            causes.push(json!({"reason": "FieldManagerConflict", "message": message, "field": path}));
         }
-        match paths.as_slice() {
-            [one] => lines.push(format!("{who}: {one}")),
-            many => lines.push(format!("{who}:\n- {}", many.join("\n- "))),
-        }
+        lines.push((who, paths));
     }
-    let plural = if causes.len() == 1 { "conflict" } else { "conflicts" };
-    let message = format!("Apply failed with {} {plural}: {}", causes.len(), lines.join("\n"));
+    let message = match lines.as_slice() {
+        [(who, paths)] if paths.len() == 1 => {
+            format!("Apply failed with 1 conflict: conflict with {who}: {}", paths.concat())
+        }
+        lines => {
+            let lines: Vec<String> = lines
+                .iter()
+                .map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- ")))
+                .collect();
+            format!("Apply failed with {} conflicts: {}", causes.len(), lines.join("\n"))
+        }
+    };
     let mut error = ApiError::new(409, "Conflict", message);
     error.details = json!({"causes": causes});
     error

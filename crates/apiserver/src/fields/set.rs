@@ -39,7 +39,7 @@ impl Element {
     }
 
     /// As conflicts name it: `.spec`, `[name="x"]`.
-    fn human(&self) -> String {
+    pub(super) fn human(&self) -> String {
         match self {
             Element::Field(name) => format!(".{name}"),
             Element::Key(keys) => {

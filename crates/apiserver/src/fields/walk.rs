@@ -108,6 +108,36 @@ fn note(lists: &Lists, element: Element, value: &Value, path: &mut Path, set: &m
     }
 }
 
+/// The first items with the same key.
+pub(crate) fn repeated(lists: &Lists, map: &Map<String, Value>, path: &mut Path) -> Option<String> {
+    for (name, value) in map {
+        path.push(name.clone());
+        let found = match value {
+            Value::Object(inner) => repeated(lists, inner, path),
+            Value::Array(list) => {
+                let keys = items(lists, list, path).unwrap_or_default();
+                let same = keys.iter().enumerate().find(|(at, (key, _))| {
+                    matches!(key, Element::Key(_)) && keys.iter().take(*at).any(|(other, _)| other == key)
+                });
+                match same {
+                    Some((_, (key, _))) => {
+                        Some(format!(".{}: duplicate entries for key {}", path.join("."), key.human()))
+                    }
+                    None => {
+                        list.iter().filter_map(Value::as_object).find_map(|item| repeated(lists, item, path))
+                    }
+                }
+            }
+            _ => None,
+        };
+        path.pop();
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
 /// As `fields`, every map and list being a member as well.
 fn all_fields(lists: &Lists, map: &Map<String, Value>, path: &mut Path) -> Set {
     let mut set = Set::default();

@@ -51,6 +51,11 @@ pub(crate) fn text(code: u16, body: impl Into<String>) -> Answer {
     bytes(code, "text/plain; charset=utf-8", Bytes::from(body.into()))
 }
 
+/// Of paths that no API has.
+pub(crate) fn no_page() -> Answer {
+    text(404, "404 page not found\n")
+}
+
 pub(crate) fn stream(content_type: &'static str, chunks: BoxStream<'static, Bytes>) -> Answer {
     let frames = chunks.map(|chunk| Ok::<_, io::Error>(Frame::data(chunk)));
     let mut response = Response::new(UnsyncBoxBody::new(StreamBody::new(frames)));

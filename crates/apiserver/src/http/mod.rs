@@ -1,6 +1,8 @@
 //! From a request to its handler.
 
 pub(crate) mod answer;
+pub(crate) mod duplicates;
+pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod query;
 
@@ -8,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT, WARNING};
 use http::{Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -164,6 +166,9 @@ async fn route(
                 true => !(proxied || stream::is_session(&subresource)) || resource.has(&subresource),
                 false => proxied && resource.has(&subresource),
             };
+            if !types.groups.contains_key(&group) {
+                return Ok(answer::no_page());
+            }
             let resource = resource.filter(known).ok_or_else(ApiError::no_such_resource)?;
             let streams = proxied || stream::is_session(&subresource);
             // What becomes a stream is not read here.
@@ -225,7 +230,7 @@ fn other(types: &Types, parts: &[&str], accept: &str) -> Result<Answer> {
             Ok(answer::json(200, &openapi::v3(types, group, version)?))
         }
         [] => Ok(answer::json(200, &serde_json::json!({"paths": ["/api", "/apis", "/version"]}))),
-        _ => Err(ApiError::no_such_resource()),
+        _ => Ok(answer::no_page()),
     }
 }
 
@@ -245,7 +250,25 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes> {
     }
 }
 
+/// Answers with the warnings that came up, be it a success or not.
 async fn objects(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> {
+    if call.resource.is("", "endpoints") {
+        call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned());
+    }
+    let mut answer = match handled(api, method, &call).await {
+        Ok(answer) => answer,
+        Err(error) => answer::error(&error),
+    };
+    let warnings = call.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+    for warning in warnings.iter() {
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
+            answer.headers_mut().append(WARNING, value);
+        }
+    }
+    Ok(answer)
+}
+
+async fn handled(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
     let scope = (call.resource.namespaced, call.namespace.is_empty(), call.name.is_empty());
     match scope {
         // A cluster-wide object below a namespace, or a namespaced one without.
@@ -256,25 +279,28 @@ async fn objects(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> 
         return verbs::subresource(api, method, call).await;
     }
     if call.resource.review {
-        return verbs::review(api, method, &call);
+        return verbs::review(api, method, call);
     }
     let writes = !matches!(*method, Method::GET | Method::HEAD);
     if call.resource.namespaced && call.namespace.is_empty() && writes {
         return Err(ApiError::method_not_allowed());
     }
     let watching = call.query.flag("watch");
+    if method == Method::GET && (call.name.is_empty() || watching) {
+        options::list(&call.query, watching)?;
+    }
     match (method.as_str(), call.name.is_empty()) {
         ("GET", _) if watching => {
             let view = call.view()?;
-            Ok(answer::stream("application/json", watch::start(api, &call, view)?))
+            Ok(answer::stream("application/json", watch::start(api, call, view)?))
         }
-        ("GET", true) => verbs::list(api, &call),
-        ("GET" | "HEAD", false) => verbs::get(api, &call),
-        ("POST", true) => verbs::create(api, &call),
-        ("PUT", false) => verbs::update(api, &call),
-        ("PATCH", false) => verbs::patch(api, &call),
-        ("DELETE", false) => verbs::delete(api, &call),
-        ("DELETE", true) => verbs::delete_collection(api, &call),
+        ("GET", true) => verbs::list(api, call),
+        ("GET" | "HEAD", false) => verbs::get(api, call),
+        ("POST", true) => verbs::create(api, call),
+        ("PUT", false) => verbs::update(api, call),
+        ("PATCH", false) => verbs::patch(api, call),
+        ("DELETE", false) => verbs::delete(api, call),
+        ("DELETE", true) => verbs::delete_collection(api, call),
         _ => Err(ApiError::method_not_allowed()),
     }
 }

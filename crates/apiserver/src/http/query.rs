@@ -39,20 +39,14 @@ impl Query {
         match self.find(name) {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| {
-                ApiError::bad_request(format!("query parameter {name}={text:?} is not a number"))
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
             }),
         }
     }
 
-    /// `dryRun=All`; anything else is refused.
-    pub(crate) fn dry_run(&self) -> Result<bool> {
-        match self.find("dryRun") {
-            None | Some("") => Ok(false),
-            Some("All") => Ok(true),
-            Some(other) => Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
-        }
+    /// `dryRun=All`; what else there may be is refused before.
+    pub(crate) fn dry_run(&self) -> bool {
+        self.get("dryRun") == "All"
     }
 }
 

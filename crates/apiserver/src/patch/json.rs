@@ -1,6 +1,7 @@
 //! JSON patch, RFC 6902, within limits.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::Value;
 
 /// As many operations as Kubernetes allows.
@@ -34,6 +35,7 @@ pub(crate) fn json(target: &Value, patch: &Value) -> Result<Value, JsonError> {
     let mut value = target.clone();
     let mut copied = 0;
     for operation in patch.0 {
+        let operation = as_kubernetes(&value, operation);
         if let PatchOperation::Copy(_) | PatchOperation::Move(_) = &operation {
             check_source(&value, &operation, &mut copied)?;
         }
@@ -44,6 +46,44 @@ pub(crate) fn json(target: &Value, patch: &Value) -> Result<Value, JsonError> {
             .map_err(|error| JsonError::Failed(error.to_string()))?;
     }
     Ok(value)
+}
+
+/// Kubernetes counts a negative index from a list's end, and replaces a key of a map that is not there.
+fn as_kubernetes(value: &Value, operation: PatchOperation) -> PatchOperation {
+    let Some((parent, last)) = operation.path().as_str().rsplit_once('/') else { return operation };
+    let place = match (value.pointer(parent), last.parse::<i64>()) {
+        (Some(Value::Array(list)), Ok(index)) if index < 0 => {
+            // One that is added at the end comes after the last.
+            let length = list.len() + usize::from(matches!(operation, PatchOperation::Add(_)));
+            let index = usize::try_from(index.unsigned_abs()).ok().and_then(|back| length.checked_sub(back));
+            index.map(|index| format!("{parent}/{index}"))
+        }
+        _ => None,
+    };
+    let path = place.and_then(|place| PointerBuf::parse(place).ok());
+    match operation {
+        PatchOperation::Add(AddOperation { path: old, value }) => {
+            PatchOperation::Add(AddOperation { path: path.unwrap_or(old), value })
+        }
+        PatchOperation::Remove(RemoveOperation { path: old }) => {
+            PatchOperation::Remove(RemoveOperation { path: path.unwrap_or(old) })
+        }
+        PatchOperation::Replace(ReplaceOperation { path: old, value: new }) => {
+            let path = path.unwrap_or(old);
+            let missing = value.pointer(path.as_str()).is_none();
+            let in_map = value.pointer(parent_of(path.as_str())).is_some_and(Value::is_object);
+            if missing && in_map {
+                PatchOperation::Add(AddOperation { path, value: new })
+            } else {
+                PatchOperation::Replace(ReplaceOperation { path, value: new })
+            }
+        }
+        other => other,
+    }
+}
+
+fn parent_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 fn check_source(value: &Value, operation: &PatchOperation, copied: &mut usize) -> Result<(), JsonError> {

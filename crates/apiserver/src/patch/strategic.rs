@@ -117,13 +117,13 @@ fn merge_list(
 ) -> Result<Vec<Value>, String> {
     let Some(key) = lists.merge_key(path) else {
         if lists.merges_scalars(path) {
-            let mut merged = old;
+            let mut merged = old.clone();
             for item in new {
                 if !merged.contains(item) {
                     merged.push(item.clone());
                 }
             }
-            return Ok(merged);
+            return Ok(arranged(merged, new, &old, None));
         }
         return Ok(new.iter().map(plain).collect());
     };
@@ -131,7 +131,7 @@ fn merge_list(
         let items = new.iter().filter(|item| item[DIRECTIVE] != "replace" || item.get(key).is_some());
         return Ok(items.map(plain).collect());
     }
-    let mut merged = old;
+    let mut merged = old.clone();
     for item in new {
         let Some(patch) = item.as_object() else {
             return Err(format!("{}: the item {item} is not an object", at(path)));
@@ -153,7 +153,28 @@ fn merge_list(
             (_, None) => merged.push(merge_map(Map::new(), patch, lists, path)?.into()),
         }
     }
-    Ok(merged)
+    Ok(arranged(merged, new, &old, Some(key)))
+}
+
+/// The items of a patch stand in its order; the others where they stood before those of them that there were, and behind new ones.
+fn arranged(items: Vec<Value>, patch: &[Value], old: &[Value], key: Option<&str>) -> Vec<Value> {
+    let id = |item: &Value| match key {
+        Some(key) => item.get(key).cloned().unwrap_or_default(),
+        None => item.clone(),
+    };
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| id(other) == id(item));
+    let (mut patched, rest): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|item| place(patch, item).is_some());
+    patched.sort_by_key(|item| place(patch, item));
+    let (mut patched, mut rest) = (patched.into_iter().peekable(), rest.into_iter().peekable());
+    let mut all = Vec::new();
+    while let (Some(left), Some(right)) = (rest.peek(), patched.peek()) {
+        let first = place(old, left).zip(place(old, right)).is_some_and(|(left, right)| left < right);
+        all.extend(if first { rest.next() } else { patched.next() });
+    }
+    all.extend(rest);
+    all.extend(patched);
+    all
 }
 
 /// Items named in `order` stand in that order; the others keep their place before the item that followed them.

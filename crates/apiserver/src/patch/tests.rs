@@ -27,9 +27,9 @@ fn containers_merge_by_name() {
     assert_eq!(
         patched("pods", &pod, &patch)["spec"]["containers"],
         json!([
-            {"name": "web", "image": "a:2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
-            {"name": "log", "image": "b:1"},
+            {"name": "web", "image": "a:2", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]},
             {"name": "new", "image": "c:1"},
+            {"name": "log", "image": "b:1"},
         ])
     );
 }
@@ -76,7 +76,7 @@ fn elements_are_put_in_order() {
 fn finalizers_are_a_set() {
     let pod = json!({"metadata": {"finalizers": ["a", "b"]}});
     let added = patched("pods", &pod, &json!({"metadata": {"finalizers": ["c", "a"]}}));
-    assert_eq!(added["metadata"]["finalizers"], json!(["a", "b", "c"]));
+    assert_eq!(added["metadata"]["finalizers"], json!(["c", "a", "b"]));
     let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}});
     assert_eq!(patched("pods", &pod, &patch)["metadata"]["finalizers"], json!(["b"]));
 }

@@ -1,6 +1,10 @@
 //! Objects against the shape of their types.
 
+use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine};
 use serde_json::Value;
+
+use crate::quantity::Quantity;
 
 use super::{Field, Shape, Type, message};
 
@@ -51,11 +55,12 @@ const EMPTY_IS_ABSENT: [&str; 26] = [
 ];
 
 /// Makes of an object what Go's decoder makes of it: null is absent in a field, and the empty value in a list or map; enumerations
-/// that are empty are absent.
+/// that are empty are absent; amounts have their one form; fields that the type does not have are gone.
 pub(crate) fn normalize(name: &'static str, object: &mut Value) {
     let (Some(message), Value::Object(map)) = (message(name), object) else { return };
     map.retain(|key, value| match message.by_name(key) {
-        None => true,
+        // Objects may say what they are wherever they stand: claims in StatefulSets do.
+        None => matches!(key.as_str(), "apiVersion" | "kind"),
         Some(field) => {
             let empty = field.kind == Type::String && value == "" && EMPTY_IS_ABSENT.contains(&key.as_str());
             !(empty || (value.is_null() && field.kind != Type::Raw))
@@ -82,8 +87,15 @@ fn plain(kind: Type, value: &mut Value) {
             _ => Value::Null,
         };
     }
-    if let Type::Message(name) = kind {
-        normalize(name, value);
+    match kind {
+        Type::Message(name) => normalize(name, value),
+        Type::Quantity => {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if let Some(quantity) = Quantity::parse(&text) {
+                *value = quantity.canonical().into();
+            }
+        }
+        _ => {}
     }
 }
 
@@ -129,6 +141,20 @@ fn one(kind: Type, value: &Value, at: &str, findings: &mut Findings) {
     let (sound, wanted) = match kind {
         _ if value.is_null() => (true, ""),
         Type::Raw => (true, ""),
+        Type::Bytes | Type::Time | Type::MicroTime if value.is_string() => {
+            if let Some(why) = unreadable(kind, value.as_str().unwrap_or_default()) {
+                findings.wrong.push((at.to_owned(), why));
+            }
+            (true, "")
+        }
+        Type::Quantity if value.is_string() || value.is_number() => {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if Quantity::parse(&text).is_none() {
+                let why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+                findings.wrong.push((at.to_owned(), why.to_owned()));
+            }
+            (true, "")
+        }
         Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => {
             (value.is_string(), "string")
         }
@@ -167,7 +193,26 @@ fn wrong(wanted: &str, value: &Value, at: &str, findings: &mut Findings) {
     };
     findings
         .wrong
-        .push((at.to_owned(), format!("cannot unmarshal {found} into field {at} of type {wanted}")));
+        .push((at.to_owned(), format!("json: cannot unmarshal {found} into field {at} of type {wanted}")));
+}
+
+/// Why a text is not what it should be in JSON.
+fn unreadable(kind: Type, text: &str) -> Option<String> {
+    if kind == Type::Bytes {
+        let place = match STANDARD.decode(text).err()? {
+            DecodeError::InvalidByte(place, _) => place,
+            _ => text.len(),
+        };
+        return Some(format!("illegal base64 data at input byte {place}"));
+    }
+    let digits =
+        text.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let (exact, form) = match kind {
+        Type::MicroTime => (digits == 6, "2006-01-02T15:04:05.000000Z07:00"),
+        _ => (true, "2006-01-02T15:04:05Z07:00"),
+    };
+    let sound = exact && text.parse::<jiff::Timestamp>().is_ok();
+    (!sound).then(|| format!("parsing time {text:?} as {form:?}: cannot parse {text:?}"))
 }
 
 #[cfg(test)]

@@ -25,11 +25,11 @@ impl FieldSelector {
             }
             let Some((field, value, equal)) = comparison(&part) else {
                 return Err(ApiError::bad_request(format!(
-                    "invalid field selector {text:?}: {part:?} is not FIELD=VALUE or FIELD!=VALUE"
+                    "invalid selector: '{text}'; can't understand '{part}'"
                 )));
             };
             if !offers(resource, field) {
-                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+                return Err(ApiError::bad_request(not_offered(resource, field)));
             }
             comparisons.push(Comparison {
                 path: stored(field).split('.').map(str::to_owned).collect(),
@@ -76,7 +76,21 @@ fn offers(resource: &ResourceType, field: &str) -> bool {
     if let Some(custom) = &resource.custom {
         return custom.selectable.iter().any(|path| path == field);
     }
-    let fields: &[&str] = match resource.plural.as_str() {
+    own(resource).contains(&field)
+}
+
+/// A type with no fields of its own tells which there are.
+fn not_offered(resource: &ResourceType, field: &str) -> String {
+    if !own(resource).is_empty() || resource.custom.is_some() {
+        return format!("field label not supported: {field}");
+    }
+    let namespace = if resource.namespaced { ", \"metadata.namespace\"" } else { "" };
+    format!("{field:?} is not a known field selector: only \"metadata.name\"{namespace}")
+}
+
+/// The fields beside name and namespace that a type can be selected by.
+fn own(resource: &ResourceType) -> &'static [&'static str] {
+    match resource.plural.as_str() {
         "pods" => &[
             "spec.hostNetwork",
             "spec.nodeName",
@@ -91,7 +105,7 @@ fn offers(resource: &ResourceType, field: &str) -> bool {
         "namespaces" => &["status.phase"],
         "secrets" => &["type"],
         "services" => &["spec.clusterIP", "spec.type"],
-        "replicasets" | "replicationcontrollers" => &["status.replicas"],
+        "replicationcontrollers" => &["status.replicas"],
         "jobs" => &["status.successful"],
         "certificatesigningrequests" => &["spec.signerName"],
         "events" => &[
@@ -114,8 +128,7 @@ fn offers(resource: &ResourceType, field: &str) -> bool {
             "type",
         ],
         _ => &[],
-    };
-    fields.contains(&field)
+    }
 }
 
 /// At commas that are not escaped.

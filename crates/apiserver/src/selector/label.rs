@@ -83,7 +83,7 @@ fn split(text: &str) -> Vec<&str> {
 fn requirement(text: &str) -> Result<Requirement, String> {
     let make = |key: &str, operator| {
         let key = key.trim();
-        names::label_key(key).map_err(|why| format!("{key:?}: {why}"))?;
+        sound(key, names::label_key(key))?;
         Ok(Requirement { key: key.to_owned(), operator })
     };
     if let Some(key) = text.strip_prefix('!') {
@@ -117,8 +117,12 @@ fn requirement(text: &str) -> Result<Requirement, String> {
 
 fn value(text: &str) -> Result<String, String> {
     let text = text.trim();
-    names::label_value(text).map_err(|why| format!("{text:?}: {why}"))?;
+    sound(text, names::label_value(text))?;
     Ok(text.to_owned())
+}
+
+fn sound(text: &str, faults: names::Faults) -> Result<(), String> {
+    if faults.is_empty() { Ok(()) } else { Err(format!("{text:?}: {}", faults.join(", "))) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Errors, list, names, one_of, required};
+use super::{Errors, list, named, names, one_of, required};
 use crate::error::FieldError;
 use crate::resources::Types;
 
@@ -33,17 +33,10 @@ pub(super) fn definition(types: &Types, object: &Value, errors: &mut Errors) {
                 "schemas are required",
             ));
         }
-        let name = version["name"].as_str().unwrap_or_default();
-        if let Err(why) = names::dns_1035(name) {
-            errors.push(FieldError::invalid(format!("spec.versions[{at}].name"), &version["name"], why));
-        }
+        named(&version["name"], &format!("spec.versions[{at}].name"), names::dns_1035, errors);
     }
-    if let Err(why) = names::dns_1035(plural) {
-        errors.push(FieldError::invalid("spec.names.plural", &spec["names"]["plural"], why));
-    }
-    if let Err(why) = names::dns_subdomain(group) {
-        errors.push(FieldError::invalid("spec.group", &spec["group"], why));
-    }
+    named(&spec["names"]["plural"], "spec.names.plural", names::dns_1035, errors);
+    named(&spec["group"], "spec.group", names::dns_subdomain, errors);
     // Their objects would be kept together.
     let served = types.groups.get(group).into_iter().flatten().flat_map(|(_, resources)| resources);
     if served.into_iter().any(|resource| resource.plural == plural && resource.custom.is_none()) {

@@ -2,39 +2,98 @@
 
 use serde_json::Value;
 
-use super::{Errors, list, names, required};
+use super::{Errors, is_given, list, named, names};
 use crate::error::FieldError;
 use crate::meta;
 use crate::resources::ResourceType;
 
+/// Finalizers that have no prefix.
+const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 pub(super) fn check(resource: &ResourceType, object: &Value, errors: &mut Errors) {
-    let metadata = &object["metadata"];
-    let name = &metadata["name"];
-    let text = name.as_str().unwrap_or_default();
-    let result = match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "namespaces") => names::dns_label(text),
-        ("", "services") => names::dns_1035(text),
-        ("rbac.authorization.k8s.io", _) | ("flowcontrol.apiserver.k8s.io", _) => names::path_segment(text),
-        _ => names::dns_subdomain(text),
+    let name = &object["metadata"]["name"];
+    let rule = match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "namespaces" | "services") => names::dns_label,
+        ("apps", "statefulsets") => names::dns_label,
+        ("rbac.authorization.k8s.io", _) | ("flowcontrol.apiserver.k8s.io", _) => names::path_segment,
+        _ => names::dns_subdomain,
     };
-    if let Err(why) = result {
-        errors.push(FieldError::invalid("metadata.name", name, why));
+    let prefix = &object["metadata"]["generateName"];
+    if is_given(prefix) {
+        // What is made of it does not end with its dash.
+        let text = prefix.as_str().unwrap_or_default();
+        let bare = text
+            .strip_suffix('-')
+            .filter(|bare| !bare.is_empty())
+            .map_or(text.to_owned(), |bare| format!("{bare}a"));
+        for why in rule(&bare) {
+            errors.push(FieldError::invalid("metadata.generateName", prefix, why));
+        }
     }
+    if is_given(name) {
+        named(name, "metadata.name", rule, errors);
+    } else {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    }
+    shared(object, errors);
+    let finalizers = list(&object["metadata"]["finalizers"], "metadata.finalizers", errors);
+    let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
+    for finalizer in finalizers {
+        named(finalizer, "metadata.finalizers", names::label_key, errors);
+    }
+    if has("orphan") && has("foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid("metadata.finalizers", &object["metadata"]["finalizers"], why));
+    }
+    if resource.custom.is_some() {
+        return;
+    }
+    for (at, finalizer) in finalizers.iter().enumerate() {
+        let text = finalizer.as_str().unwrap_or_default();
+        if !text.contains('/') && !FINALIZERS.contains(&text) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{at}]"), finalizer, why));
+        }
+    }
+}
+
+/// What is checked at every write.
+pub(super) fn shared(object: &Value, errors: &mut Errors) {
+    let metadata = &object["metadata"];
     labels(&metadata["labels"], "metadata.labels", errors);
     annotations(&metadata["annotations"], errors);
-    for (at, owner) in
-        list(&metadata["ownerReferences"], "metadata.ownerReferences", errors).iter().enumerate()
-    {
-        let field = format!("metadata.ownerReferences[{at}]");
-        required(owner, &field, &["apiVersion", "kind", "name", "uid"], errors);
-    }
-    for (at, finalizer) in list(&metadata["finalizers"], "metadata.finalizers", errors).iter().enumerate() {
-        let result = finalizer.as_str().map(names::label_key);
-        if let Some(Err(why)) = result {
-            errors.push(FieldError::invalid(format!("metadata.finalizers[{at}]"), finalizer, why));
-        } else if result.is_none() {
-            let field = format!("metadata.finalizers[{at}]");
-            errors.push(FieldError::type_invalid(field, finalizer, "must be a string"));
+    owners(&metadata["ownerReferences"], errors);
+}
+
+fn owners(owners: &Value, errors: &mut Errors) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let mut controller = None;
+    for owner in list(owners, FIELD, errors) {
+        let text = |name: &str| owner[name].as_str().unwrap_or_default();
+        let version = text("apiVersion");
+        if version.is_empty() || version.matches('/').count() > 1 || version.ends_with('/') {
+            let field = format!("{FIELD}.apiVersion");
+            errors.push(FieldError::invalid(field, &version.into(), "version must not be empty"));
+        }
+        for name in ["kind", "name", "uid"].into_iter().filter(|name| text(name).is_empty()) {
+            errors.push(FieldError::invalid(format!("{FIELD}.{name}"), &"".into(), "must not be empty"));
+        }
+        if (version, text("kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(FIELD, owner, why));
+        }
+        if owner["controller"] != true {
+            continue;
+        }
+        let this = format!("{}/{}", text("kind"), text("name"));
+        match &controller {
+            None => controller = Some(this),
+            Some(first) => {
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                );
+                errors.push(FieldError::invalid(FIELD, owners, why));
+            }
         }
     }
 }
@@ -43,10 +102,14 @@ pub(super) fn check_update(before: &Value, object: &Value, errors: &mut Errors) 
     if !meta::is_deleting(before) {
         return;
     }
-    let added = meta::finalizers(object).find(|name| !meta::has_finalizer(before, name));
-    if let Some(name) = added {
+    let added: Vec<String> = meta::finalizers(object)
+        .filter(|name| !meta::has_finalizer(before, name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !added.is_empty() {
         let why = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers {name:?}"
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
         );
         errors.push(FieldError::forbidden("metadata.finalizers", &why));
     }
@@ -57,15 +120,11 @@ pub(super) fn labels(labels: &Value, field: &str, errors: &mut Errors) {
         errors.push(FieldError::type_invalid(field, labels, "must be a map"));
     }
     for (key, value) in labels.as_object().into_iter().flatten() {
-        if let Err(why) = names::label_key(key) {
-            errors.push(FieldError::invalid(field, &key.as_str().into(), why));
-        }
-        match value.as_str().map(names::label_value) {
-            None => {
-                errors.push(FieldError::type_invalid(format!("{field}[{key}]"), value, "must be a string"))
-            }
-            Some(Err(why)) => errors.push(FieldError::invalid(field, value, why)),
-            Some(Ok(())) => {}
+        named(&key.as_str().into(), field, names::label_key, errors);
+        if value.is_string() {
+            named(value, field, names::label_value, errors);
+        } else {
+            errors.push(FieldError::type_invalid(format!("{field}[{key}]"), value, "must be a string"));
         }
     }
 }
@@ -79,7 +138,7 @@ fn annotations(annotations: &Value, errors: &mut Errors) {
     let mut total = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         // Keys may have capitals here.
-        if let Err(why) = names::label_key(&key.to_lowercase()) {
+        for why in names::label_key(&key.to_lowercase()) {
             errors.push(FieldError::invalid(FIELD, &key.as_str().into(), why));
         }
         match value.as_str() {

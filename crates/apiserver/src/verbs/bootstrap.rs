@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::admission::Write;
 use crate::api::Api;
 use crate::error::{ApiError, Result};
+use crate::meta;
 
 pub(crate) fn bootstrap(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result<()> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -46,9 +47,29 @@ pub(crate) fn bootstrap(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result
         }),
     )?;
     if api.services.is_configured() {
+        ranges(api)?;
         service(api, advertise)?;
     }
     Ok(())
+}
+
+/// The ranges of Services, as an object.
+fn ranges(api: &Arc<Api>) -> Result<()> {
+    let ranges: Vec<String> = api.services.ranges().iter().map(ToString::to_string).collect();
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": meta::now(),
+    });
+    let types = api.registry.types();
+    let resource =
+        types.find_kind("networking.k8s.io/v1", "ServiceCIDR").ok_or_else(ApiError::no_such_resource)?;
+    let object =
+        json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ranges}});
+    let write = Write::internal(api, resource.clone());
+    let made = write.create("", object)?;
+    let mut object = made.value.clone();
+    object["status"] = json!({"conditions": [ready]});
+    write.of_status().update(&made, object).map(|_| ())
 }
 
 /// The Service by which Pods find this server, and where it is.

@@ -67,22 +67,10 @@ fn position(token: &str) -> Result<(u64, Key)> {
     let parsed = value.and_then(|value| {
         Some((value["v"].as_u64()?, Key::new(value["ns"].as_str()?, value["n"].as_str()?)))
     });
-    parsed.ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    parsed.ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid"))
 }
 
 fn check_version(text: &str, matching: &str, continued: bool, current: u64) -> Result<()> {
-    let forbidden = |why: &str| Err(ApiError::bad_request(format!("resourceVersionMatch: Forbidden: {why}")));
-    match matching {
-        "" => {}
-        "Exact" | "NotOlderThan" if text.is_empty() => {
-            return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
-        }
-        "Exact" if text == "0" => {
-            return forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
-        }
-        "Exact" | "NotOlderThan" => {}
-        other => return forbidden(&format!("{other:?} is not supported")),
-    }
     if text.is_empty() {
         return Ok(());
     }
@@ -91,7 +79,12 @@ fn check_version(text: &str, matching: &str, continued: bool, current: u64) -> R
     }
     let wanted: u64 = text
         .parse()
-        .map_err(|_| ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}")))?;
+        .map_err(|_| {
+            ApiError::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ))
+        })?;
     if matching == "Exact" && wanted < current {
         // Only the present state is kept.
         return Err(ApiError::too_old(wanted, current));
@@ -100,7 +93,7 @@ fn check_version(text: &str, matching: &str, continued: bool, current: u64) -> R
         let mut error = ApiError::new(
             504,
             "Timeout",
-            format!("Too large resource version: {wanted}, current: {current}"),
+            format!("Timeout: Too large resource version: {wanted}, current: {current}"),
         );
         error.details = json!({
             "retryAfterSeconds": 1,

@@ -7,10 +7,9 @@ mod patch;
 mod proxy;
 mod subresource;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use http::Method;
-use http::header::{HeaderValue, WARNING};
 use serde_json::Value;
 
 pub(crate) use bootstrap::bootstrap;
@@ -27,6 +26,7 @@ use crate::convert;
 use crate::error::{ApiError, Result};
 use crate::http::Call;
 use crate::http::answer::{self, Answer};
+use crate::http::{duplicates, options};
 use crate::meta;
 use crate::schema;
 use crate::store::{Key, Object};
@@ -41,17 +41,25 @@ pub(crate) fn get(api: &Arc<Api>, call: &Call) -> Result<Answer> {
 }
 
 pub(crate) fn create(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    options::write("CreateOptions", &call.query, false)?;
     let mut object = call.json()?;
     incoming(call, &mut object)?;
-    let object = Write::of(api, call)?.create(&call.namespace, object)?;
+    let object = Write::of(api, call).create(&call.namespace, object)?;
     show(call, 201, &object)
 }
 
 pub(crate) fn update(api: &Arc<Api>, call: &Call) -> Result<Answer> {
+    options::write("UpdateOptions", &call.query, false)?;
     let mut object = call.json()?;
     incoming(call, &mut object)?;
     match meta::name(&object) {
-        "" => return Err(ApiError::bad_request("name must be provided")),
+        "" => {
+            let why = format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                call.name
+            );
+            return Err(ApiError::bad_request(why));
+        }
         name if name != call.name => {
             return Err(ApiError::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
@@ -60,14 +68,36 @@ pub(crate) fn update(api: &Arc<Api>, call: &Call) -> Result<Answer> {
         }
         _ => {}
     }
-    let write = Write::of(api, call)?;
+    let write = Write::of(api, call);
+    let key = Key::new(call.namespace.as_str(), call.name.as_str());
     for _ in 0..ATTEMPTS {
-        let before = existing(api, call)?;
+        let Some(before) = api.store.get(&call.resource.storage, &key) else {
+            let versioned =
+                object["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty());
+            if !creates_on_update(call) || versioned {
+                return Err(call.not_found());
+            }
+            return show(call, 201, &write.create(&call.namespace, object)?);
+        };
         if let Attempt::Done(after) = write.update(&before, object.clone())? {
             return show(call, 200, &after);
         }
     }
     Err(ApiError::modified(&call.resource.group, &call.resource.plural, &call.name))
+}
+
+/// Does an update of this type make what is not there?
+fn creates_on_update(call: &Call) -> bool {
+    let resource = &call.resource;
+    call.subresource.is_empty()
+        && matches!(
+            (resource.group.as_str(), resource.plural.as_str()),
+            ("", "endpoints" | "events" | "limitranges" | "services")
+                | ("events.k8s.io", "events")
+                | ("coordination.k8s.io", "leases")
+                | ("node.k8s.io", "runtimeclasses")
+                | ("rbac.authorization.k8s.io", _)
+        )
 }
 
 /// Reviews are answered, not stored.
@@ -81,6 +111,7 @@ pub(crate) fn review(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Ans
         let name = meta::name(&body).to_owned();
         return subresource::bind(api, call, &name, &body);
     }
+    auth::check_review(&call.resource.kind, &body)?;
     Ok(answer::json(201, &auth::review(api, &call.user, &call.resource.kind, body)))
 }
 
@@ -92,14 +123,7 @@ pub(crate) fn existing(api: &Arc<Api>, call: &Call) -> Result<Arc<Object>> {
 
 pub(crate) fn show(call: &Call, code: u16, object: &Arc<Object>) -> Result<Answer> {
     let view = call.view()?;
-    let mut answer = answer::bytes(code, "application/json", view.one(object));
-    let warnings = call.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-    for warning in warnings.iter() {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
-            answer.headers_mut().append(WARNING, value);
-        }
-    }
-    Ok(answer)
+    Ok(answer::bytes(code, "application/json", view.one(object)))
 }
 
 /// Checks that a body is of the path's type and namespace, and turns it into the stored version.
@@ -147,11 +171,9 @@ pub(crate) fn incoming(call: &Call, object: &mut Value) -> Result<()> {
                 metadata.insert("namespace".to_owned(), call.namespace.clone().into());
             }
             given if given != call.namespace => {
-                return Err(ApiError::bad_request(format!(
-                    "the namespace of the provided object does not match the namespace sent on the request: \
-                     {given:?} and {:?}",
-                    call.namespace
-                )));
+                let why =
+                    "the namespace of the provided object does not match the namespace sent on the request";
+                return Err(ApiError::bad_request(why));
             }
             _ => {}
         }
@@ -178,22 +200,28 @@ fn check_shape(call: &Call, object: &Value) -> Result<()> {
         (None, Some(name)) => {
             let findings = schema::check(name, object);
             if let Some((_, what)) = findings.wrong.first() {
-                return refuse(format!("json: {what}"));
+                return refuse(what.clone());
             }
             findings.unknown
         }
         (None, None) => Vec::new(),
     };
-    let list: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let twice = if matches!(call.content_type.as_str(), "" | "application/json")
+        && call.query.get("fieldValidation") != "Ignore"
+    {
+        duplicates::find(&call.body)
+    } else {
+        Vec::new()
+    };
+    let twice = twice.iter().map(|path| format!("duplicate field {path:?}"));
+    let list: Vec<String> =
+        unknown.iter().map(|path| format!("unknown field {path:?}")).chain(twice).collect();
     match call.query.get("fieldValidation") {
         "Strict" if !list.is_empty() => refuse(format!("strict decoding error: {}", list.join(", "))),
         "" | "Warn" => {
             list.into_iter().for_each(|warning| call.warn(warning));
             Ok(())
         }
-        "Strict" | "Ignore" => Ok(()),
-        other => Err(ApiError::bad_request(format!(
-            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
-        ))),
+        _ => Ok(()),
     }
 }

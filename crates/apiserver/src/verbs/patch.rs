@@ -8,12 +8,15 @@ use super::{ATTEMPTS, existing, incoming, show};
 use crate::admission::{Attempt, Write};
 use crate::api::Api;
 use crate::convert;
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, FieldError, Result};
+use crate::fields;
 use crate::http::answer::Answer;
+use crate::http::options;
 use crate::http::{Call, parse_json};
 use crate::meta;
 use crate::patch;
 use crate::resources::lists::Lists;
+use crate::schema;
 use crate::store::{Key, Object};
 
 /// What the content type says.
@@ -51,6 +54,7 @@ impl Kind {
 
 pub(crate) fn patch(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     let kind = Kind::of(call)?;
+    options::write("PatchOptions", &call.query, kind == Kind::Apply)?;
     let (code, object) = apply(api, call, kind)?;
     show(call, code, &object)
 }
@@ -60,20 +64,38 @@ fn apply(api: &Arc<Api>, call: &Call, kind: Kind) -> Result<(u16, Arc<Object>)> 
         return server_side(api, call);
     }
     let body = parse_json(&call.body)?;
-    let write = Write::of(api, call)?;
+    let write = Write::of(api, call);
     for _ in 0..ATTEMPTS {
         let before = existing(api, call)?;
         let served = convert::to_served(&call.resource, &before.value);
         let mut object = patched(call, kind, served.as_ref().unwrap_or(&before.value), &body)?;
-        incoming(call, &mut object)?;
+        let text = object.to_string();
+        incoming(call, &mut object).map_err(|error| unfit(error, text))?;
         if meta::name(&object) != call.name {
-            return Err(ApiError::bad_request("metadata.name: a patch may not change the name"));
+            let why = format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(&object),
+                call.name
+            );
+            return Err(ApiError::bad_request(why));
+        }
+        if !meta::uid(&object).is_empty() && meta::uid(&object) != meta::uid(&before.value) {
+            let error = FieldError::invalid("metadata.uid", &meta::uid(&object).into(), "field is immutable");
+            return Err(ApiError::invalid(&call.resource.group, &call.resource.kind, &call.name, &[error]));
         }
         if let Attempt::Done(after) = write.update(&before, object)? {
             return Ok((200, after));
         }
     }
     Err(ApiError::modified(&call.resource.group, &call.resource.plural, &call.name))
+}
+
+/// What a patch made is not of the type; `object` is its text.
+fn unfit(error: Box<ApiError>, object: String) -> Box<ApiError> {
+    let cut =
+        error.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+    let Some((_, why)) = cut else { return error };
+    ApiError::invalid("", "", "", &[FieldError::invalid("patch", &object.into(), why)])
 }
 
 fn patched(call: &Call, kind: Kind, before: &Value, body: &Value) -> Result<Value> {
@@ -86,6 +108,7 @@ fn patched(call: &Call, kind: Kind, before: &Value, body: &Value) -> Result<Valu
     };
     match kind {
         Kind::Json => patch::json(before, body).map_err(|error| match error {
+            patch::JsonError::Malformed(why) if body.is_array() => invalid(why),
             patch::JsonError::Malformed(why) => ApiError::bad_request(format!("error decoding patch: {why}")),
             patch::JsonError::Failed(why) => invalid(why),
         }),
@@ -100,16 +123,39 @@ fn patched(call: &Call, kind: Kind, before: &Value, body: &Value) -> Result<Valu
     }
 }
 
-fn server_side(api: &Arc<Api>, call: &Call) -> Result<(u16, Arc<Object>)> {
-    if call.query.get("fieldManager").is_empty() {
-        return Err(ApiError::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        ));
+/// A configuration must be of a type, and have nothing that the type does not have: who applies it would never own that.
+fn typed(call: &Call, config: &Value) -> Result<()> {
+    let text = |name: &str| config[name].as_str().unwrap_or_default();
+    if text("apiVersion").is_empty() || text("kind").is_empty() {
+        return Err(ApiError::bad_request("invalid object type: /, Kind="));
     }
+    let unknown = schema::name_of(&call.resource)
+        .and_then(|name| schema::check(name, config).unknown.into_iter().next());
+    let why = match unknown {
+        Some(path) => format!(".{path}: field not declared in schema"),
+        None => match fields::repeated(&call.resource, config) {
+            Some(why) => why,
+            None => return Ok(()),
+        },
+    };
+    let metadata = |name: &str| config["metadata"][name].as_str().unwrap_or_default();
+    let resource = &call.resource;
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
+        metadata("namespace"),
+        metadata("name"),
+        if resource.group.is_empty() { format!("/{}", resource.version) } else { resource.api_version() },
+        resource.kind
+    );
+    Err(ApiError::new(500, "", message))
+}
+
+fn server_side(api: &Arc<Api>, call: &Call) -> Result<(u16, Arc<Object>)> {
     let mut config = patch::apply_body(&call.body)?;
     if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
+    typed(call, &config)?;
     incoming(call, &mut config)?;
     if meta::name(&config).is_empty() {
         meta::metadata(&mut config).insert("name".to_owned(), call.name.clone().into());
@@ -120,7 +166,7 @@ fn server_side(api: &Arc<Api>, call: &Call) -> Result<(u16, Arc<Object>)> {
             call.name
         )));
     }
-    let write = Write::of(api, call)?.applying(&config, call.query.flag("force"));
+    let write = Write::of(api, call).applying(&config, call.query.flag("force"));
     let key = Key::new(call.namespace.as_str(), call.name.as_str());
     for _ in 0..ATTEMPTS {
         let Some(before) = api.store.get(&call.resource.storage, &key) else {

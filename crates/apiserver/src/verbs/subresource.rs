@@ -18,27 +18,27 @@ use crate::meta;
 use crate::patch as patches;
 use crate::store::{Key, Object};
 
-pub(crate) async fn subresource(api: &Arc<Api>, method: &Method, call: Call) -> Result<Answer> {
+pub(crate) async fn subresource(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
     if !call.resource.has(&call.subresource) {
         return Err(ApiError::no_such_resource());
     }
     match (call.subresource.as_str(), method.as_str()) {
         ("scale", "GET") => {
-            let object = existing(api, &call)?;
-            Ok(answer::json(200, &Scale::of(&call).read(&object.value)))
+            let object = existing(api, call)?;
+            Ok(answer::json(200, &Scale::of(call).read(&object.value)))
         }
-        ("scale", "PUT" | "PATCH") => scale(api, method, &call),
-        ("log", "GET") => log(api, &call).await,
-        ("binding", "POST") => bind(api, &call, &call.name, &call.json()?),
-        ("eviction", "POST") => evict(api, &call),
-        ("token", "POST") => token(api, &call),
-        ("finalize", "PUT") => finalize(api, &call),
+        ("scale", "PUT" | "PATCH") => scale(api, method, call),
+        ("log", "GET") => log(api, call).await,
+        ("binding", "POST") => bind(api, call, &call.name, &call.json()?),
+        ("eviction", "POST") => evict(api, call),
+        ("token", "POST") => token(api, call),
+        ("finalize", "PUT") => finalize(api, call),
         ("scale" | "log" | "binding" | "eviction" | "token" | "finalize", _) => {
             Err(ApiError::method_not_allowed())
         }
-        (_, "GET") => get(api, &call),
-        (_, "PUT") => update(api, &call),
-        (_, "PATCH") => patch(api, &call),
+        (_, "GET") => get(api, call),
+        (_, "PUT") => update(api, call),
+        (_, "PATCH") => patch(api, call),
         _ => Err(ApiError::method_not_allowed()),
     }
 }
@@ -127,8 +127,22 @@ pub(crate) fn selector_text(selector: &Value) -> String {
 
 fn scale(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
     let scale = Scale::of(call);
-    let write = Write::of(api, call)?;
+    let write = Write::of(api, call);
     let body = call.json()?;
+    if method == Method::PUT {
+        let kind = body["kind"].as_str().unwrap_or("Scale");
+        if kind != "Scale" {
+            let why = format!("{kind} in version \"v1\" cannot be handled as a Scale");
+            return Err(ApiError::bad_request(why));
+        }
+        if meta::name(&body).is_empty() {
+            let why = format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                call.name
+            );
+            return Err(ApiError::bad_request(why));
+        }
+    }
     for _ in 0..ATTEMPTS {
         let before = existing(api, call)?;
         let mut wanted = scale.read(&before.value);
@@ -186,6 +200,15 @@ pub(crate) fn container_of(pod: &Value, name: &str, wanted: &str) -> Result<Stri
 async fn log(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     let pod = existing(api, call)?.value.clone();
     let query = &call.query;
+    let mut errors = Vec::new();
+    for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        let Some(number) = query.number(name)?.filter(|number| *number < least) else { continue };
+        let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+        errors.push(FieldError::invalid(name, &number.into(), why));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "PodLogOptions", &call.name, &errors));
+    }
     let container = container_of(&pod, &call.name, query.get("container"))?;
     let count = |name: &str| Ok::<_, Box<ApiError>>(query.number(name)?.and_then(|n| u64::try_from(n).ok()));
     let options = LogOptions {
@@ -221,6 +244,11 @@ async fn log(api: &Arc<Api>, call: &Call) -> Result<Answer> {
 /// Puts a Pod on a node; `name` is the Pod's.
 pub(crate) fn bind(api: &Arc<Api>, call: &Call, name: &str, body: &Value) -> Result<Answer> {
     let node = body["target"]["name"].as_str().unwrap_or_default();
+    let kind = body["target"]["kind"].as_str().unwrap_or_default();
+    if !matches!(kind, "" | "Node") {
+        let error = FieldError::not_supported("target.kind", &kind.into(), &["Node", "<empty>"]);
+        return Err(ApiError::invalid("", "Binding", name, &[error]));
+    }
     if node.is_empty() {
         let error = FieldError::required("target.name", "");
         return Err(ApiError::invalid("", "Binding", name, &[error]));
@@ -247,10 +275,7 @@ pub(crate) fn bind(api: &Arc<Api>, call: &Call, name: &str, body: &Value) -> Res
             conditions.retain(|condition| condition["type"] != "PodScheduled");
             conditions.push(scheduled);
         }
-        if let Some(generation) = pod["metadata"]["generation"].as_i64() {
-            pod["metadata"]["generation"] = (generation + 1).into();
-        }
-        if call.query.dry_run()? || api.store.replace("pods", key.clone(), before.version, pod).is_ok() {
+        if call.query.dry_run() || api.store.replace("pods", key.clone(), before.version, pod).is_ok() {
             return Ok(answer::json(
                 201,
                 &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
@@ -266,7 +291,7 @@ fn evict(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     let inner = body["deleteOptions"].to_string();
     let body = if body["deleteOptions"].is_object() { inner.into() } else { bytes::Bytes::new() };
     let request = Call { body, content_type: "application/json".to_owned(), ..shallow(call) };
-    let options = delete::options(&request)?;
+    let options = delete::options_of(&request)?;
     let key = Key::new(call.namespace.as_str(), call.name.as_str());
     collect::delete(api, &call.resource, &key, &options)?;
     Ok(answer::json(
@@ -297,7 +322,13 @@ fn shallow(call: &Call) -> Call {
 fn token(api: &Arc<Api>, call: &Call) -> Result<Answer> {
     let account = existing(api, call)?;
     let mut body = call.json()?;
-    let wanted = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600).clamp(600, 86_400 * 365);
+    let asked = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+    if asked < 600 {
+        let why = "may not specify a duration less than 10 minutes";
+        let error = FieldError::invalid("spec.expirationSeconds", &asked.into(), why);
+        return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &[error]));
+    }
+    let wanted = asked.min(86_400 * 365);
     let (token, expires) = api.tokens.issue(&call.namespace, &call.name, meta::uid(&account.value), wanted);
     let body_map = meta::map_of(&mut body);
     body_map.insert("apiVersion".to_owned(), "authentication.k8s.io/v1".into());

@@ -100,7 +100,7 @@ fn conflicts_name_the_field_and_its_manager_and_force_takes_it() {
     server(&cluster, "one", &deployment("a:1", "replicas: 2"));
     let args = ["apply", "--server-side", "--field-manager=two", "-f", "-"];
     let refused = cluster.refused(&args, &deployment("a:1", "replicas: 5"));
-    assert!(refused.contains("conflict with \"one\" using apps/v1: .spec.replicas"), "{refused}");
+    assert!(refused.contains("conflict with \"one\": .spec.replicas"), "{refused}");
     cluster.kubectl_with(&[&args[..], &["--force-conflicts"]].concat(), &deployment("a:1", "replicas: 5"));
     assert_eq!(cluster.get(&["deployment", "web"])["spec"]["replicas"], 5);
     assert!(fields(&cluster, "one")["f:spec"].get("f:replicas").is_none());

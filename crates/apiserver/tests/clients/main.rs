@@ -13,6 +13,7 @@ mod deletion;
 mod logs;
 mod patches;
 mod printing;
+mod real;
 mod services;
 mod validation;
 mod watches;

@@ -104,7 +104,7 @@ async fn a_watch_list_ends_its_initial_events_with_a_bookmark() {
     client.create(MAPS, &map("b", json!({}))).await;
     assert_eq!(watch.step().await, pair("ADDED", "b"));
     let (code, status) = client.get(&format!("{MAPS}?watch=true&sendInitialEvents=true")).await;
-    assert_eq!((code, status["reason"].as_str()), (400, Some("BadRequest")));
+    assert_eq!((code, status["reason"].as_str()), (422, Some("Invalid")));
 }
 
 #[tokio::test]

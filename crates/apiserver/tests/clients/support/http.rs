@@ -25,9 +25,14 @@ pub struct Client {
 
 impl Client {
     pub fn new(cluster: &Cluster) -> Client {
+        let address = cluster.url.trim_start_matches("https://");
+        Client::to(address, cluster.server.ca_pem(), cluster.server.token())
+    }
+
+    /// A client of the server at `address`, whatever it is.
+    pub fn to(address: &str, ca: &str, token: &str) -> Client {
         let mut roots = rustls::RootCertStore::empty();
-        let ca =
-            CertificateDer::from_pem_slice(cluster.server.ca_pem().as_bytes()).expect("a PEM certificate");
+        let ca = CertificateDer::from_pem_slice(ca.as_bytes()).expect("a PEM certificate");
         roots.add(ca).expect("a certificate authority");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -36,8 +41,8 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Client {
-            address: cluster.url.trim_start_matches("https://").to_owned(),
-            token: cluster.server.token().to_owned(),
+            address: address.to_owned(),
+            token: token.to_owned(),
             tls: TlsConnector::from(Arc::new(config)),
         }
     }
