@@ -104,6 +104,10 @@ pub struct Work {
     pub mtu: u32,
     /// Not zero: the packet begins a flow in the place of one that is over.
     pub again: u32,
+    /// Tries to make the flow that have failed.
+    pub attempt: u32,
+    /// Not zero: the flow of the last try had a label.
+    pub labelled: u32,
     /// Not zero: no socket of the node answers.
     pub no_socket: u32,
     /// Label of the flow, if the packet came, or is to be sent, through a tunnel that has it; a port, network byte order.
@@ -147,6 +151,8 @@ pub fn begin(ctx: &TcContext, hook: u32, tunnel: Option<&Tunnel>) -> Verdict {
     work.mtu = 0;
     work.no_socket = 0;
     work.again = 0;
+    work.attempt = 0;
+    work.labelled = 0;
     let missing = jump(ctx, Step::Flow);
     match hook {
         hook::ENTRY | hook::DIRECT => missing,

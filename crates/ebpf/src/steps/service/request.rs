@@ -109,7 +109,7 @@ fn is_strange_probe(config: &Config, work: &Work) -> bool {
         && route(&key.source).is_none_or(|route| route.label(work.ipv6 == 0).is_none())
 }
 
-/// Makes the flow, and has its first packet sent on with it.
+/// Tries to make the flow, and has its first packet sent on with it.
 #[inline(always)]
 fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend) -> Result<Verdict, Verdict> {
     if frontend.flags & Frontend::SOURCE_RANGES != 0 && !may_come(work, frontend) {
@@ -150,42 +150,46 @@ fn begin(ctx: &TcContext, config: &Config, work: &mut Work, frontend: &Frontend)
     };
     let with_affinity = service_port.affinity_seconds != 0;
     let hash = spread(&work.key, with_affinity);
-    let mut labelled = false;
-    for attempt in 0..TRIES {
-        // The other node chose one of this node's, which may have changed since.
-        let another = attempt < BACKEND_TRIES && !with_affinity && !labelled || work.hook == hook::DIRECT;
-        let other = if another { attempt } else { 0 };
-        let how = if inside { Spread::Random } else { Spread::Hash(spread_again(hash, other)) };
-        let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
-            return Err(without_backend(ctx, frontend, service_port, inside));
-        };
-        if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
-            continue;
-        }
-        // It would lead on to another Service, and perhaps back here.
-        if is_services(&choice.backend.address) {
-            return Err(without_backend(ctx, frontend, service_port, inside));
-        }
-        let change_port = attempt >= BACKEND_TRIES || (with_affinity || labelled) && attempt > 0;
-        // A node's address is a frontend on that node alone: the backend's could not translate.
-        let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
-        labelled = entries(config, work, &choice, change_port, direct);
-        match insert(work) {
-            Inserted::Yes => {}
-            Inserted::Taken => continue,
-            Inserted::Full => return Err(Verdict::drop(Counter::FlowsFull)),
-        }
-        count_connection(frontend.service_port, choice.index);
-        if work.again == 0 {
-            table::count_begun(&work.key.source, side);
-        }
-        count::packet(Counter::PacketService);
-        if work.hook == hook::POD_EGRESS {
-            mark_pod(&work.key.source);
-        }
-        return Ok(jump(ctx, Step::Flow));
+    let (attempt, labelled) = (work.attempt, work.labelled != 0);
+    // The other node chose one of this node's, which may have changed since.
+    let another = attempt < BACKEND_TRIES && !with_affinity && !labelled || work.hook == hook::DIRECT;
+    let other = if another { attempt } else { 0 };
+    let how = if inside { Spread::Random } else { Spread::Hash(spread_again(hash, other)) };
+    let Some(choice) = choose(frontend.service_port, service_port, slots, how, &client) else {
+        return Err(without_backend(ctx, frontend, service_port, inside));
+    };
+    if work.hook == hook::DIRECT && !is_here(config, &choice.backend.address) {
+        return Err(try_again(ctx, work));
     }
-    Err(Verdict::drop(Counter::FlowsFull))
+    // It would lead on to another Service, and perhaps back here.
+    if is_services(&choice.backend.address) {
+        return Err(without_backend(ctx, frontend, service_port, inside));
+    }
+    let change_port = attempt >= BACKEND_TRIES || (with_affinity || labelled) && attempt > 0;
+    // A node's address is a frontend on that node alone: the backend's could not translate.
+    let direct = config.flags & Config::DIRECT_RETURN != 0 && !of_node;
+    work.labelled = u32::from(entries(config, work, &choice, change_port, direct));
+    match insert(work) {
+        Inserted::Yes => {}
+        Inserted::Taken => return Err(try_again(ctx, work)),
+        Inserted::Full => return Err(Verdict::drop(Counter::FlowsFull)),
+    }
+    count_connection(frontend.service_port, choice.index);
+    if work.again == 0 {
+        table::count_begun(&work.key.source, side);
+    }
+    count::packet(Counter::PacketService);
+    if work.hook == hook::POD_EGRESS {
+        mark_pod(&work.key.source);
+    }
+    Ok(jump(ctx, Step::Flow))
+}
+
+/// The next try is a run of its own: the kernel checks every way through a loop, and a node's start would wait for it.
+#[inline(always)]
+fn try_again(ctx: &TcContext, work: &mut Work) -> Verdict {
+    work.attempt += 1;
+    if work.attempt < TRIES { jump(ctx, Step::Request) } else { Verdict::drop(Counter::FlowsFull) }
 }
 
 /// Whether an address is a Service's own.
