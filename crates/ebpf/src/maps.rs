@@ -13,7 +13,10 @@ use weft_abi::{
     MAX_SOURCE_RANGES, Pod, Route, ServiceCounters, ServicePort, Side, SocketPeer, SourceRange, programs,
 };
 
-use crate::steps::service::Work;
+use crate::steps::{
+    hardware::{NEIGHBOURS_KEPT, Neighbour},
+    service::Work,
+};
 
 #[map]
 pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
@@ -81,6 +84,10 @@ pub static STEPS: ProgramArray = ProgramArray::pinned(programs::STEPS.len() as u
 /// What the steps hand on to each other; nothing of it outlives a packet.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Neighbours that this CPU has just looked up; see [`crate::steps::hardware`].
+#[map]
+pub static NEIGHBOURS: PerCpuArray<Neighbour> = PerCpuArray::with_max_entries(NEIGHBOURS_KEPT, 0);
 
 /// When this CPU's bucket of ICMP errors to clients outside is full again: coarse monotonic nanoseconds.
 #[map]
