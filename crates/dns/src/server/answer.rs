@@ -70,6 +70,7 @@ impl Answer<'_> {
                 self.ports(&Ports::all(*owner, records), writer)
             }
             Found::Service(_, records) => self.service(self.name, Section::Answer, records, writer),
+            Found::Endpoints(_, endpoints) if self.kind == kind::SRV => self.ports_of(endpoints, writer),
             Found::Endpoints(_, endpoints) => self.endpoints(self.name, Section::Answer, endpoints, writer),
             Found::Alias(_, target) => writer.alias(self.name, self.settings.ttl, target),
             Found::Ports(ports) if self.kind == kind::SRV => self.ports(ports, writer),
@@ -149,6 +150,29 @@ impl Answer<'_> {
         }
         // What has no room here the client asks for.
         let _fits = self.addresses_of(ports, writer);
+        Ok(())
+    }
+
+    /// The ports of the endpoints of one name: the specification has no SRV there, CoreDNS has.
+    fn ports_of(&self, endpoints: &[EndpointRecord], writer: &mut Writer<'_>) -> Result<(), Full> {
+        let mut ports: Vec<u16> =
+            endpoints.iter().flat_map(|one| one.ports.iter()).map(|port| port.port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let weight = u16::try_from(100 / ports.len().max(1)).unwrap_or_default().max(1);
+        for port in &ports {
+            writer.record(Section::Answer, self.name, kind::SRV, self.settings.ttl, |data| {
+                data.put_u16(0)?;
+                data.put_u16(weight)?;
+                data.put_u16(*port)?;
+                data.put(self.name.wire())
+            })?;
+        }
+        for kind in [kind::A, kind::AAAA].into_iter().filter(|_| !ports.is_empty()) {
+            let of_kind = Answer { kind, turn: 0, ..*self };
+            // What has no room here the client asks for.
+            let _fits = of_kind.endpoints(self.name, Section::Additional, endpoints, writer);
+        }
         Ok(())
     }
 

@@ -4,5 +4,6 @@
 mod explain;
 mod names;
 mod protocol;
+mod real;
 mod support;
 mod walk;
