@@ -39,6 +39,15 @@ fn it_proves_every_pair_over_both_families() {
     assert!(table.contains("default/alone") && table.contains("the network model holds"), "{table}");
 }
 
+/// No other node stands in for its DNS, which has no backend then and is answered all the same.
+#[test]
+fn it_proves_a_cluster_of_one_node() {
+    let lab = Lab::with_nodes(1).running(PODS).up();
+    let report = report(&lab, 0);
+    assert_eq!(report["services"]["failed"], serde_json::json!([]));
+    assert_eq!(report["holds"], true);
+}
+
 #[test]
 fn it_names_the_pairs_that_fail() {
     let lab = Lab::with_nodes(2).running(PODS).up();

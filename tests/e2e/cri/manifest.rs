@@ -237,7 +237,7 @@ fn kubelet_conf(cluster: &Cluster) -> String {
     cluster.api.kubeconfig(&format!("https://{API}:6443"), "test").replace(cluster.api.token(), "nobody")
 }
 
-/// B1, B2, B4, B5, B15: the shipped manifest brings a node up that has nothing.
+/// B1, B2, B4, B5, B13, B15: the shipped manifest brings a node up that has nothing.
 #[test]
 fn the_shipped_manifest_brings_up_a_node_that_has_nothing() {
     let cluster = Cluster::start();
@@ -279,7 +279,7 @@ fn the_shipped_manifest_brings_up_a_node_that_has_nothing() {
 
     let (sandbox, container) = kubelet(&runtime, &cluster, &template);
     let weft = runtime.run_sandbox(sandbox.clone()).unwrap();
-    runtime.run_container(&weft, container, sandbox);
+    let agent = runtime.run_container(&weft, container, sandbox);
     let log = runtime.folder().join("logs/agent.log");
     let ready = || {
         let network = cluster.get(&["node", NODE])["status"]["conditions"].clone();
@@ -312,6 +312,11 @@ fn the_shipped_manifest_brings_up_a_node_that_has_nothing() {
         };
         let sandbox = wait_for("a sandbox", || runtime.run_sandbox(config.clone()));
         let address = runtime.addresses(&sandbox)[0];
+        let status = json!({ "status": {
+            "phase": "Running", "hostIP": ADDRESS, "podIP": address, "podIPs": [{ "ip": address }],
+            "conditions": [{ "type": "Ready", "status": "True" }],
+        } });
+        cluster.kubectl(&["patch", "pod", name, "--subresource=status", "-p", &status.to_string()]);
         let container = ContainerConfig {
             metadata: Some(ContainerMetadata { name: "c".to_owned(), attempt: 0 }),
             image: Some(ImageSpec {
@@ -356,4 +361,12 @@ fn the_shipped_manifest_brings_up_a_node_that_has_nothing() {
             if answer.contains(address) { Ok(()) } else { Err(answer) }
         });
     }
+
+    // The Pod of the agent has what asking the API server takes (B13).
+    let report = runtime.exec(&agent, &["/weft", "verify", "-o", "json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["holds"], true, "{report}");
+    let endpoints = report["endpoints"].as_array().unwrap();
+    let names: Vec<&str> = endpoints.iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(names, [NODE, "default/client", "default/server"], "{report}");
 }

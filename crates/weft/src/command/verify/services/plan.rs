@@ -54,7 +54,10 @@ fn planned(
 ) -> Option<Planned> {
     // A connection is no proof where there are none.
     let provable = ask || service.protocol != Protocol::Udp;
+    // Nodes answer for the cluster's DNS themselves, with backends or without.
+    let node_answers = service.node_answers && frontend.kind == FrontendKind::ClusterIp;
     let expected = match () {
+        () if node_answers => Expected::Answer,
         () if service.backends.iter().any(chosen) => Expected::Answer,
         () if service.backends.iter().any(|backend| backend.serving) => Expected::Nothing,
         () => Expected::Refusal,
