@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use crate::resources::{Registry, Types};
-use crate::{convert, defaults, meta, schema, validation};
+use crate::{allocate, convert, defaults, meta, schema, validation};
 
 /// Why an object would be refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +45,11 @@ pub fn check(object: &Value) -> Vec<Refusal> {
     // The server would make one up.
     if !metadata.contains_key("name") && metadata.contains_key("generateName") {
         metadata.insert("name".to_owned(), "a".into());
+    }
+    // As is a uid, whatever is given.
+    metadata.insert("uid".to_owned(), "a".into());
+    if resource.is("", "services") {
+        allocate::complete_addresses(&mut object);
     }
     defaults::initial_status(resource, &mut object);
     defaults::apply(resource, &mut object, None);

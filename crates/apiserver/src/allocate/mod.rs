@@ -14,6 +14,11 @@ use crate::error::{ApiError, FieldError, Result};
 use crate::meta;
 use crate::validation::address;
 
+/// Says in both fields for it which address a new Service wants.
+pub(crate) fn complete_addresses(service: &mut Value) {
+    families::carry_over(meta::map(meta::map_of(service), "spec"), None);
+}
+
 /// Who may have which address and port.
 pub(crate) struct Services {
     ranges: Vec<IpNet>,

@@ -90,6 +90,23 @@ fn every_table_is_played() {
     assert_eq!(found, played);
 }
 
+/// What is said of an object without a server is what a server says of it.
+#[test]
+fn objects_that_are_taken_are_checked_to_be_good() {
+    let mut told = String::new();
+    for name in TABLES {
+        let path = folder().join(format!("{name}.txt"));
+        let table = Table::read(&std::fs::read_to_string(&path).expect("read the table"));
+        for entry in table.entries.iter().filter(|entry| entry.is_taken()) {
+            let Some(object) = Player::created(entry, name) else { continue };
+            for refusal in weft_apiserver::check(&object) {
+                let _ = writeln!(told, "{name}: {}: {}", entry.title, refusal.message);
+            }
+        }
+    }
+    assert!(told.is_empty(), "{told}");
+}
+
 /// Writes what the server at `WEFT_REAL_SERVER` (`127.0.0.1:6443`) answers into the tables; `WEFT_REAL_CA` is a file with its
 /// authority, `WEFT_REAL_TOKEN` an administrator's token.
 #[test]

@@ -94,15 +94,8 @@ impl Player {
         let (body, sent) = if entry.body.is_empty() || verb.ends_with('!') {
             (entry.body.clone(), Value::Null)
         } else {
-            let read =
-                Document::read(&entry.body, 1).unwrap_or_else(|error| panic!("{}: {error:?}", entry.title));
-            let mut value = read.value;
-            if let (Some((api_version, kind)), Value::Object(map)) = (kind, &mut value)
-                && matches!(plain, "create" | "update" | "apply")
-            {
-                map.entry("apiVersion").or_insert_with(|| api_version.into());
-                map.entry("kind").or_insert_with(|| kind.into());
-            }
+            let kind = kind.filter(|_| matches!(plain, "create" | "update" | "apply"));
+            let value = object(entry, kind);
             (value.to_string(), value)
         };
         // What a patch changes is told against the object as it was.
@@ -124,6 +117,18 @@ impl Player {
         answer::lines(code, &warnings, &bytes, &base, &entry.body)
     }
 
+    /// The object that an entry creates at its usual path.
+    pub fn created(entry: &Entry, namespace: &str) -> Option<Value> {
+        let rest = entry.request.strip_prefix("create ")?;
+        let row = |name: &str| KINDS.iter().find(|row| row.1.trim_start_matches('*') == name);
+        let (api_version, scope, kind) = row(rest.split(['/', '?']).next()?)?;
+        let mut object = object(entry, Some((api_version, kind)));
+        if !scope.starts_with('*') {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        Some(object)
+    }
+
     /// The URL's path, and `apiVersion` and kind of what it names.
     fn path(&self, short: &str, title: &str) -> (String, Option<(&'static str, &'static str)>) {
         if short.starts_with('/') {
@@ -141,4 +146,15 @@ impl Player {
         };
         (format!("/{root}/{api_version}/{namespace}{plural}{rest}"), Some((api_version, kind)))
     }
+}
+
+/// An entry's body, with what kind of object it is.
+fn object(entry: &Entry, kind: Option<(&str, &str)>) -> Value {
+    let read = Document::read(&entry.body, 1);
+    let mut value = read.unwrap_or_else(|error| panic!("{}: {error:?}", entry.title)).value;
+    if let (Some((api_version, kind)), Value::Object(map)) = (kind, &mut value) {
+        map.entry("apiVersion").or_insert_with(|| api_version.into());
+        map.entry("kind").or_insert_with(|| kind.into());
+    }
+    value
 }

@@ -37,6 +37,13 @@ pub struct Weft {
 }
 
 impl Entry {
+    /// Both servers make an object of it, all of it.
+    pub fn is_taken(&self) -> bool {
+        let unknown =
+            self.real.iter().any(|line| line.starts_with("warning unknown") || line.starts_with("- "));
+        self.real.first().is_some_and(|line| line == "201") && self.weft.is_none() && !unknown
+    }
+
     /// What should have been answered, unless it was.
     pub fn missed(&self, found: &[String]) -> Option<&[String]> {
         match &self.weft {
