@@ -16,6 +16,7 @@ use std::{
 use process::Process;
 use service::{DNS, DNS6, Server, Services, plan};
 use support::{Fabric, answerer::Answerer, until};
+use weft_datapath::Path;
 use weft_model::{
     PortMapping, Protocol,
     services::{FrontendKind, WhenEmpty},
@@ -154,6 +155,33 @@ fn an_unconnected_udp_socket_stays_with_its_backend_and_moves_when_that_is_gone_
 }
 
 /// A1: Java and .NET open such sockets for everything.
+/// A backend of the node's own (`hostNetwork`) sees a client of its node come from the cluster IP: its answers go there.
+#[test]
+fn a_udp_server_of_the_node_answers_the_node_s_own_clients() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    // Cluster IPs are routed to the programs.
+    services.node.join(&[], Path::Overlay);
+    let [v4, v6] = [0, 1].map(|family| services.node.addresses[family]);
+    let anywhere = ["0.0.0.0", "::"].map(|address| address.parse().unwrap());
+    for (vip, node, bound) in [(VIP, v4, v4), (VIP6, v6, v6), (VIP, v4, anywhere[0]), (VIP6, v6, anywhere[1])]
+    {
+        let mut server = Process::on_node(&services);
+        let port = server.udp_at(bound);
+        let mut wanted = plan(Protocol::Udp, &[SocketAddr::new(node, port)]);
+        wanted.frontend(at(vip, 80), FrontendKind::ClusterIp);
+        services.serve(wanted);
+        let mut client = Process::on_node(&services);
+        client.udp_at(bound);
+        client.connect(at(vip, 80)).unwrap();
+        client.send_connected().unwrap();
+        let (from, _) = server.receive();
+        assert_eq!(from.ip(), at(vip, 80).ip(), "{bound}");
+        assert_eq!(server.send(from), Ok(()), "{bound}");
+        assert_eq!(client.receive().0, at(vip, 80), "{bound}");
+    }
+}
+
 #[test]
 fn an_ipv6_socket_with_an_ipv4_mapped_address_is_an_ipv4_client() {
     let fabric = Fabric::new();

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -88,6 +88,12 @@ impl Process {
     /// The same over IPv6.
     pub fn udp6(&mut self) -> u16 {
         self.tell("udp [::]").parse().unwrap()
+    }
+
+    /// The same, bound to this address.
+    pub fn udp_at(&mut self, address: IpAddr) -> u16 {
+        let any_port = SocketAddr::new(address, 0).to_string();
+        self.tell(&format!("udp {}", any_port.strip_suffix(":0").unwrap())).parse().unwrap()
     }
 
     /// Connects the UDP socket.

@@ -116,6 +116,13 @@ pub fn is_connected(ctx: &SockAddrContext, port_be: u16) -> bool {
     }
 }
 
+/// The port that the socket of a system call is bound to, host byte order; 0 before it is bound.
+#[inline(always)]
+pub fn own_port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the context, and the socket that it names, are valid while the program runs.
+    unsafe { (&raw const (*socket(ctx)).src_port).read_volatile() as u16 }
+}
+
 /// The port in a system call, network byte order.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> u16 {

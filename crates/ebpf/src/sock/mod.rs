@@ -105,6 +105,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
     let found = match find(&asked, &place) {
         Found::Nothing => return ALLOW,
+        Found::Refused if protocol == UDP && may_answer(ctx, &place) => return ALLOW,
         Found::Refused => return refuse(),
         Found::Frontend(found) => found,
     };
@@ -139,6 +140,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol: UDP, reserved: 0 };
     let found = match find(&asked, &place) {
         Found::Nothing => return ALLOW,
+        Found::Refused if may_answer(ctx, &place) => return ALLOW,
         Found::Refused => return refuse(),
         Found::Frontend(found) => found,
     };
@@ -243,6 +245,13 @@ fn remembered(asked: &FrontendKey, choice: &Choice, place: &Place) -> SocketPeer
         reserved: 0,
         netns_cookie: place.netns,
     }
+}
+
+/// Whether what goes to a cluster IP may be a backend's answer: a backend on the node of its client sees the cluster IP as the
+/// client's address (docs/decisions/0002). The packets' programs know the client, and refuse what is no answer.
+#[inline(always)]
+fn may_answer(ctx: &SockAddrContext, place: &Place) -> bool {
+    place.is_node && may_be_backend(address::own_port(ctx).to_be())
 }
 
 /// Whether any backend has or had this port.
