@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderValue, header::USER_AGENT};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use kube::{
@@ -24,6 +25,8 @@ use crate::{
 pub(crate) const WATCH_SECONDS: u32 = 60;
 /// No request is without an answer, or a watch without an end, for longer than this.
 const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
+/// By its part before the slash, API servers name who wrote a field (`managedFields`); audit logs have all of it.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("weft/", env!("CARGO_PKG_VERSION")));
 /// Connection and handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -115,6 +118,7 @@ impl Client {
         }
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(READ_TIMEOUT);
+        config.headers.push((USER_AGENT, AGENT));
         let url = config.cluster_url.to_string();
         let server = if named.is_empty() { url.clone() } else { named.join(", ") };
         // The Service's address is the last: whether it leads anywhere is this very network's to see to.

@@ -239,6 +239,17 @@ fn condition(status: bool, message: &str) -> Condition {
     Condition { kind: "NetworkUnavailable", status, reason: "Test".to_owned(), message: message.to_owned() }
 }
 
+/// As kube-apiserver has it: a client without a name of its own would be called "unknown" there.
+#[tokio::test]
+async fn what_is_written_says_who_wrote_it() {
+    let cluster = Cluster::start().await;
+    cluster.client().await.make_dns_service(&["10.96.0.10".parse().unwrap()]).await.unwrap();
+    let services: Api<core::Service> = Api::namespaced(cluster.kube.clone(), "kube-system");
+    let written = services.get("kube-dns").await.unwrap().metadata.managed_fields.unwrap();
+    let writers: Vec<&str> = written.iter().filter_map(|entry| entry.manager.as_deref()).collect();
+    assert_eq!(writers, ["weft"]);
+}
+
 async fn wait_for_condition(cluster: &Cluster, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
