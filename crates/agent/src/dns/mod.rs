@@ -147,6 +147,8 @@ impl Dns {
         tasks.spawn(listen::serve(self.clone(), settings, sources.nodes, is_ready));
         tasks.spawn(kept::keep(self.clone()));
         let ended = tokio::select! {
+            // First: what its parts hear from ends with the drain as well, and so may they.
+            biased;
             () = drain.begun() => Ok(()),
             Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a part of the cluster's DNS ended by itself")),
         };
