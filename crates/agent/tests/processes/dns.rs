@@ -295,6 +295,8 @@ pub fn without_a_dns_address_nobody_listens() {
 /// B5, B15: what the cluster says of itself need not be told, and the DNS Service is made where it is missing.
 pub fn ranges_and_the_dns_service_are_found_and_made() {
     let mut node = Node::new(&["10.244.1.0/24"]);
+    // As an API server before 1.33.
+    node.kubectl(&["delete", "servicecidr", "kubernetes"], "");
     node.start_without_ranges(&["--cluster-dns", "auto"]);
     let missing = node.wait_for("what is missing", || {
         let problems = node.status()?.problems;
