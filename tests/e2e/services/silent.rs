@@ -5,19 +5,10 @@ use std::{collections::BTreeSet, net::UdpSocket, time::Duration};
 use serde_json::Value;
 use weft_tests::{Lab, Outcome, Place, wait_for, wait_until, weft};
 
-use super::{socket, until};
+use super::{lab, socket, until};
 
 /// A Service with a Pod on each node, TCP and UDP, and one with a Pod on node-2 alone.
 const SHOP: &str = "
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: web, image: nginx, ports: [{containerPort: 80}, {containerPort: 53, protocol: UDP}]}]}
----
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -35,11 +26,6 @@ apiVersion: v1
 kind: Service
 metadata: {name: alone}
 spec: {selector: {app: alone}, ports: [{port: 80}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec: {nodeName: node-1, containers: [{name: client, image: nginx, ports: [{containerPort: 81}]}]}
 ";
 
 /// Backends of a Service on a node: the address, whether its node is silent, whether new connections to the cluster IP may go there.
@@ -67,7 +53,7 @@ fn answerers(from: &Place, to: std::net::SocketAddr) -> BTreeSet<String> {
 
 #[test]
 fn a_node_that_dies_is_avoided_and_taken_back() {
-    let lab = Lab::with_nodes(3).running(SHOP).up();
+    let lab = lab(3, SHOP).up();
     let (client, outside) = (lab.pod("client"), lab.outside());
     let cluster = socket(lab.cluster_ip("web"), 80);
     let datagrams = socket(lab.cluster_ip("web"), 53);

@@ -38,7 +38,7 @@ pub(super) fn complete_status(pod: &mut Object) {
     }
 }
 
-/// Times that are written even where there are none.
+/// Time fields that the stored form has as `null` if they are not set.
 pub(super) fn conditions(status: &mut Object, times: &[&str]) {
     for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Value::Object(condition) = condition {

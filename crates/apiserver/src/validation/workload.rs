@@ -177,7 +177,7 @@ fn with_claims(spec: &Value) -> Value {
     template
 }
 
-/// The selector, and the template whose Pods it selects; `unclear` is what is said of a selector that is none.
+/// The selector, and the template whose Pods it selects; `unclear` is the message if the selector cannot be read.
 fn selected(spec: &Value, kind: &str, unclear: &str, errors: &mut Errors) {
     const FIELD: &str = "spec.selector";
     let wanted = &spec["selector"];

@@ -88,9 +88,11 @@ impl Silence {
         self.standing
     }
 
-    /// Nothing is asked, and what is known is not quite new.
+    /// Whether a doubt of others is news: no request is under way, and the last sign is not quite new.
     pub(super) fn may_be_asked(&self, now: Instant) -> bool {
-        self.late.is_none() && self.last_sign.is_none_or(|sign| sign + AGAIN <= now)
+        self.standing != Standing::Silent
+            && self.late.is_none()
+            && self.last_sign.is_none_or(|sign| sign + AGAIN <= now)
     }
 
     /// It has just given a sign.

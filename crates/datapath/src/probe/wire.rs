@@ -13,11 +13,11 @@ const HEADER: usize = 16;
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Wants an answer.
-    Request,
-    /// Answers the request with this nonce.
+    /// A request with this nonce, which wants an answer.
+    Request(u64),
+    /// An answer to the request with this nonce.
     Answer(u64),
-    /// The node with this path address may be gone: whoever hears it is to see for itself.
+    /// A doubt: the node with this path address may be gone, and whoever hears of it asks that node.
     Doubt(IpAddr),
 }
 
@@ -46,17 +46,6 @@ pub(super) fn doubt(of: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// The nonce of a request of ours that came back inside an error.
-pub(super) fn read_own(bytes: &[u8]) -> Option<u64> {
-    let mut bytes = *bytes.first_chunk::<HEADER>()?;
-    let request = read(&bytes) == Some(Kind::Request);
-    turn_into_answer(&mut bytes);
-    match read(&bytes) {
-        Some(Kind::Answer(nonce)) if request => Some(nonce),
-        _ => None,
-    }
-}
-
 /// Reads a message; anything else is `None`.
 pub(super) fn read(bytes: &[u8]) -> Option<Kind> {
     let header: &[u8; HEADER] = bytes.first_chunk()?;
@@ -65,7 +54,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Kind> {
         return None;
     }
     match kind {
-        REQUEST => Some(Kind::Request),
+        REQUEST => Some(Kind::Request(u64::from_be_bytes(nonce))),
         ANSWER => Some(Kind::Answer(u64::from_be_bytes(nonce))),
         DOUBT => {
             let address: &[u8; 16] = bytes.get(8..)?.first_chunk()?;
@@ -93,7 +82,7 @@ mod tests {
         for (ipv4, headers) in [(true, 28), (false, 48)] {
             let mut bytes = request(7, 1500, ipv4);
             assert_eq!(bytes.len() + headers, 1500);
-            assert_eq!(read(&bytes), Some(Kind::Request));
+            assert_eq!(read(&bytes), Some(Kind::Request(7)));
             turn_into_answer(&mut bytes);
             assert_eq!(read(&bytes), Some(Kind::Answer(7)));
         }
@@ -107,15 +96,6 @@ mod tests {
             assert_eq!(read(&doubt(address)), Some(Kind::Doubt(address)));
         }
         assert_eq!(read(&doubt("10.244.3.0".parse().unwrap())[..20]), None);
-    }
-
-    #[test]
-    fn a_request_inside_an_error_is_known_by_its_nonce() {
-        assert_eq!(read_own(&request(7, 1500, true)), Some(7));
-        let mut answer = request(7, 0, true);
-        turn_into_answer(&mut answer);
-        assert_eq!(read_own(&answer), None);
-        assert_eq!(read_own(&[]), None);
     }
 
     proptest! {

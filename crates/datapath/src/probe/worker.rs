@@ -32,9 +32,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 256;
 /// Messages that are taken before timers are looked at.
 const TAKEN: usize = 1024;
-/// So many other nodes are told of one that is suspected, and asked themselves, so that it is known soon whether it is this node that is
-/// cut off.
-const TOLD: usize = 10;
+/// Other nodes that are told of a suspected one, maximum. They are asked as well: if none of them answers, this node is cut off itself.
+pub(super) const TOLD: usize = 10;
 /// Reports are at least so long apart for each node that they are about: whoever hears one looks at all of them.
 const REPORT: Duration = Duration::from_micros(100);
 
@@ -278,7 +277,7 @@ impl Worker {
             let Some(&place) = self.by_address.get(&from.ip()) else { continue };
             let Some(bytes) = self.buffer.get_mut(..length) else { continue };
             match wire::read(bytes) {
-                Some(wire::Kind::Request) => {
+                Some(wire::Kind::Request(_)) => {
                     wire::turn_into_answer(bytes);
                     if let Err(error) = self.sockets.answer(socket, from, bytes) {
                         tracing::trace!(%from, %error, "probe not answered");
@@ -295,9 +294,9 @@ impl Worker {
         }
         for _ in 0..TAKEN {
             let Some((length, to)) = self.sockets.refusal(&mut self.buffer) else { return };
-            let nonce = self.buffer.get(..length).and_then(wire::read_own);
-            let Some((&place, nonce)) = self.by_address.get(&to).zip(nonce) else { continue };
-            if let Some(peer) = self.peers.get_mut(place) {
+            let request = self.buffer.get(..length).and_then(wire::read);
+            let Some(&place) = self.by_address.get(&to) else { continue };
+            if let (Some(wire::Kind::Request(nonce)), Some(peer)) = (request, self.peers.get_mut(place)) {
                 peer.refused(nonce, Instant::now());
                 self.touched(place);
             }

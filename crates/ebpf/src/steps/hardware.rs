@@ -16,9 +16,9 @@ use crate::maps::NEIGHBOURS;
 
 /// Offset of the source address in the Ethernet header.
 const SOURCE: usize = 6;
-/// What was looked up is believed for so long.
+/// How long a result of a look-up is used.
 const KEPT_NS: u64 = 1_000_000_000;
-/// So many neighbours are kept at once; a power of two.
+/// Neighbours that a CPU keeps, maximum; a power of two.
 pub const NEIGHBOURS_KEPT: u32 = 64;
 
 /// An address that may come from this hardware address, so far as was looked up: most packets come from few neighbours, and a look-up

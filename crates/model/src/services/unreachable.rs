@@ -17,7 +17,7 @@ impl Unreachable {
         Self { ranges: IpNet::aggregate(&ranges).into() }
     }
 
-    /// There are none.
+    /// Whether no address is among them.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }

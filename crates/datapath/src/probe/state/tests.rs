@@ -1,7 +1,7 @@
 //! What is known of the paths to a node, and of its life.
 
 use super::*;
-use crate::probe::silence::AGAIN;
+use crate::probe::{silence::AGAIN, worker::TOLD};
 
 /// A peer, a clock, and which probes its network lets through.
 struct Bench {
@@ -257,7 +257,6 @@ fn a_node_that_answers_late_is_not_silent() {
 #[test]
 fn among_thousands_of_nodes_all_know_soon_and_few_messages_are_sent() {
     const NODES: usize = 5000;
-    const TOLD: usize = 10;
     let pace = Pace::of(NODES);
     let begin = Instant::now();
     let mut now = begin;
