@@ -33,7 +33,8 @@ const AT_ONCE: usize = 256;
 /// Messages that are taken before timers are looked at.
 const TAKEN: usize = 1024;
 /// Other nodes that are told of a suspected one, maximum. They are asked as well: if none of them answers, this node is cut off itself.
-pub(super) const TOLD: usize = 10;
+/// All nodes that notice tell so many at random: one that nobody tells, of which there are e^-20, finds out by its own probe.
+pub(super) const TOLD: usize = 20;
 /// Reports are at least so long apart for each node that they are about: whoever hears one looks at all of them.
 const REPORT: Duration = Duration::from_micros(100);
 
