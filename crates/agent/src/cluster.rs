@@ -193,7 +193,9 @@ async fn publish<T>(client: Client, mut source: watch::Receiver<T>, warnings: fn
             match client.publish(event).await {
                 Ok(()) => drop(told.insert(name(event))),
                 Err(error) => {
-                    tracing::warn!("Event about {} cannot be published: {error}", event.about);
+                    if !error.is_away() {
+                        tracing::warn!("Event about {} cannot be published: {error}", event.about);
+                    }
                     failed = true;
                 }
             }

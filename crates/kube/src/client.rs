@@ -17,6 +17,7 @@ use tower::ServiceBuilder;
 
 use crate::{
     connect::{Connector, Priority, Servers, host_and_port},
+    error::{self, Causes},
     watch::Watches,
 };
 
@@ -179,10 +180,11 @@ fn named_server(server: &str) -> Result<String, ConnectError> {
     Ok(host_and_port(&uri))
 }
 
-/// kube's own stack with another connector. Who asks decides when to ask again, and says that there was no answer: nothing here
-/// does.
+/// kube's own stack with another connector. Who asks decides when to ask again. That there was no answer is told here, once for
+/// all who ask.
 fn client(config: kube::Config, connector: Connector) -> Result<kube::Client, Box<kube::Error>> {
     let namespace = config.default_namespace.clone();
+    let (servers, url) = (connector.servers.clone(), config.cluster_url.clone());
     let mut connector =
         TimeoutConnector::new(config.rustls_https_connector_with_connector(connector).map_err(Box::new)?);
     connector.set_connect_timeout(config.connect_timeout);
@@ -192,7 +194,16 @@ fn client(config: kube::Config, connector: Connector) -> Result<kube::Client, Bo
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(Box::new)?)
         .layer(config.extra_headers_layer().map_err(Box::new)?)
-        .map_err(tower::BoxError::from)
+        .map_result(move |answer: Result<http::Response<_>, _>| {
+            match &answer {
+                Ok(answer) if error::is_away(answer.status().as_u16()) => {
+                    servers.answered(&url, Some(&answer.status()));
+                }
+                Ok(_) => servers.answered(&url, None),
+                Err(error) => servers.answered(&url, Some(&Causes(error))),
+            }
+            answer.map_err(tower::BoxError::from)
+        })
         .service(client);
     Ok(kube::Client::new(service, namespace))
 }

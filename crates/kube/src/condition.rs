@@ -45,7 +45,7 @@ pub async fn keep_conditions(client: Client, node: NodeName, mut wanted: watch::
             Err(error) => {
                 failures += 1;
                 // A node that is only joining has no object yet.
-                if failures == 2 {
+                if failures == 2 && !error.is_away() {
                     tracing::warn!("conditions of Node {node} cannot be written: {error}; trying again");
                 }
                 AFTER_FAILURE

@@ -4,6 +4,7 @@
 //! attempts. Certificates are checked against the name in the URL, whichever address was dialled.
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
@@ -36,8 +37,8 @@ struct Known {
     url: Url,
     /// The address to begin with.
     next: usize,
-    /// What is wrong, as it was told.
-    down: bool,
+    /// None answers, and that was told.
+    away: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,23 +110,34 @@ impl Servers {
                 ))
             }) {
                 Ok(stream) => {
-                    let mut known = self.known();
-                    known.next = place;
-                    if std::mem::take(&mut known.down) {
-                        tracing::info!("API server {server} answers again");
-                    }
+                    self.known().next = place;
                     return Ok(stream);
                 }
                 Err(error) => failures.push(error.to_string()),
             }
         }
-        let why = format!("no API server answers: {}", failures.join("; "));
-        let mut known = self.known();
-        known.next = (first + TRIES) % all.len();
-        if !std::mem::replace(&mut known.down, true) {
-            tracing::warn!("{why}; what is known stays in force, trying again");
+        self.known().next = (first + TRIES) % all.len();
+        Err(io::Error::other(failures.join("; ")))
+    }
+
+    /// Tells once that there is no answer, and once that there is one again, whoever asked and however often. `url` is that
+    /// of the server; `away` says why there was none.
+    pub(crate) fn answered(&self, url: &http::Uri, away: Option<&dyn fmt::Display>) {
+        let url = host_and_port(url);
+        let was_away = std::mem::replace(&mut self.known().away, away.is_some());
+        match away {
+            Some(why) if !was_away => {
+                let servers = self.all(url).join(", ");
+                tracing::warn!(
+                    "no API server of {servers} answers: {why}; what is known stays in force, trying again"
+                );
+            }
+            None if was_away => {
+                let all = self.all(url);
+                tracing::info!("API server {} answers again", all[self.known().next % all.len()]);
+            }
+            _ => {}
         }
-        Err(io::Error::other(why))
     }
 }
 
@@ -208,10 +220,7 @@ mod tests {
         let servers = Servers::new(vec![closed(), closed(), open.to_string()], true);
         let url = closed();
         let first = servers.connect(url.clone(), Priority(None)).await.unwrap_err().to_string();
-        assert!(
-            first.contains("no API server answers") && first.matches("127.0.0.1:").count() == 2,
-            "{first}"
-        );
+        assert!(first.matches("127.0.0.1:").count() == 2, "{first}");
         assert_eq!(servers.connect(url.clone(), Priority(None)).await.unwrap().peer_addr().unwrap(), open);
         assert_eq!(servers.connect(url, Priority(None)).await.unwrap().peer_addr().unwrap(), open);
     }

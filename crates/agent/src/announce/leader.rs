@@ -377,6 +377,7 @@ impl Allocation {
     async fn tell(&self, event: &WarningEvent) -> bool {
         match tokio::time::timeout(PATIENCE, self.client.publish(event)).await {
             Ok(Ok(())) => true,
+            Ok(Err(error)) if error.is_away() => false,
             Ok(Err(error)) => {
                 tracing::warn!("Event about {} cannot be published: {error}", event.about);
                 false
@@ -392,6 +393,7 @@ impl Allocation {
         if service.held != *addresses {
             match tokio::time::timeout(PATIENCE, self.client.write_ingress(service, addresses)).await {
                 Ok(Ok(())) => tracing::info!(service = %service.key, ?addresses, "LoadBalancer addresses"),
+                Ok(Err(error)) if error.is_away() => done = false,
                 Ok(Err(error)) => {
                     tracing::warn!("addresses of Service {} cannot be written: {error}", service.key);
                     done = false;

@@ -21,6 +21,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_terminated_agent_leaves_everything_in_place", serves::a_terminated_agent_leaves_everything_in_place),
     ("a_killed_agent_fails_no_request", serves::a_killed_agent_fails_no_request),
     ("an_api_server_that_is_away_or_refuses", serves::an_api_server_that_is_away_or_refuses),
+    ("an_api_server_that_is_away_is_told_of_once", serves::an_api_server_that_is_away_is_told_of_once),
     ("probes_between_a_pod_and_the_node", serves::probes_between_a_pod_and_the_node),
     ("a_second_agent_is_refused", serves::a_second_agent_is_refused),
     ("services_and_endpoints_reach_the_kernel", services::services_and_endpoints_reach_the_kernel),

@@ -155,6 +155,11 @@ impl Node {
         })
     }
 
+    /// What the agents of this node have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
     pub fn status(&self) -> Option<Status> {
         Client::connect(&self.path("agent.sock")).ok()?.status().ok()
     }
@@ -180,7 +185,7 @@ impl Node {
                 return found;
             }
             if Instant::now() >= deadline {
-                let log = fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+                let log = self.log();
                 let end =
                     log.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
                 panic!("waited {LIMIT:?} for {what}; the agent's log ends:\n{}", end.join("\n"));

@@ -176,6 +176,49 @@ pub fn an_api_server_that_is_away_or_refuses() {
     }
 }
 
+/// B9: an API server that is away is told of once, with its address, however many watches there are and however it is away.
+pub fn an_api_server_that_is_away_is_told_of_once() {
+    let mut node = Node::new(DUAL);
+    node.start();
+    node.ready();
+    for closes in [true, false] {
+        let before = node.log().len();
+        if closes {
+            node.api.faults().set_refuse_connections(true);
+        } else {
+            // As a load balancer in front of API servers does that are all away.
+            node.api.faults().set_answer(Some(503));
+            node.api.faults().close_watches();
+        }
+        let failed = failures(&node);
+        assert!(failed.len() > 5, "{failed:?}");
+        node.wait_for("every watch to fail three times", || {
+            let now = failures(&node);
+            // One more begins when this agent comes to lead, and goes when it does no longer.
+            now.iter().zip(&failed).all(|(now, before)| *now >= before + 3).then_some(())
+        });
+        let log = node.log().split_off(before);
+        let told: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
+        assert!(told.len() == 1 && told[0].contains("API server") && told[0].contains("127.0.0.1:"), "{log}");
+        node.api.faults().set_refuse_connections(false);
+        node.api.faults().set_answer(None);
+        let again = |line: &str| line.contains("API server") && line.contains("answers again");
+        node.wait_for("the agent to say that it is back", || {
+            node.log().split_off(before).lines().any(again).then_some(())
+        });
+        node.wait_for("every watch to follow", || {
+            node.status()?.api?.watches.iter().all(|watch| watch.error.is_none()).then_some(())
+        });
+        let log = node.log().split_off(before);
+        assert_eq!(log.lines().filter(|line| again(line)).count(), 1, "{log}");
+    }
+}
+
+/// How often each watch has failed. Several may have one name.
+fn failures(node: &Node) -> Vec<u64> {
+    node.status().unwrap().api.unwrap().watches.iter().map(|watch| watch.failures).collect()
+}
+
 pub fn probes_between_a_pod_and_the_node() {
     let mut node = Node::new(DUAL);
     node.start();

@@ -256,10 +256,10 @@ where
     /// Notes why, and waits: from half the wait to all of it, so that nodes do not come in step.
     async fn failed(&mut self, why: Ended) {
         let (what, error) = (&self.what, why.to_string());
-        let no_connection = why.is_of_connection();
+        let away = why.is_away();
         self.health.send_modify(|health| {
-            // A server that is away is told of once, by who connects, and not by every watch.
-            if no_connection {
+            // A server that is away is told of once, by the client, and not by every watch.
+            if away {
                 tracing::debug!("watch of {what}: {error}");
             } else if health.error.as_ref() != Some(&error) {
                 tracing::warn!("watch of {what}: {error}; what is known stays in force, trying again");
@@ -305,13 +305,11 @@ impl Ended {
         }
     }
 
-    /// There is no connection, or it broke: nothing that the server said.
-    fn is_of_connection(&self) -> bool {
+    /// There is no API server, or the connection to it broke.
+    fn is_away(&self) -> bool {
         match self {
             Self::Broken(_) | Self::Silent(_) => true,
-            Self::Request(error) => {
-                matches!(error.kube(), kube::Error::HyperError(_) | kube::Error::Service(_))
-            }
+            Self::Request(error) => error.is_away(),
             Self::Expired | Self::ClosedAtOnce | Self::NoEvent(_) => false,
         }
     }
