@@ -30,6 +30,18 @@ items:
 - {metadata: {name: one}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}}
 - {metadata: {name: two}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}}
 ---
+# D7: a client in the cluster, and what it may do.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: default}]
+---
 # D4: nothing where a definition wants an object.
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -104,7 +116,7 @@ fn manifests_of_the_world_behave_as_in_a_cluster() {
 
     // D3, D4
     let bindings = lab.get(&["rolebindings"])["items"].as_array().unwrap().len();
-    assert_eq!(bindings, 2);
+    assert_eq!(bindings, 3, "of the list, and one more");
     let store = lab.get(&["stores.weft.example", "empty"]);
     assert_eq!(store["spec"], serde_json::json!({ "size": 3 }));
 
@@ -127,10 +139,15 @@ fn manifests_of_the_world_behave_as_in_a_cluster() {
 
     // D7: as a client in the cluster starts: by its variables, its token and the authority beside it.
     let inside = |words: &str| lab.kubectl(&["exec", "old-selector", "--", "sh", "-c", words]).succeeds();
-    let client = "cd /var/run/secrets/kubernetes.io/serviceaccount && curl -sf --cacert ca.crt \
-        -H \"Authorization: Bearer $(cat token)\" \
-        https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/$(cat namespace)/pods/$HOSTNAME";
-    assert!(inside(client).contains("\"old-selector\""));
+    let client = |path: &str| {
+        inside(&format!(
+            "cd /var/run/secrets/kubernetes.io/serviceaccount && curl -s --cacert ca.crt \
+             -H \"Authorization: Bearer $(cat token)\" \
+             https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/$(cat namespace)/pods{path}"
+        ))
+    };
+    assert!(client("/$HOSTNAME").contains("\"old-selector\""));
+    assert!(client("").contains("cannot list resource"), "no role says so");
     let variables = inside("env");
     let external = format!("EXTERNAL_SERVICE_HOST={}", lab.cluster_ip("external"));
     assert!(

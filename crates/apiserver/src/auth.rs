@@ -1,11 +1,13 @@
-//! Who asks: bearer tokens, and the review resources that tell about them.
+//! Who asks: bearer tokens, impersonation, and the review resources that tell about them.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
 use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::authorize::{Ask, Verdict, What, authorize, rules, verdict};
 use crate::error::{ApiError, FieldError, Result};
 use crate::meta;
 
@@ -19,11 +21,12 @@ pub(crate) struct User {
 
 impl User {
     fn admin() -> User {
-        User {
-            name: "kubernetes-admin".to_owned(),
-            uid: String::new(),
-            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
-        }
+        User::new("kubernetes-admin", vec!["system:masters".to_owned()])
+    }
+
+    fn new(name: &str, mut groups: Vec<String>) -> User {
+        groups.push("system:authenticated".to_owned());
+        User { name: name.to_owned(), uid: String::new(), groups }
     }
 
     fn service_account(namespace: &str, name: &str, uid: &str) -> User {
@@ -123,13 +126,18 @@ pub(crate) fn review(api: &Api, user: &User, kind: &str, mut body: Value) -> Val
             Some(user) => json!({"authenticated": true, "user": user.to_json()}),
             None => json!({"user": {}, "error": "invalid bearer token"}),
         },
-        "SelfSubjectRulesReview" => json!({
-            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-            "incomplete": false,
-        }),
-        // Everybody who is authenticated may do everything: RBAC objects are stored, not enforced.
-        _ => json!({"allowed": true}),
+        "SelfSubjectRulesReview" => rules(api, user, body["spec"]["namespace"].as_str().unwrap_or_default()),
+        "SelfSubjectAccessReview" => access(api, user, &body["spec"]),
+        // SubjectAccessReview and LocalSubjectAccessReview.
+        _ => {
+            let groups = body["spec"]["groups"].as_array().into_iter().flatten();
+            let subject = User {
+                name: body["spec"]["user"].as_str().unwrap_or_default().to_owned(),
+                uid: String::new(),
+                groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
+            };
+            access(api, &subject, &body["spec"])
+        }
     };
     let object = meta::map_of(&mut body);
     object.insert("status".to_owned(), status);
@@ -137,6 +145,70 @@ pub(crate) fn review(api: &Api, user: &User, kind: &str, mut body: Value) -> Val
         object.remove("metadata");
     }
     body
+}
+
+/// The status of an access review about this user.
+fn access(api: &Api, user: &User, spec: &Value) -> Value {
+    let of = |attributes: &'static str, name: &str| spec[attributes][name].as_str().unwrap_or_default();
+    let what = if spec["nonResourceAttributes"].is_object() {
+        Ask {
+            verb: of("nonResourceAttributes", "verb"),
+            what: What::Path(of("nonResourceAttributes", "path")),
+        }
+    } else {
+        let of = |name: &str| of("resourceAttributes", name);
+        let mut resource = of("resource").to_owned();
+        if !of("subresource").is_empty() {
+            resource = format!("{resource}/{}", of("subresource"));
+        }
+        let what = What::Resource {
+            group: of("group"),
+            resource,
+            namespace: of("namespace"),
+            name: of("name").to_owned(),
+        };
+        Ask { verb: of("verb"), what }
+    };
+    match verdict(api, user, &what) {
+        Verdict::Allowed(by) if by.is_empty() => json!({"allowed": true}),
+        Verdict::Allowed(by) => json!({"allowed": true, "reason": by}),
+        Verdict::Denied(missing) if missing.is_empty() => json!({"allowed": false}),
+        Verdict::Denied(missing) => {
+            json!({"allowed": false, "reason": format!("RBAC: {}", missing.join(", "))})
+        }
+    }
+}
+
+/// Who a request is made as: by its `Impersonate-User` and `Impersonate-Group`, as `kubectl --as` sends them, else the user itself.
+///
+/// # Errors
+/// The user may not, or names groups without a user.
+pub(crate) fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> Result<User> {
+    let texts = |name: &str| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let groups: Vec<String> = texts("impersonate-group").map(str::to_owned).collect();
+    let Some(name) = texts("impersonate-user").next().filter(|name| !name.is_empty()) else {
+        if groups.is_empty() {
+            return Ok(user);
+        }
+        return Err(ApiError::bad_request(format!("requested {groups:?} without impersonating a user")));
+    };
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+    let ask = |resource: &str, namespace: &str, name: &str| {
+        let (group, resource, name) = ("", resource.to_owned(), name.to_owned());
+        let what = What::Resource { group, resource, namespace, name };
+        authorize(api, &user, &Ask { verb: "impersonate", what })
+    };
+    match account {
+        Some((namespace, account)) => ask("serviceaccounts", namespace, account)?,
+        None => ask("users", "", name)?,
+    }
+    for group in &groups {
+        ask("groups", "", group)?;
+    }
+    match account {
+        Some((namespace, account)) if groups.is_empty() => Ok(User::service_account(namespace, account, "")),
+        _ => Ok(User::new(name, groups)),
+    }
 }
 
 /// What a review must say to be answered.

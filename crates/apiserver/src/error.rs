@@ -146,7 +146,11 @@ impl ApiError {
     }
 
     pub(crate) fn forbidden(group: &str, plural: &str, name: &str, why: &str) -> Box<Self> {
-        let message = format!("{} {name:?} is forbidden: {why}", qualified(group, plural));
+        let mut what = qualified(group, plural);
+        if !name.is_empty() {
+            what += &format!(" {name:?}");
+        }
+        let message = format!("{what} is forbidden: {why}");
         let mut error = Self::new(403, "Forbidden", message);
         error.details = details(group, plural, name);
         error

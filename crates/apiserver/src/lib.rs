@@ -2,12 +2,13 @@
 //!
 //! It speaks the Kubernetes API (discovery, list, watch, create, update, the four kinds of patch, delete,
 //! Tables, OpenAPI) so that kubectl and other clients work against it unchanged. What it has no rules for, it
-//! stores and serves. Requests carry a bearer token over TLS; every authenticated client may do everything.
+//! stores and serves. Requests carry a bearer token over TLS; what their clients may do is role-based (RBAC).
 
 mod admission;
 mod allocate;
 mod api;
 mod auth;
+mod authorize;
 mod collect;
 mod connections;
 mod convert;

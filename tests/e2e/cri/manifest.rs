@@ -289,6 +289,8 @@ fn the_shipped_manifest_brings_up_a_node_that_has_nothing() {
     wait_for("the node to have a network", || {
         if ready() { Ok(()) } else { Err(fs::read_to_string(&log).unwrap_or_default()) }
     });
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("is forbidden"), "the manifest's roles allow what the agent does: {said}");
     assert!(runtime.path("/opt/cni/bin/loopback").symlink_metadata().is_ok(), "beside the plugin");
     let dns = || cluster.get(&["service", "-n", "kube-system", "kube-dns"])["spec"]["clusterIP"].clone();
     assert_eq!(dns(), DNS, "made, since there was none");

@@ -19,6 +19,7 @@ use tokio::sync::watch as signal;
 
 use crate::api::Api;
 use crate::auth::{self, User};
+use crate::authorize::{Ask, authorize};
 use crate::connections::Connection;
 use crate::error::{ApiError, Result};
 use crate::resources::{ResourceType, Types};
@@ -151,13 +152,20 @@ async fn route(
     let token = auth::bearer(authorization);
     let user = token.and_then(|token| api.user(token)).ok_or_else(ApiError::unauthorized)?;
     from.introduce();
+    let user = auth::impersonated(api, user, request.headers())?;
     let accept = header(ACCEPT);
     let types = api.registry.types();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
-    match Path::parse(request.uri().path()) {
+    let path = Path::parse(request.uri().path());
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let ask = match &path {
+        Path::Resource { group, target, .. } => Ask::objects(request.method(), group, target, &query),
+        _ => Ask::path(request.method(), request.uri().path()),
+    };
+    authorize(api, &user, &ask)?;
+    match path {
         Path::Resource { group, version, target } => {
             let method = request.method().clone();
-            let query = Query::parse(request.uri().query().unwrap_or_default());
             let (content_type, agent) = (header(CONTENT_TYPE), header(USER_AGENT));
             let Target { namespace, plural, name, subresource, rest } = target;
             let resource = types.find(&group, &version, &plural).cloned();

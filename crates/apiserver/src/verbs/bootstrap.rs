@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::admission::Write;
 use crate::api::Api;
+use crate::authorize::roles;
 use crate::error::{ApiError, Result};
 use crate::meta;
 
@@ -24,28 +25,9 @@ pub(crate) fn bootstrap(api: &Arc<Api>, advertise: Option<SocketAddr>) -> Result
             json!({"metadata": {"name": name}, "value": value}),
         )?;
     }
-    let rules = json!([
-        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-        {"nonResourceURLs": ["*"], "verbs": ["*"]},
-    ]);
-    make(
-        api,
-        "rbac.authorization.k8s.io/v1",
-        "ClusterRole",
-        "",
-        json!({"metadata": {"name": "cluster-admin"}, "rules": rules}),
-    )?;
-    make(
-        api,
-        "rbac.authorization.k8s.io/v1",
-        "ClusterRoleBinding",
-        "",
-        json!({
-            "metadata": {"name": "cluster-admin"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:masters"}],
-        }),
-    )?;
+    for (kind, namespace, object) in roles::all() {
+        make(api, "rbac.authorization.k8s.io/v1", kind, namespace, object)?;
+    }
     if api.services.is_configured() {
         ranges(api)?;
         service(api, advertise)?;

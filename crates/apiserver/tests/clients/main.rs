@@ -5,6 +5,7 @@ mod support;
 
 mod access;
 mod apply;
+mod authorization;
 mod basics;
 mod consistency;
 mod custom;
