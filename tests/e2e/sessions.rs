@@ -8,6 +8,12 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{AttachParams, ListParams},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft_tests::{Lab, wait_for};
 
 const APPLICATION: &str = "
@@ -163,6 +169,51 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+async fn in_time<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(30), waited_for).await;
+    waited.unwrap_or_else(|_| panic!("{what} does not end"))
+}
+
+/// D9: a client in Rust, which speaks of the two WebSocket protocols the one without SPDY in it.
+#[tokio::test]
+async fn a_program_runs_commands_and_forwards_ports() {
+    let lab = Lab::with_nodes(1).running(APPLICATION).up();
+    let kubeconfig = kube::config::Kubeconfig::read_from(lab.folder().join("kubeconfig")).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(kube::Client::try_from(config).unwrap(), "default");
+
+    let mut process = pods
+        .exec(
+            "real",
+            ["sh", "-c", "cat; echo $COLOR; exit 3"],
+            &AttachParams::default().container("main").stdin(true),
+        )
+        .await
+        .unwrap();
+    let (mut output, status) = (process.stdout().unwrap(), process.take_status().unwrap());
+    let mut input = process.stdin().unwrap();
+    input.write_all(b"typed\n").await.unwrap();
+    input.shutdown().await.unwrap();
+    drop(input);
+    let mut said = String::new();
+    in_time("the command", output.read_to_string(&mut said)).await.unwrap();
+    assert_eq!(said, "typed\nblue\n");
+    let status = in_time("the command's status", status).await.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"), "{status:?}");
+
+    let web = pods.list(&ListParams::default().labels("app=web")).await.unwrap().items.remove(0);
+    let web = web.metadata.name.unwrap();
+    let mut forwarder = pods.portforward(&web, &[80, 1]).await.unwrap();
+    let mut stream = forwarder.take_stream(80).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    in_time("the page", stream.read_to_string(&mut page)).await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains(&web), "{page}");
+    // Nobody listens at the other one, and that is told there alone.
+    let problem = in_time("the problem", forwarder.take_error(1).unwrap()).await.unwrap();
+    assert!(problem.contains("error forwarding port 1 to pod"), "{problem}");
 }
 
 #[test]

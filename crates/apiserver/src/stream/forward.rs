@@ -1,6 +1,7 @@
 //! `portforward`: connections to ports of a Pod.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
@@ -93,9 +94,22 @@ async fn carry<S: AsyncRead + AsyncWrite>(
     port: Option<u16>,
     writer: &Writer<S>,
     stream: u32,
-    mut received: mpsc::Receiver<Bytes>,
+    received: mpsc::Receiver<Bytes>,
 ) -> io::Result<()> {
     let port = port.ok_or_else(|| io::Error::other("the client named no port"))?;
+    let say = |bytes: Bytes| async move { writer.data(stream, &bytes, false).await };
+    relay(sessions, pod, port, received, say).await
+}
+
+/// A connection to a port of the Pod: what is `received` is written to it, and what is read from it is said. It ends when the program has
+/// said all it had to say, whatever the client would still send.
+pub(super) async fn relay<F: Future<Output = io::Result<()>>>(
+    sessions: Arc<dyn PodSessions>,
+    pod: Value,
+    port: u16,
+    mut received: mpsc::Receiver<Bytes>,
+    mut say: impl FnMut(Bytes) -> F,
+) -> io::Result<()> {
     let connection = sessions.connect(pod, port).await.map_err(|error| failed(port, &error))?;
     let (mut read, mut write) = connection.into_split();
     let there = async {
@@ -109,13 +123,12 @@ async fn carry<S: AsyncRead + AsyncWrite>(
         loop {
             match read.read(&mut buffer).await? {
                 0 => return Ok(()),
-                count => writer.data(stream, buffer.get(..count).unwrap_or_default(), false).await?,
+                count => say(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default())).await?,
             }
         }
     };
     let mut back = std::pin::pin!(back);
     tokio::select! {
-        // The program has said all it had to say.
         ended = &mut back => ended,
         sent = there => {
             sent?;
@@ -125,6 +138,6 @@ async fn carry<S: AsyncRead + AsyncWrite>(
 }
 
 /// As a kubelet says it.
-pub(super) fn failed(port: u16, error: &io::Error) -> io::Error {
+fn failed(port: u16, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("error forwarding port {port} to pod: {error}"))
 }

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Io;
-use super::forward::failed;
+use super::forward::relay;
 use super::session::{Ends, LEAVE, status, streams, terminal_size};
 use crate::sessions::{Output, PodSessions, SessionOptions};
 
@@ -186,7 +186,7 @@ pub(super) async fn forward(
     let mut tasks = tokio::task::JoinSet::new();
     for (number, port) in ports.into_iter().enumerate() {
         let Ok(data) = u8::try_from(number * 2) else { break };
-        let (sender, mut received) = mpsc::channel::<Bytes>(64);
+        let (sender, received) = mpsc::channel::<Bytes>(64);
         writers.push(Some(sender));
         let (say, sessions, pod) = (say.clone(), sessions.clone(), pod.clone());
         tasks.spawn(async move {
@@ -195,29 +195,11 @@ pub(super) async fn forward(
             for channel in [data, data + 1] {
                 say.send(message(channel, &port.to_le_bytes())).await.map_err(gone)?;
             }
-            let carried = async {
-                let connection = sessions.connect(pod, port).await.map_err(|error| failed(port, &error))?;
-                let (mut read, mut write) = connection.into_split();
-                let there = async {
-                    while let Some(bytes) = received.recv().await {
-                        write.write_all(&bytes).await?;
-                    }
-                    write.shutdown().await
-                };
-                let back = async {
-                    let mut buffer = vec![0; 32 * 1024];
-                    loop {
-                        match read.read(&mut buffer).await? {
-                            0 => return Ok(()),
-                            count => {
-                                let bytes = buffer.get(..count).unwrap_or_default();
-                                say.send(message(data, bytes)).await.map_err(gone)?;
-                            }
-                        }
-                    }
-                };
-                tokio::try_join!(there, back)
+            let say_data = |bytes: Bytes| {
+                let sent = say.send(message(data, &bytes));
+                async move { sent.await.map_err(gone) }
             };
+            let carried = relay(sessions, pod, port, received, say_data);
             if let Err(error) = carried.await {
                 say.send(message(data + 1, error.to_string().as_bytes())).await.map_err(gone)?;
             }
