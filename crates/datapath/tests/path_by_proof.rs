@@ -31,7 +31,7 @@ impl Probing {
             .0
             .run(|| {
                 Prober::start(&ranges, routing, move |health| {
-                    let _ = sender.send(health.clone());
+                    let _ = sender.send(health);
                 })
                 .unwrap()
             })

@@ -233,5 +233,5 @@ impl Node {
 
 fn start_prober(pod_ranges: &[IpNet], routing: probe::Routing, report: &Report) -> io::Result<Prober> {
     let report = Arc::clone(report);
-    Prober::start(pod_ranges, routing, move |health| report(health.clone()))
+    Prober::start(pod_ranges, routing, move |health| report(health))
 }

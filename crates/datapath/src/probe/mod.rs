@@ -66,7 +66,7 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
-type Report = Box<dyn FnMut(&BTreeMap<NodeName, Health>) + Send>;
+type Report = Box<dyn FnMut(BTreeMap<NodeName, Health>) + Send>;
 
 /// Whom to probe and how large.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Prober {
     pub fn start(
         own_ranges: &[IpNet],
         routing: Routing,
-        report: impl FnMut(&BTreeMap<NodeName, Health>) + Send + 'static,
+        report: impl FnMut(BTreeMap<NodeName, Health>) + Send + 'static,
     ) -> io::Result<Prober> {
         let worker = Worker::new(Sockets::open(own_ranges)?, routing, Box::new(report));
         let targets = Arc::new(Mutex::new(None));

@@ -25,7 +25,7 @@ const CHANGE: Duration = Duration::from_millis(100);
 const REGAINED: u32 = 5;
 
 /// What is known of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The path to use.
     pub path: Path,

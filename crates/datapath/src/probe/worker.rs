@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap},
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
     sync::{
@@ -61,8 +61,9 @@ pub(super) struct Worker {
     jury: Jury,
     hash: RandomState,
     drawn: u64,
-    health: BTreeMap<NodeName, Health>,
-    /// Health has changed since the last report.
+    /// The health of each peer as it is told.
+    health: Vec<Health>,
+    /// It has changed since the last report.
     is_news: bool,
 }
 
@@ -83,7 +84,7 @@ impl Worker {
             jury: Jury::default(),
             hash: RandomState::new(),
             drawn: 0,
-            health: BTreeMap::new(),
+            health: Vec::new(),
             is_news: false,
         }
     }
@@ -104,7 +105,8 @@ impl Worker {
             self.send_due(now);
             let now = Instant::now();
             if self.is_news && now >= report_again {
-                (self.report)(&self.health);
+                let names = self.targets.peers.iter().map(|(name, _)| name.clone());
+                (self.report)(names.zip(self.health.iter().copied()).collect());
                 self.is_news = false;
                 report_again = now + REPORT * u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
             }
@@ -143,10 +145,8 @@ impl Worker {
 
     /// Everybody's health is told anew.
     fn tell_all(&mut self) {
-        let names = self.targets.peers.iter().map(|(name, _)| name);
-        let peers = names.zip(&self.peers).enumerate();
-        self.health =
-            peers.map(|(place, (name, peer))| (name.clone(), self.health_of(place, peer))).collect();
+        let peers = self.peers.iter().enumerate();
+        self.health = peers.map(|(place, peer)| self.health_of(place, peer)).collect();
         self.is_news = true;
     }
 
@@ -242,12 +242,10 @@ impl Worker {
         if self.judge(place, Instant::now()) {
             return self.tell_all();
         }
-        let (Some(peer), Some((name, _))) = (self.peers.get(place), self.targets.peers.get(place)) else {
-            return;
-        };
+        let Some(peer) = self.peers.get(place) else { return };
         let health = self.health_of(place, peer);
-        if self.health.get(name) != Some(&health) {
-            self.health.insert(name.clone(), health);
+        if let Some(told) = self.health.get_mut(place).filter(|told| **told != health) {
+            *told = health;
             self.is_news = true;
         }
     }
