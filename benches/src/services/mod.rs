@@ -27,14 +27,6 @@ const NODE_PORT: u16 = 30_080;
 /// An address that is no node's (TEST-NET-2, RFC 5737).
 const EXTERNAL_IP: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 51, 100, 1);
 
-/// The benchmark.
-pub fn run() -> anyhow::Result<Vec<Row>> {
-    let mut rows = cluster_ip()?;
-    rows.extend(kube_proxy()?);
-    rows.extend(node_port()?);
-    Ok(rows)
-}
-
 /// A side of a comparison: where its traffic goes, and the cgroup of its client if that is a Pod. Pods that are not Weft's business
 /// have one too: the kernel accounts for each cgroup a process is in whenever it starts and stops waiting.
 struct Side<'n> {
@@ -120,7 +112,8 @@ impl OneNode {
     }
 }
 
-fn cluster_ip() -> anyhow::Result<Vec<Row>> {
+/// What a ClusterIP costs beside the Pod's own address.
+pub fn cluster_ip() -> anyhow::Result<Vec<Row>> {
     let mut one = OneNode::new()?;
     let backend = SocketAddr::new(one.address, PORT);
     let mut rows = Vec::new();
@@ -151,7 +144,8 @@ fn cluster_ip() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn kube_proxy() -> anyhow::Result<Vec<Row>> {
+/// What connecting to a ClusterIP costs beside kube-proxy's rule sets.
+pub fn kube_proxy() -> anyhow::Result<Vec<Row>> {
     let mut one = OneNode::new()?;
     let backend = SocketAddr::new(one.address, PORT);
     let mut rows = Vec::new();
@@ -188,7 +182,8 @@ fn kube_proxy() -> anyhow::Result<Vec<Row>> {
 }
 
 /// Outside clients: one node has the backend, or sends on to another that has.
-fn node_port() -> anyhow::Result<Vec<Row>> {
+/// What a NodePort costs clients outside beside a static route.
+pub fn node_port() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (text, is_local, direct, path) in [
         ("local backend", true, false, Path::Native),
