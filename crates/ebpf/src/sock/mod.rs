@@ -101,23 +101,8 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if protocol == UDP && !place.is_node || place.is_node && is_agents(ctx) {
         return ALLOW;
     }
-    forget(&place);
-    let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
-    let found = match find(&asked, &place) {
-        Found::Nothing => return ALLOW,
-        Found::Refused if protocol == UDP && may_answer(ctx, &place) => return ALLOW,
-        Found::Refused => return refuse(),
-        Found::Frontend(found) => found,
-    };
-    if is_answered_here(ctx, &asked, &found, &place) {
-        return ALLOW;
-    }
-    // What is left to the node's stack would find no socket.
-    if protocol == UDP && found.flags & (Frontend::ROUTED | Frontend::NODE_SOCKET) == Frontend::ROUTED {
-        return ALLOW;
-    }
-    match given(&found, &place) {
-        Given::Backend(choice) => {
+    match backend_for::<F>(ctx, protocol, &place) {
+        Ok((asked, choice)) => {
             let peer = remembered(&asked, &choice, &place);
             if SOCKETS.insert(&place.socket, &peer, 0).is_err() {
                 count::packet(Counter::SocketsFull);
@@ -126,9 +111,39 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             count::packet(Counter::SocketService);
             ALLOW
         }
-        Given::Refused => refuse(),
-        Given::Dropped if place.is_node && found.flags & Frontend::ROUTED == 0 => DENY,
-        Given::Dropped => ALLOW,
+        Err(verdict) => {
+            forget(&place);
+            verdict
+        }
+    }
+}
+
+/// The backend that a socket is connected to in the place of what it asks for; an error is the verdict where there is none.
+#[inline(always)]
+fn backend_for<F: Family>(
+    ctx: &SockAddrContext,
+    protocol: u8,
+    place: &Place,
+) -> Result<(FrontendKey, Choice), i32> {
+    let asked = FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol, reserved: 0 };
+    let found = match find(&asked, place) {
+        Found::Nothing => return Err(ALLOW),
+        Found::Refused if protocol == UDP && may_answer(ctx, place) => return Err(ALLOW),
+        Found::Refused => return Err(refuse()),
+        Found::Frontend(found) => found,
+    };
+    if is_answered_here(ctx, &asked, &found, place) {
+        return Err(ALLOW);
+    }
+    // What is left to the node's stack would find no socket.
+    if protocol == UDP && found.flags & (Frontend::ROUTED | Frontend::NODE_SOCKET) == Frontend::ROUTED {
+        return Err(ALLOW);
+    }
+    match given(&found, place) {
+        Given::Backend(choice) => Ok((asked, choice)),
+        Given::Refused => Err(refuse()),
+        Given::Dropped if place.is_node && found.flags & Frontend::ROUTED == 0 => Err(DENY),
+        Given::Dropped => Err(ALLOW),
     }
 }
 
@@ -226,7 +241,7 @@ fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Forgets what the socket was given before: it was disconnected, and is connected anew.
+/// Forgets what the socket was given before: it was disconnected, and is connected to something else.
 #[inline(always)]
 fn forget(place: &Place) {
     // SAFETY: only whether there is an entry is asked.

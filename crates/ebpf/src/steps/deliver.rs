@@ -48,20 +48,25 @@ pub fn to_local_pod(ctx: &TcContext, pod: &Pod, hops: &Hops, way: Counter) -> Ve
 #[inline(always)]
 pub fn forward_to_pod(ctx: &TcContext, pod: &Pod, hops: &Hops) -> Verdict {
     match lose_hop(ctx, hops) {
-        Ok(_) => reach_pod(pod),
+        Ok(()) => reach_pod(pod),
         Err(verdict) => verdict,
     }
 }
 
-/// Takes a hop from a packet that is about to be forwarded, and returns its IPv4 checksum. What has none left is handed to the host's
-/// stack, which tells the sender.
+/// Takes a hop from a packet that is about to be forwarded.
 #[inline(always)]
-pub fn lose_hop(ctx: &TcContext, hops: &Hops) -> Result<u16, Verdict> {
+pub fn lose_hop(ctx: &TcContext, hops: &Hops) -> Result<(), Verdict> {
+    one_less(hops)?.store(ctx).map_err(|_| Verdict::drop(Counter::Malformed))
+}
+
+/// The hops of a packet that is about to be forwarded. What has none left is handed to the host's stack, which tells the sender.
+#[inline(always)]
+pub fn one_less(hops: &Hops) -> Result<Hops, Verdict> {
     if hops.are_spent() {
         count::packet(Counter::HopsSpent);
         return Err(Verdict::NEXT);
     }
-    hops.lose(ctx).map_err(|_| Verdict::drop(Counter::Malformed))
+    Ok(hops.lost())
 }
 
 /// Hands a packet to a Pod of this node, without the host's stack in between: straight into the Pod's namespace, or through

@@ -8,7 +8,8 @@ use aya_ebpf::{bindings::BPF_F_RECOMPUTE_CSUM, programs::TcContext};
 
 use super::parse::ETHERNET;
 
-const IPV4_HOPS: usize = ETHERNET + 8;
+/// Protocol and checksum follow.
+pub const IPV4_HOPS: usize = ETHERNET + 8;
 const IPV6_HOPS: usize = ETHERNET + 7;
 
 /// What a packet's header says of how far it may go. Plain numbers, because of what has values to spare the compiler makes what the
@@ -31,20 +32,23 @@ impl Hops {
         self.left <= 1
     }
 
-    /// Takes one away, of which there must be two. Returns IPv4's checksum as it is then.
+    /// One less, of which there must be two.
     #[inline(always)]
-    pub fn lose(&self, ctx: &TcContext) -> Result<u16, i64> {
-        let left = self.left.wrapping_sub(1);
-        if self.ipv6 != 0 {
-            // There is no checksum that makes up for it in what the hardware summed up.
-            ctx.store(IPV6_HOPS, &left, u64::from(BPF_F_RECOMPUTE_CSUM))?;
-            return Ok(0);
-        }
+    pub fn lost(&self) -> Hops {
         // RFC 1624 section 3: the first byte of a word falls by one, so the sum rises by as much.
         let sum = u32::from(self.checksum_be) + u32::from(0x0100_u16.to_be());
-        let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
-        let [high, low] = sum.to_ne_bytes();
-        ctx.store(IPV4_HOPS, &[left, self.protocol, high, low], 0)?;
-        Ok(sum)
+        let checksum_be = ((sum & 0xffff) + (sum >> 16)) as u16;
+        Hops { left: self.left.wrapping_sub(1), checksum_be, ..*self }
+    }
+
+    /// Writes them into the packet.
+    #[inline(always)]
+    pub fn store(&self, ctx: &TcContext) -> Result<(), i64> {
+        if self.ipv6 != 0 {
+            // There is no checksum that makes up for it in what the hardware summed up.
+            return ctx.store(IPV6_HOPS, &self.left, u64::from(BPF_F_RECOMPUTE_CSUM));
+        }
+        let [high, low] = self.checksum_be.to_ne_bytes();
+        ctx.store(IPV4_HOPS, &[self.left, self.protocol, high, low], 0)
     }
 }

@@ -11,7 +11,7 @@ use weft_abi::{Address, Config, Counter, FlowKey};
 
 use super::{
     SCTP, TCP, UDP, Verdict, Work,
-    flow::{lookup, lose_hop, without_flow},
+    flow::{hops_of_translated, lookup, without_flow},
     hook, is_own, label, part, send, translate,
 };
 use crate::{
@@ -53,8 +53,12 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     work.flow = flow;
     let (client, port_be) = (work.other.source, work.other.source_port_be);
     let way = label::choose_path(work, &client, port_be, true);
-    if let Err(verdict) = lose_hop(ctx, config, work) {
-        return verdict;
+    let hops = match hops_of_translated(config, work) {
+        Ok(hops) => hops,
+        Err(verdict) => return verdict,
+    };
+    if u32::from(hops.left) != work.hops && hops.store(ctx).is_err() {
+        return Verdict::drop(Counter::Malformed);
     }
     if translated(ctx, work, header, ports).is_err() {
         return Verdict::drop(Counter::Untranslated);

@@ -15,7 +15,8 @@ use crate::{
     sock::choose::backend_of,
     steps::{
         count,
-        deliver::{self, forward_to_pod, local_pod, route, to_other_node},
+        deliver::{forward_to_pod, local_pod, one_less, route, to_other_node},
+        hops::Hops,
     },
 };
 
@@ -60,29 +61,30 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         work.mtu = mtu;
         return jump(ctx, Step::Refuse);
     }
-    if let Err(verdict) = lose_hop(ctx, config, work) {
-        return verdict;
-    }
-    if translate::packet(ctx, work).is_err() {
+    let hops = match hops_of_translated(config, work) {
+        Ok(hops) => hops,
+        Err(verdict) => return verdict,
+    };
+    if translate::packet(ctx, work, &hops).is_err() {
         return Verdict::drop(Counter::Untranslated);
     }
     send::on(ctx, config, work, way)
 }
 
-/// Takes a hop from a packet of a flow that these programs forward: neither from what the host's stack sends, nor from what it takes
-/// in. Without one left it goes to the stack as it is, which tells the sender; but to itself it would deliver it.
+/// The hops of a packet of a flow once it is sent on. It loses one where these programs forward it: neither where the host's stack
+/// sent it, nor where that takes it in. Without one left it goes to the stack as it is, which tells the sender; but to itself it
+/// would deliver it.
 #[inline(always)]
-pub fn lose_hop(ctx: &TcContext, config: &Config, work: &mut Work) -> Result<(), Verdict> {
+pub fn hops_of_translated(config: &Config, work: &Work) -> Result<Hops, Verdict> {
+    let hops = work.hops();
     let from_stack = matches!(work.hook, hook::POD_INGRESS | hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS);
     if from_stack || work.flow.way == Flow::CLIENT_NODE || is_own(config, &work.flow.destination) {
-        return Ok(());
+        return Ok(hops);
     }
-    let hops = work.hops();
     if hops.are_spent() && is_own(config, &work.key.destination) {
         return Err(Verdict::drop(Counter::HopLimit));
     }
-    work.header_checksum = u32::from(deliver::lose_hop(ctx, &hops)?);
-    Ok(())
+    one_less(&hops)
 }
 
 /// Whether neighbour discovery is about to leave the link of the Pod that sent it.

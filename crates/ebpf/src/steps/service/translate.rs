@@ -11,6 +11,7 @@ use aya_ebpf::{
 use weft_abi::Address;
 
 use super::{ETHERNET, SCTP, TCP, UDP, Work, part, sctp};
+use crate::steps::hops::{Hops, IPV4_HOPS};
 
 /// Without options, bytes.
 const IPV4_HEADER: usize = 20;
@@ -29,9 +30,9 @@ struct Checksum {
     flags: u64,
 }
 
-/// Writes what the flow says wherever it differs from what the packet has.
+/// Writes the hops and what the flow says wherever it differs from what the packet has.
 #[inline(always)]
-pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
+pub fn packet(ctx: &TcContext, work: &Work, hops: &Hops) -> Result<(), i64> {
     let (key, flow) = (&work.key, &work.flow);
     let at = work.transport as usize;
     let checksum = match key.protocol {
@@ -42,10 +43,13 @@ pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
         _ => None,
     };
     if work.ipv6 == 0 {
-        if !v4(ctx, work, checksum)? {
+        if !v4(ctx, work, hops, checksum)? {
             return Ok(());
         }
     } else {
+        if u32::from(hops.left) != work.hops {
+            hops.store(ctx)?;
+        }
         if key.source != flow.source {
             address(ctx, true, true, &key.source, &flow.source, checksum)?;
         }
@@ -66,14 +70,17 @@ pub fn packet(ctx: &TcContext, work: &Work) -> Result<(), i64> {
     ctx.store(at, &after, 0)
 }
 
-/// Writes both addresses of an IPv4 header at once, with its checksum and, where they follow at once, the ports: each call of the
-/// kernel costs about as much as a look-up. Says whether the ports are still to be written.
+/// Writes hops, checksum and both addresses of an IPv4 header at once and, where they follow at once, the ports: each call of the kernel
+/// costs about as much as a look-up. Says whether the ports are still to be written.
 #[inline(always)]
-fn v4(ctx: &TcContext, work: &Work, checksum: Option<Checksum>) -> Result<bool, i64> {
+fn v4(ctx: &TcContext, work: &Work, hops: &Hops, checksum: Option<Checksum>) -> Result<bool, i64> {
     let (key, flow) = (&work.key, &work.flow);
     let from = [key.source.words_be[3], key.destination.words_be[3]];
     let to = [flow.source.words_be[3], flow.destination.words_be[3]];
     if from == to {
+        if u32::from(hops.left) != work.hops {
+            hops.store(ctx)?;
+        }
         return Ok(true);
     }
     let sum = u64::from(!from[0]) + u64::from(!from[1]) + u64::from(to[0]) + u64::from(to[1]);
@@ -84,21 +91,21 @@ fn v4(ctx: &TcContext, work: &Work, checksum: Option<Checksum>) -> Result<bool, 
         ctx.l4_csum_replace(offset, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | flags)?;
     }
     // RFC 1624, equation 3.
-    let header = u64::from(!work.header_checksum & 0xffff) + (difference & 0xffff) + (difference >> 16);
+    let header = u64::from(!hops.checksum_be) + (difference & 0xffff) + (difference >> 16);
     let header = (header & 0xffff) + (header >> 16);
     let header = !((header & 0xffff) + (header >> 16)) as u16;
     let half = |word: u32| [word as u16, (word >> 16) as u16];
     let ([s0, s1], [d0, d1]) = (half(to[0]), half(to[1]));
-    let at = ETHERNET + IPV4_CHECKSUM;
+    let front = u16::from_ne_bytes([hops.left, hops.protocol]);
     let ports_follow = work.transport as usize == ETHERNET + IPV4_HEADER && work.part != part::LATER;
     match checksum {
         Some(checksum) if ports_follow => {
             ports_sum(ctx, work, checksum)?;
             let ports = [flow.source_port_be, flow.destination_port_be];
-            ctx.store(at, &[header, s0, s1, d0, d1, ports[0], ports[1]], 0)?;
+            ctx.store(IPV4_HOPS, &[front, header, s0, s1, d0, d1, ports[0], ports[1]], 0)?;
             Ok(false)
         }
-        _ => ctx.store(at, &[header, s0, s1, d0, d1], 0).map(|()| true),
+        _ => ctx.store(IPV4_HOPS, &[front, header, s0, s1, d0, d1], 0).map(|()| true),
     }
 }
 
