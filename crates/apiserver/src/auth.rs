@@ -184,13 +184,20 @@ fn access(api: &Api, user: &User, spec: &Value) -> Value {
 /// # Errors
 /// The user may not, or names groups without a user.
 pub(crate) fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> Result<User> {
+    let named = || headers.iter().filter(|(name, _)| name.as_str().starts_with("impersonate-"));
+    // Whoever says that they act as somebody else must never act as themselves.
+    if let Some((name, _)) = named().find(|(_, value)| value.to_str().is_err()) {
+        return Err(ApiError::bad_request(format!("the header {name} is no text")));
+    }
     let texts = |name: &str| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let groups: Vec<String> = texts("impersonate-group").map(str::to_owned).collect();
     let Some(name) = texts("impersonate-user").next().filter(|name| !name.is_empty()) else {
-        if groups.is_empty() {
-            return Ok(user);
-        }
-        return Err(ApiError::bad_request(format!("requested {groups:?} without impersonating a user")));
+        return match named().next() {
+            None => Ok(user),
+            Some((name, _)) => {
+                Err(ApiError::bad_request(format!("the header {name} without a user to impersonate")))
+            }
+        };
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
     let ask = |resource: &str, namespace: &str, name: &str| {

@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::auth::User;
 use crate::error::{ApiError, Result};
 use crate::meta;
+use crate::selector::selects;
 use crate::store::{Key, Object};
 
 pub(crate) use ask::{Ask, What};
@@ -129,7 +130,7 @@ fn rules_of(api: &Api, role: &Value, seen: &mut BTreeSet<String>) -> Vec<Value> 
     }
     let gathered = list(api, "ClusterRole", None);
     let chosen = |one: &&Arc<Object>| {
-        selectors.iter().any(|selector| rule::selects(selector, &one.value["metadata"]["labels"]))
+        selectors.iter().any(|selector| selects(selector, &one.value["metadata"]["labels"]))
     };
     gathered.iter().filter(chosen).flat_map(|one| rules_of(api, &one.value, seen)).collect()
 }

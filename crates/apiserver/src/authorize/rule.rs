@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Ask, What, text};
+use super::{Ask, What};
 
 /// Whether this rule allows it.
 pub(super) fn allows(rule: &Value, ask: &Ask<'_>) -> bool {
@@ -24,24 +24,6 @@ pub(super) fn allows(rule: &Value, ask: &Ask<'_>) -> bool {
                 && (names.peek().is_none() || names.any(|one| one == name))
         }
     }
-}
-
-/// Whether a label selector, as objects have it, selects these labels.
-pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
-    let equal = selector["matchLabels"].as_object().into_iter().flatten();
-    let mut wanted = selector["matchExpressions"].as_array().into_iter().flatten();
-    equal.into_iter().all(|(key, value)| labels[key] == *value)
-        && wanted.all(|one| {
-            let found = labels[text(&one["key"])].as_str();
-            let is_one_of = found.is_some_and(|found| words(&one["values"]).any(|value| value == found));
-            match text(&one["operator"]) {
-                "In" => is_one_of,
-                "NotIn" => !is_one_of,
-                "Exists" => found.is_some(),
-                "DoesNotExist" => found.is_none(),
-                _ => false,
-            }
-        })
 }
 
 fn words(list: &Value) -> impl Iterator<Item = &str> {
@@ -110,7 +92,7 @@ mod tests {
                 true,
             ),
             (Method::GET, "/api/v1/namespaces/a/configmaps?fieldSelector=metadata.name=other", false),
-            // A name that is not given yet is none.
+            // An object that is about to be created has no name yet.
             (Method::POST, "/api/v1/namespaces/a/configmaps", false),
             (Method::DELETE, "/api/v1/namespaces/a/configmaps", false),
         ] {
@@ -131,21 +113,5 @@ mod tests {
             assert_eq!(asked(&rule, &Method::GET, url), allowed, "{url}");
         }
         assert!(!asked(&rule, &Method::GET, "/api/v1/pods"));
-    }
-
-    #[test]
-    fn roles_are_gathered_by_labels() {
-        let labels = json!({"a": "1", "b": "2"});
-        for (selector, chosen) in [
-            (json!({"matchLabels": {"a": "1"}}), true),
-            (json!({"matchLabels": {"a": "1", "c": "3"}}), false),
-            (json!({"matchExpressions": [{"key": "b", "operator": "In", "values": ["1", "2"]}]}), true),
-            (json!({"matchExpressions": [{"key": "b", "operator": "NotIn", "values": ["2"]}]}), false),
-            (json!({"matchExpressions": [{"key": "c", "operator": "DoesNotExist"}]}), true),
-            (json!({"matchExpressions": [{"key": "c", "operator": "Exists"}]}), false),
-            (json!({}), true),
-        ] {
-            assert_eq!(selects(&selector, &labels), chosen, "{selector}");
-        }
     }
 }

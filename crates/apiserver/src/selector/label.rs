@@ -54,6 +54,26 @@ impl LabelSelector {
     }
 }
 
+/// Whether a label selector as objects have it (`matchLabels`, `matchExpressions`) selects these labels.
+pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
+    let all = selector["matchLabels"].as_object().into_iter().flatten();
+    if all.into_iter().any(|(key, value)| labels.get(key) != Some(value)) {
+        return false;
+    }
+    selector["matchExpressions"].as_array().into_iter().flatten().all(|expression| {
+        let value = expression["key"].as_str().and_then(|key| labels.get(key));
+        let listed =
+            || value.is_some_and(|value| expression["values"].as_array().is_some_and(|v| v.contains(value)));
+        match expression["operator"].as_str() {
+            Some("In") => listed(),
+            Some("NotIn") => !listed(),
+            Some("Exists") => value.is_some(),
+            Some("DoesNotExist") => value.is_none(),
+            _ => false,
+        }
+    })
+}
+
 fn number(value: Option<&str>) -> Option<i64> {
     value?.parse().ok()
 }
@@ -175,6 +195,22 @@ mod tests {
             if let Ok(selector) = LabelSelector::parse(&text) {
                 selector.matches(&json!({"a": "b"}));
             }
+        }
+    }
+
+    #[test]
+    fn objects_select_by_labels() {
+        let labels = json!({"a": "1", "b": "2"});
+        for (selector, chosen) in [
+            (json!({"matchLabels": {"a": "1"}}), true),
+            (json!({"matchLabels": {"a": "1", "c": "3"}}), false),
+            (json!({"matchExpressions": [{"key": "b", "operator": "In", "values": ["1", "2"]}]}), true),
+            (json!({"matchExpressions": [{"key": "b", "operator": "NotIn", "values": ["2"]}]}), false),
+            (json!({"matchExpressions": [{"key": "c", "operator": "DoesNotExist"}]}), true),
+            (json!({"matchExpressions": [{"key": "c", "operator": "Exists"}]}), false),
+            (json!({}), true),
+        ] {
+            assert_eq!(super::selects(&selector, &labels), chosen, "{selector}");
         }
     }
 }

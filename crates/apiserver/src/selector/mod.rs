@@ -6,7 +6,7 @@ mod label;
 use serde_json::Value;
 
 pub(crate) use field::FieldSelector;
-pub(crate) use label::LabelSelector;
+pub(crate) use label::{LabelSelector, selects};
 
 use crate::error::Result;
 use crate::resources::ResourceType;

@@ -6,6 +6,7 @@ use super::metadata::labels;
 use super::{Errors, config, count, is_given, list, named, names, one_of, pod, share};
 use crate::error::FieldError;
 use crate::meta;
+use crate::selector::selects;
 
 const NO_MATCH: &str = "`selector` does not match template `labels`";
 const STRATEGIES: [&str; 2] = ["RollingUpdate", "OnDelete"];
@@ -78,7 +79,7 @@ fn replicas(plural: &str, spec: &Value, errors: &mut Errors) {
 fn daemon(spec: &Value, errors: &mut Errors) {
     selector(&spec["selector"], "spec.selector", errors);
     let labels = &spec["template"]["metadata"]["labels"];
-    if is_sound(&spec["selector"]) && (spec["selector"].is_null() || !matches(&spec["selector"], labels)) {
+    if is_sound(&spec["selector"]) && (spec["selector"].is_null() || !selects(&spec["selector"], labels)) {
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels, NO_MATCH));
     }
     if !spec["selector"].is_null() && is_empty(&spec["selector"]) {
@@ -196,7 +197,7 @@ fn selected(spec: &Value, kind: &str, unclear: &str, errors: &mut Errors) {
     }
     let labels = &spec["template"]["metadata"]["labels"];
     // An empty selector selects all; none selects nothing.
-    if wanted.is_null() || (!is_empty(wanted) && !matches(wanted, labels)) {
+    if wanted.is_null() || (!is_empty(wanted) && !selects(wanted, labels)) {
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels, NO_MATCH));
     }
     always(&spec["template"], errors);
@@ -283,7 +284,7 @@ pub(super) fn generated_selector(job: &Value, errors: &mut Errors) {
             ));
         }
     }
-    if !matches(&spec["selector"], labels) {
+    if !selects(&spec["selector"], labels) {
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels, NO_MATCH));
     }
 }
@@ -529,23 +530,4 @@ fn is_empty(selector: &Value) -> bool {
         value.as_object().is_none_or(Map::is_empty) && value.as_array().is_none_or(Vec::is_empty)
     };
     none(&selector["matchLabels"]) && none(&selector["matchExpressions"])
-}
-
-fn matches(selector: &Value, labels: &Value) -> bool {
-    let all = selector["matchLabels"].as_object().into_iter().flatten();
-    if all.into_iter().any(|(key, value)| labels.get(key) != Some(value)) {
-        return false;
-    }
-    selector["matchExpressions"].as_array().into_iter().flatten().all(|expression| {
-        let value = expression["key"].as_str().and_then(|key| labels.get(key));
-        let listed =
-            || value.is_some_and(|value| expression["values"].as_array().is_some_and(|v| v.contains(value)));
-        match expression["operator"].as_str() {
-            Some("In") => listed(),
-            Some("NotIn") => !listed(),
-            Some("Exists") => value.is_some(),
-            Some("DoesNotExist") => value.is_none(),
-            _ => false,
-        }
-    })
 }

@@ -179,6 +179,14 @@ async fn a_token_of_an_account_has_the_rights_of_the_account() {
     let mut request = web.request(Method::GET, "/api/v1/pods", "application/json", String::new());
     request.headers_mut().insert("impersonate-user", "kubernetes-admin".parse().expect("a name"));
     assert_eq!(web.send(request).await.expect("an answer").status(), 403);
+    // Who would be somebody else is never served as who they are.
+    for (header, value) in
+        [("impersonate-user", &b"jan\xe9"[..]), ("impersonate-group", b"g"), ("impersonate-uid", b"u")]
+    {
+        let mut request = admin.request(Method::GET, "/api/v1/pods", "application/json", String::new());
+        request.headers_mut().insert(header, http::HeaderValue::from_bytes(value).expect("a value"));
+        assert_eq!(admin.send(request).await.expect("an answer").status(), 400, "{header}");
+    }
     // Rights end with their binding.
     cluster.kubectl(&["delete", "rolebinding", "own-map", "-n", "shop"]);
     assert_eq!(web.get(&format!("{maps}/mine")).await.0, 403);
