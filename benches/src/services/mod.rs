@@ -181,8 +181,7 @@ pub fn kube_proxy() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Outside clients: one node has the backend, or sends on to another that has.
-/// What a NodePort costs clients outside beside a static route.
+/// What a NodePort costs clients outside beside a static route: one node has the backend, or sends on to another that has.
 pub fn node_port() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (text, is_local, direct, path) in [

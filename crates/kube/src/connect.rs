@@ -129,7 +129,7 @@ impl Servers {
             Some(why) if !was_away => {
                 let servers = self.all(url).join(", ");
                 tracing::warn!(
-                    "no API server of {servers} answers: {why}; what is known stays in force, trying again"
+                    "API server {servers} is away: {why}; what is known stays in force, trying again"
                 );
             }
             None if was_away => {

@@ -118,7 +118,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
 }
 
-/// The backend that a socket is connected to in the place of what it asks for; an error is the verdict where there is none.
+/// The backend of the Service that a socket connects to. An error is the verdict about a socket that gets none.
 #[inline(always)]
 fn backend_for<F: Family>(
     ctx: &SockAddrContext,
