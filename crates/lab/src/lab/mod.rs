@@ -25,7 +25,7 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{runtime::Runtime, sync::watch, task::JoinSet, time::Instant};
 use weft_apiserver::{ApiServer, Config};
 use weft_netns::Netns;
 
@@ -42,6 +42,9 @@ use outside::Outside;
 
 /// Port of the API server on the fabric.
 const API_PORT: u16 = 6443;
+
+/// How long what is under way on threads of its own is waited for, before the lab is removed.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// What a lab shall be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,11 +83,14 @@ pub enum Progress {
     NotReady(Vec<String>),
 }
 
-/// Runs a lab until `stop` becomes true, then removes every trace of it. An error while it comes up removes it too.
+/// Runs a lab on `runtime` until `stop` becomes true, then removes every trace of it. An error while it comes up removes it
+/// too. The runtime is the lab's alone: only when it has ended does nothing make anything any more, not even what was under
+/// way on a thread of its own.
 ///
 /// # Errors
 /// What could not be made; what could not be removed.
-pub async fn run(
+pub fn run(
+    runtime: Runtime,
     options: Options,
     manifests: Vec<Manifest>,
     claimed: impl FnOnce(&LabDir) -> Result<()>,
@@ -95,17 +101,20 @@ pub async fn run(
     check(&options)?;
     raise_file_limit()?;
     let (dir, lock) = LabDir::claim(&options.name)?;
-    let mut tasks = JoinSet::new();
-    let worked = tokio::select! {
-        worked = up(&options, &manifests, &dir, claimed, &tell, &unproved, &mut tasks) => worked,
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
-    };
-    if worked.is_ok() {
-        // Without a sender nobody could ask for the end.
-        let _ = stop.wait_for(|stop| *stop).await;
-    }
-    tasks.shutdown().await;
-    let removed = tokio::task::spawn_blocking(move || place::remove(&dir)).await?;
+    let worked = runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let worked = tokio::select! {
+            worked = up(&options, &manifests, &dir, claimed, &tell, &unproved, &mut tasks) => worked,
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+        };
+        if worked.is_ok() {
+            // Without a sender nobody could ask for the end.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
+        worked
+    });
+    runtime.shutdown_timeout(ENDING);
+    let removed = place::remove(&dir);
     drop(lock);
     worked.and(removed)
 }

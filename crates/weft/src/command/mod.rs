@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::runtime::{self, Runtime};
 use weft_lab::{BadName, NameTaken, NotRoot, manifest::ManifestError};
 
 /// The Kubernetes network in one binary
@@ -105,10 +106,13 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn runtime() -> Result<Runtime> {
+    runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
 /// Runs a future on a runtime of its own.
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = runtime()?;
     let result = runtime.block_on(future);
     // A read of a terminal may never return; nothing waits for it.
     runtime.shutdown_background();

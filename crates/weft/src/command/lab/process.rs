@@ -21,7 +21,7 @@ use weft_lab::{
 };
 
 use super::up::say_next;
-use crate::command::{block_on, exit_code};
+use crate::command::{exit_code, runtime};
 
 /// The lab process; started by `weft lab up`
 #[derive(Args, Debug)]
@@ -74,26 +74,21 @@ impl Process {
                 let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
             }
         };
-        let worked = block_on(async {
-            let stop = stop_on_signals()?;
-            let log_to = |dir: &LabDir| {
-                let log = open_log(dir)?;
-                // Panics and what is printed end up in the lab's log; the caller's terminal is let go of.
-                nix::unistd::dup2_stderr(&log)?;
-                trace_to(log);
-                Ok(())
-            };
-            let progress = |progress: Progress| {
-                let last = matches!(progress, Progress::Ready(_) | Progress::NotReady(_));
-                tell(&Message::Progress(progress));
-                if last {
-                    let _ = let_go_of_stdout();
-                }
-            };
-            let manifests = order.manifests.into_iter().map(Into::into).collect();
-            weft_lab::run(order.options, manifests, log_to, progress, unproved, stop).await
-        });
-        match worked {
+        let log_to = |dir: &LabDir| {
+            let log = open_log(dir)?;
+            // Panics and what is printed end up in the lab's log; the caller's terminal is let go of.
+            nix::unistd::dup2_stderr(&log)?;
+            trace_to(log);
+            Ok(())
+        };
+        let progress = |progress: Progress| {
+            let last = matches!(progress, Progress::Ready(_) | Progress::NotReady(_));
+            tell(&Message::Progress(progress));
+            if last {
+                let _ = let_go_of_stdout();
+            }
+        };
+        match keep(order, log_to, progress) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => {
                 let code = exit_code(&error);
@@ -109,34 +104,41 @@ impl Process {
 pub fn foreground(order: Order, mut show: impl FnMut(Progress) + Send) -> Result<ExitCode> {
     let failed = Mutex::new(false);
     let show = Mutex::new(&mut show);
-    block_on(async {
-        let stop = stop_on_signals()?;
-        let log_to = |dir: &LabDir| {
-            trace_to(open_log(dir)?);
-            Ok(())
+    let log_to = |dir: &LabDir| {
+        trace_to(open_log(dir)?);
+        Ok(())
+    };
+    let progress = |progress: Progress| {
+        let ready = match &progress {
+            Progress::Ready(record) => Some(record.clone()),
+            _ => None,
         };
-        let progress = |progress: Progress| {
-            let ready = match &progress {
-                Progress::Ready(record) => Some(record.clone()),
-                _ => None,
-            };
-            if matches!(progress, Progress::NotReady(_))
-                && let Ok(mut failed) = failed.lock()
-            {
-                *failed = true;
-            }
-            if let Ok(mut show) = show.lock() {
-                show(progress);
-            }
-            if let Some(record) = ready {
-                say_next(&record, true);
-            }
-        };
-        let manifests = order.manifests.into_iter().map(Into::into).collect();
-        weft_lab::run(order.options, manifests, log_to, progress, unproved, stop).await
-    })?;
+        if matches!(progress, Progress::NotReady(_))
+            && let Ok(mut failed) = failed.lock()
+        {
+            *failed = true;
+        }
+        if let Ok(mut show) = show.lock() {
+            show(progress);
+        }
+        if let Some(record) = ready {
+            say_next(&record, true);
+        }
+    };
+    keep(order, log_to, progress)?;
     let failed = failed.into_inner().unwrap_or(true);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Keeps the lab until a signal ends it.
+fn keep(order: Order, log_to: impl FnOnce(&LabDir) -> Result<()>, progress: impl Fn(Progress)) -> Result<()> {
+    let runtime = runtime()?;
+    let stop = {
+        let _inside = runtime.enter();
+        stop_on_signals()?
+    };
+    let manifests = order.manifests.into_iter().map(Into::into).collect();
+    weft_lab::run(runtime, order.options, manifests, log_to, progress, unproved, stop)
 }
 
 /// Which paths between the nodes of a lab are not proved, as their agents say.
