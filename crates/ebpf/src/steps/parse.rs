@@ -35,18 +35,8 @@ pub struct Ip {
     pub protocol: u8,
 }
 
-#[repr(C)]
-struct Ipv4 {
-    version_and_length: u8,
-    _service: u8,
-    length_be: [u8; 2],
-    _fragment: [u8; 4],
-    hops: u8,
-    protocol: u8,
-    checksum_be: [u8; 2],
-    source_be: [u8; 4],
-    destination_be: [u8; 4],
-}
+/// Without options, 16-bit words.
+type Ipv4 = [u16; 10];
 
 #[repr(C)]
 struct Ipv6 {
@@ -135,25 +125,30 @@ fn is_huge(ctx: &TcContext) -> bool {
 #[inline(always)]
 fn ipv4(ctx: &TcContext) -> Packet {
     let Some(header) = header::<Ipv4>(ctx) else { return Packet::Malformed };
-    // SAFETY: `header` checked the bounds, and all of it is made of bytes.
-    let (fields, source, destination) = unsafe {
-        let addresses = (word(&raw const (*header).source_be), word(&raw const (*header).destination_be));
-        (&*header, addresses.0, addresses.1)
-    };
-    let own_length = u32::from(fields.version_and_length & 0xf) * 4;
-    let length = u32::from(u16::from_be_bytes(fields.length_be));
-    let says_right = fields.version_and_length >> 4 == 4
+    // SAFETY: `header` checked the bounds. Frames begin at even addresses, and so do their headers.
+    let word = |at: usize| u32::from(unsafe { *header.cast::<u16>().add(at) });
+    let [version_and_length, _] = (word(0) as u16).to_ne_bytes();
+    let own_length = u32::from(version_and_length & 0xf) * 4;
+    let length = u32::from(u16::from_be(word(1) as u16));
+    let says_right = version_and_length >> 4 == 4
         && own_length >= size_of::<Ipv4>() as u32
         && (length >= own_length && is_as_long(ctx, length) || length == 0 && is_huge(ctx));
-    if !says_right || fields.hops == 0 {
+    let [left, protocol] = (word(4) as u16).to_ne_bytes();
+    if !says_right || left == 0 {
         return Packet::Malformed;
     }
-    let checksum_be = u16::from_ne_bytes(fields.checksum_be);
+    let pair = |at: usize| Address::from_v4_be(word(at) | word(at + 1) << 16);
     Packet::Ip(Ip {
-        source: Address::from_v4_be(source),
-        destination: Address::from_v4_be(destination),
-        hops: Hops { left: fields.hops, ipv6: 0, protocol: fields.protocol, checksum_be },
-        protocol: fields.protocol,
+        source: pair(6),
+        destination: pair(8),
+        hops: Hops {
+            left: u32::from(left),
+            ipv6: 0,
+            protocol: u32::from(protocol),
+            checksum_be: word(5),
+            in_place: 1,
+        },
+        protocol,
     })
 }
 
@@ -181,7 +176,7 @@ fn ipv6(ctx: &TcContext) -> Packet {
     Packet::Ip(Ip {
         source,
         destination,
-        hops: Hops { left, ipv6: 1, protocol: 0, checksum_be: 0 },
+        hops: Hops { left: u32::from(left), ipv6: 1, protocol: 0, checksum_be: 0, in_place: 0 },
         protocol: next_header,
     })
 }

@@ -57,7 +57,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         Ok(hops) => hops,
         Err(verdict) => return verdict,
     };
-    if u32::from(hops.left) != work.hops && hops.store(ctx).is_err() {
+    if hops.left != work.hops && hops.store(ctx).is_err() {
         return Verdict::drop(Counter::Malformed);
     }
     if translated(ctx, work, header, ports).is_err() {

@@ -121,10 +121,11 @@ impl Work {
     #[inline(always)]
     pub fn hops(&self) -> Hops {
         Hops {
-            left: self.hops as u8,
-            ipv6: self.ipv6 as u8,
-            protocol: self.key.protocol,
-            checksum_be: self.header_checksum as u16,
+            left: self.hops,
+            ipv6: self.ipv6,
+            protocol: u32::from(self.key.protocol),
+            checksum_be: self.header_checksum,
+            in_place: 0,
         }
     }
 }

@@ -47,7 +47,7 @@ pub fn packet(ctx: &TcContext, work: &Work, hops: &Hops) -> Result<(), i64> {
             return Ok(());
         }
     } else {
-        if u32::from(hops.left) != work.hops {
+        if hops.left != work.hops {
             hops.store(ctx)?;
         }
         if key.source != flow.source {
@@ -78,7 +78,7 @@ fn v4(ctx: &TcContext, work: &Work, hops: &Hops, checksum: Option<Checksum>) -> 
     let from = [key.source.words_be[3], key.destination.words_be[3]];
     let to = [flow.source.words_be[3], flow.destination.words_be[3]];
     if from == to {
-        if u32::from(hops.left) != work.hops {
+        if hops.left != work.hops {
             hops.store(ctx)?;
         }
         return Ok(true);
@@ -91,12 +91,12 @@ fn v4(ctx: &TcContext, work: &Work, hops: &Hops, checksum: Option<Checksum>) -> 
         ctx.l4_csum_replace(offset, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | flags)?;
     }
     // RFC 1624, equation 3.
-    let header = u64::from(!hops.checksum_be) + (difference & 0xffff) + (difference >> 16);
+    let header = u64::from(!hops.checksum_be & 0xffff) + (difference & 0xffff) + (difference >> 16);
     let header = (header & 0xffff) + (header >> 16);
     let header = !((header & 0xffff) + (header >> 16)) as u16;
     let half = |word: u32| [word as u16, (word >> 16) as u16];
     let ([s0, s1], [d0, d1]) = (half(to[0]), half(to[1]));
-    let front = u16::from_ne_bytes([hops.left, hops.protocol]);
+    let front = hops.front();
     let ports_follow = work.transport as usize == ETHERNET + IPV4_HEADER && work.part != part::LATER;
     match checksum {
         Some(checksum) if ports_follow => {
