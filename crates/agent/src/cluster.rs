@@ -107,7 +107,12 @@ async fn pass_nodes(mut nodes: watch::Receiver<Mirror<NodeName, Node>>, node: Ha
             let mirror = nodes.borrow_and_update();
             mirror.is_synced().then(|| mirror.objects().values().cloned().collect())
         };
-        if known.is_some_and(|known| node.set_nodes(known).is_err()) || nodes.changed().await.is_err() {
+        if let Some(known) = known
+            && node.set_nodes(known).await.is_err()
+        {
+            return;
+        }
+        if nodes.changed().await.is_err() {
             return;
         }
     }

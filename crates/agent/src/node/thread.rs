@@ -54,7 +54,7 @@ enum Command {
     Announce(Vec<(IpAddr, Instant)>, oneshot::Sender<Result<(), String>>),
     Uplink(oneshot::Sender<Option<(u32, [u8; 6])>>),
     LimitDns(u32),
-    Nodes(Vec<weft_model::Node>),
+    Nodes(Vec<weft_model::Node>, oneshot::Sender<()>),
     Health(BTreeMap<NodeName, probe::Health>),
     Cni(Box<Call>, oneshot::Sender<String>),
     Status(oneshot::Sender<Box<Status>>),
@@ -173,7 +173,11 @@ fn serve(
 
 fn obey(node: &mut Node, command: Command) {
     match command {
-        Command::Nodes(nodes) => node.set_nodes(nodes),
+        Command::Nodes(nodes, taken) => {
+            node.set_nodes(nodes);
+            // Whoever asked may have gone.
+            let _ = taken.send(());
+        }
         Command::Health(health) => node.set_health(health),
         Command::Services(events, permit) => {
             node.hear(events);
@@ -208,9 +212,15 @@ fn serve_call(node: &mut Node, call: &Call, reply: oneshot::Sender<String>) {
 // === impl Handle ===
 
 impl Handle {
-    /// These are the cluster's nodes now.
-    pub fn set_nodes(&self, nodes: Vec<weft_model::Node>) -> Result<(), Ended> {
-        self.commands.send(Command::Nodes(nodes)).map_err(|_| Ended)
+    /// These are the cluster's nodes now. Waits until the thread has taken them in: while thousands join, what it has not come to
+    /// would pile up, each time with all of them.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn set_nodes(&self, nodes: Vec<weft_model::Node>) -> Result<(), Ended> {
+        let (taken, done) = oneshot::channel();
+        self.commands.send(Command::Nodes(nodes, taken)).map_err(|_| Ended)?;
+        done.await.map_err(|_| Ended)
     }
 
     /// From now on one Pod may ask the cluster's DNS so many questions a second.
