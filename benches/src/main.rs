@@ -46,8 +46,8 @@ fn main() -> ExitCode {
             |()| ExitCode::SUCCESS,
         );
     }
-    let Some(folder) = arguments.next().map(PathBuf::from) else {
-        eprintln!("usage: weft-bench FOLDER [NAME…]");
+    let Some(folder) = arguments.next().filter(|first| !first.starts_with('-')).map(PathBuf::from) else {
+        eprintln!("usage: weft-bench FOLDER [NAME…]; names: {}", BENCHES.map(|(name, _)| name).join(", "));
         return ExitCode::from(2);
     };
     let asked: Vec<String> = arguments.collect();
