@@ -30,8 +30,14 @@ pub fn command(program: &str, arguments: &[&str]) -> Command {
 
 /// Runs a program whose output is for the user, and says which one it is.
 pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    eprintln!("    $ {program} {}", arguments.join(" "));
-    let status = command(program, arguments).stdin(Stdio::null()).status();
+    run_with(&[], program, arguments)
+}
+
+/// The same with more variables in its environment.
+pub fn run_with(variables: &[(&str, &str)], program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let before: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    eprintln!("    $ {before}{program} {}", arguments.join(" "));
+    let status = command(program, arguments).envs(variables.iter().copied()).stdin(Stdio::null()).status();
     let status = status.with_context(|| format!("{program} could not be started"))?;
     if !status.success() {
         bail!("`{program} {}` ended with {status}", arguments.join(" "));
