@@ -163,6 +163,12 @@ async fn route(
         _ => Ask::path(request.method(), request.uri().path()),
     };
     authorize(api, &user, &ask)?;
+    // Whoever reads a session's streams can write to them as well: WebSocket's clients ask by GET.
+    if let Path::Resource { target, .. } = &path
+        && stream::is_session(&target.subresource)
+    {
+        authorize(api, &user, &Ask { verb: "create", ..ask })?;
+    }
     match path {
         Path::Resource { group, version, target } => {
             let method = request.method().clone();

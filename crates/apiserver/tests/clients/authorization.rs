@@ -57,6 +57,36 @@ rules:
 - {apiGroups: [""], resources: [podtemplates], verbs: [get, list]}
 "#;
 
+/// Both may read sessions, one may also make them.
+const SESSIONS: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: reads}
+rules:
+- {apiGroups: [""], resources: [pods/exec, pods/attach, pods/portforward], verbs: [get]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: makes}
+rules:
+- {apiGroups: [""], resources: [pods/exec, pods/attach, pods/portforward], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: reads}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reads}
+subjects:
+- {kind: ServiceAccount, name: one, namespace: default}
+- {kind: ServiceAccount, name: both, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: makes}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: makes}
+subjects:
+- {kind: ServiceAccount, name: both, namespace: default}
+"#;
+
 const WEB: &str = "system:serviceaccount:shop:web";
 
 #[test]
@@ -190,4 +220,24 @@ async fn a_token_of_an_account_has_the_rights_of_the_account() {
     // Rights end with their binding.
     cluster.kubectl(&["delete", "rolebinding", "own-map", "-n", "shop"]);
     assert_eq!(web.get(&format!("{maps}/mine")).await.0, 403);
+}
+
+/// A real server refuses without a reason: `pods "web" is forbidden: `.
+#[tokio::test]
+async fn a_session_takes_the_right_to_make_one_whatever_the_method() {
+    let cluster = Cluster::start();
+    cluster.apply(SESSIONS);
+    let admin = Client::new(&cluster);
+    for (account, code) in [("one", 403), ("both", 404)] {
+        cluster.kubectl(&["create", "serviceaccount", account]);
+        let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}/token");
+        let issued = admin.create(&path, &json!({})).await;
+        let client = admin.with_token(issued["status"]["token"].as_str().expect("a token"));
+        for session in ["exec?command=ls&stdout=true", "attach?stdout=true", "portforward?ports=80"] {
+            let answer = client.get(&format!("/api/v1/namespaces/default/pods/web/{session}")).await;
+            assert_eq!(answer.0, code, "{account} {session}: {answer:?}");
+            let why = answer.1["message"].as_str().unwrap_or_default();
+            assert_eq!(why.contains("cannot create resource \"pods/"), code == 403, "{account} {session}: {why}");
+        }
+    }
 }
