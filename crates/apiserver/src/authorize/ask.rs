@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use crate::http::Call;
 use crate::http::path::Target;
 use crate::http::query::Query;
 
@@ -66,10 +67,16 @@ impl<'a> Ask<'a> {
             "" => target.plural.clone(),
             subresource => format!("{}/{subresource}", target.plural),
         };
-        // A Namespace is in itself.
-        let itself = group.is_empty() && target.plural == "namespaces";
-        let namespace = if itself { target.name.as_str() } else { target.namespace.as_str() };
+        let namespace = namespace_of(group, &target.plural, &target.namespace, &target.name);
         Ask { verb, what: What::Resource { group, resource, namespace, name } }
+    }
+
+    /// To make the object that a call would change, if it is not there.
+    pub(crate) fn creation(call: &'a Call) -> Ask<'a> {
+        let (group, plural) = (call.resource.group.as_str(), &call.resource.plural);
+        let namespace = namespace_of(group, plural, &call.namespace, &call.name);
+        let resource = plural.clone();
+        Ask { verb: "create", what: What::Resource { group, resource, namespace, name: call.name.clone() } }
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -78,4 +85,9 @@ impl<'a> Ask<'a> {
             What::Resource { namespace, .. } => namespace,
         }
     }
+}
+
+/// A Namespace is in itself.
+fn namespace_of<'a>(group: &str, plural: &str, namespace: &'a str, name: &'a str) -> &'a str {
+    if group.is_empty() && plural == "namespaces" { name } else { namespace }
 }

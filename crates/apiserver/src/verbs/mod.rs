@@ -22,6 +22,7 @@ pub(crate) use subresource::{container_of, selector_text, subresource};
 use crate::admission::{Attempt, Write};
 use crate::api::Api;
 use crate::auth;
+use crate::authorize::{Ask, authorize};
 use crate::convert;
 use crate::error::{ApiError, Result};
 use crate::http::Call;
@@ -77,6 +78,7 @@ pub(crate) fn update(api: &Arc<Api>, call: &Call) -> Result<Answer> {
             if !creates_on_update(call) || versioned {
                 return Err(call.not_found());
             }
+            authorize(api, &call.user, &Ask::creation(call))?;
             return show(call, 201, &write.create(&call.namespace, object)?);
         };
         if let Attempt::Done(after) = write.update(&before, object.clone())? {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{ATTEMPTS, existing, incoming, show};
 use crate::admission::{Attempt, Write};
 use crate::api::Api;
+use crate::authorize::{Ask, authorize};
 use crate::convert;
 use crate::error::{ApiError, FieldError, Result};
 use crate::fields;
@@ -173,6 +174,7 @@ fn server_side(api: &Arc<Api>, call: &Call) -> Result<(u16, Arc<Object>)> {
             if !call.subresource.is_empty() {
                 return Err(call.not_found());
             }
+            authorize(api, &call.user, &Ask::creation(call))?;
             let mut object = config.clone();
             // Only directives to an existing object.
             meta::metadata(&mut object).remove("resourceVersion");

@@ -87,6 +87,22 @@ subjects:
 - {kind: ServiceAccount, name: both, namespace: default}
 "#;
 
+/// May change what is there.
+const CHANGES: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: changes}
+rules:
+- {apiGroups: ["", coordination.k8s.io], resources: [configmaps, leases], verbs: [get, patch, update]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: changes}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: changes}
+subjects:
+- {kind: User, apiGroup: rbac.authorization.k8s.io, name: clerk}
+"#;
+
 const WEB: &str = "system:serviceaccount:shop:web";
 
 #[test]
@@ -222,6 +238,30 @@ async fn a_token_of_an_account_has_the_rights_of_the_account() {
     assert_eq!(web.get(&format!("{maps}/mine")).await.0, 403);
 }
 
+#[test]
+fn what_a_change_would_make_takes_the_right_to_make_it() {
+    let cluster = Cluster::start();
+    cluster.apply(CHANGES);
+    let object = |group: &str, kind: &str, name: &str| {
+        json!({"apiVersion": group, "kind": kind, "metadata": {"name": name}}).to_string()
+    };
+    let (map, lease) = (object("v1", "ConfigMap", "new"), object("coordination.k8s.io/v1", "Lease", "new"));
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/new";
+    let requests = [
+        (vec!["apply", "--server-side", "-f", "-"], &map, "configmaps \"new\""),
+        (vec!["replace", "--raw", path, "-f", "-"], &lease, "leases.coordination.k8s.io \"new\""),
+    ];
+    for (request, object, what) in requests {
+        let told = cluster.refused(&[request.as_slice(), &["--as", "clerk"]].concat(), object);
+        assert!(
+            told.contains(what) && told.contains("\"clerk\" cannot create resource"),
+            "{request:?}: {told}"
+        );
+    }
+    cluster.apply(&map);
+    cluster.kubectl_with(&["apply", "--server-side", "-f", "-", "--as", "clerk", "--force-conflicts"], &map);
+}
+
 /// A real server refuses without a reason: `pods "web" is forbidden: `.
 #[tokio::test]
 async fn a_session_takes_the_right_to_make_one_whatever_the_method() {
@@ -237,7 +277,11 @@ async fn a_session_takes_the_right_to_make_one_whatever_the_method() {
             let answer = client.get(&format!("/api/v1/namespaces/default/pods/web/{session}")).await;
             assert_eq!(answer.0, code, "{account} {session}: {answer:?}");
             let why = answer.1["message"].as_str().unwrap_or_default();
-            assert_eq!(why.contains("cannot create resource \"pods/"), code == 403, "{account} {session}: {why}");
+            assert_eq!(
+                why.contains("cannot create resource \"pods/"),
+                code == 403,
+                "{account} {session}: {why}"
+            );
         }
     }
 }
