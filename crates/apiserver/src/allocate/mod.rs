@@ -213,7 +213,7 @@ impl Services {
             return Ok(());
         }
         let old = before.and_then(health_port);
-        let given = spec.get("healthCheckNodePort").and_then(Value::as_u64).filter(|number| *number != 0);
+        let given = spec.get("healthCheckNodePort").and_then(asked_for);
         let port = match given {
             Some(number) => {
                 let had: Vec<u16> = old.into_iter().collect();
@@ -241,7 +241,7 @@ impl Services {
         let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
         let ports = ports.and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
         // A port that goes on by its name keeps its number, unless another has it now.
-        for port in ports.iter_mut().filter(|port| valid_port(&port["nodePort"]).is_none()) {
+        for port in ports.iter_mut().filter(|port| asked_for(&port["nodePort"]).is_none()) {
             let old = before.and_then(|before| old_node_port(before, port));
             if let Some(old) = old.filter(|old| !now.contains(old)) {
                 meta::map_of(port).insert("nodePort".to_owned(), old.into());
@@ -253,12 +253,12 @@ impl Services {
             let field = format!("spec.ports[{at}].nodePort");
             let number = port["port"].as_u64().unwrap_or_default();
             // One number of a Service is one node port, whatever its protocols.
-            let named = port["nodePort"].as_u64().filter(|number| *number != 0).or_else(|| {
+            let named = asked_for(&port["nodePort"]).or_else(|| {
                 let same = ports.iter().filter(|other| wanted && other["port"] == number);
-                same.filter_map(|other| other["nodePort"].as_u64()).find(|number| *number != 0)
+                same.filter_map(|other| asked_for(&other["nodePort"])).next()
             });
             let found = match (named, by_port.get(&number)) {
-                (Some(named), Some(found)) if named == u64::from(*found) => *found,
+                (Some(named), Some(found)) if named == i64::from(*found) => *found,
                 (Some(named), _) => self.named(taken, had, named, &field, reserved)?,
                 (None, _) if !wanted => continue,
                 (None, Some(found)) => *found,
@@ -279,7 +279,7 @@ impl Services {
         &self,
         taken: &mut Taken,
         had: &[u16],
-        number: u64,
+        number: i64,
         field: &str,
         reserved: &mut Reserved<'_>,
     ) -> Result<u16, FieldError> {
@@ -348,6 +348,11 @@ fn addresses_of(service: &Value) -> Vec<IpAddr> {
     }
     let list = service["spec"]["clusterIPs"].as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter().filter_map(|address| Some(address::sloppy(address.as_str()?)?.0)).collect()
+}
+
+/// The number that a port is to have, valid or not; 0 is none.
+fn asked_for(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|number| *number != 0)
 }
 
 fn valid_port(value: &Value) -> Option<u16> {

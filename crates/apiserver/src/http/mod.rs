@@ -57,12 +57,17 @@ pub(crate) struct Call {
 impl Call {
     /// The body as JSON.
     pub(crate) fn json(&self) -> Result<Value> {
-        match self.content_type.split(';').next().unwrap_or_default().trim() {
+        let kind = self.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match kind.as_str() {
             "application/vnd.kubernetes.protobuf" => {
                 schema::decode(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
             }
             "application/yaml" => patch::apply_body(&self.body),
-            _ => parse_json(&self.body),
+            "" | "application/json" => parse_json(&self.body),
+            _ => Err(ApiError::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json, \
+                 application/yaml, application/vnd.kubernetes.protobuf",
+            )),
         }
     }
 

@@ -128,7 +128,8 @@ pub(crate) fn selector_text(selector: &Value) -> String {
 fn scale(api: &Arc<Api>, method: &Method, call: &Call) -> Result<Answer> {
     let scale = Scale::of(call);
     let write = Write::of(api, call);
-    let body = call.json()?;
+    // Patches are YAML when they are applied, and otherwise JSON, which is YAML as well.
+    let body = if method == Method::PUT { call.json()? } else { patches::apply_body(&call.body)? };
     if method == Method::PUT {
         let kind = body["kind"].as_str().unwrap_or("Scale");
         if kind != "Scale" {

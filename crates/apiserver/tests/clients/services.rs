@@ -91,6 +91,15 @@ fn node_ports_are_given_kept_and_refused_twice() {
     let outside =
         cluster.refused(&["create", "-f", "-"], &service("c", &spec(json!([{"port": 80, "nodePort": 80}]))));
     assert!(outside.contains("The range of valid ports is 30000-32767"), "{outside}");
+    // Also of one that has a port already.
+    for number in [80, 99_999, -5] {
+        let other = spec(json!([{"port": 80, "nodePort": number}])).to_string();
+        let beyond = cluster.refused(
+            &["patch", "service", "a", "--type=merge", "-p", &format!(r#"{{"spec": {other}}}"#)],
+            "",
+        );
+        assert!(beyond.contains("The range of valid ports is 30000-32767"), "{number}: {beyond}");
+    }
     cluster.kubectl(&["patch", "service", "a", "-p", r#"{"spec": {"type": "ClusterIP"}}"#]);
     assert!(cluster.get(&["service", "a"])["spec"]["ports"][0].get("nodePort").is_none());
     cluster.apply(&service("c", &spec(json!([{"port": 80, "nodePort": 30080}]))));

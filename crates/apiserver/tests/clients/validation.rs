@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::Method;
+use serde_json::json;
 
 use crate::support::{Cluster, client_minor};
 
@@ -165,4 +168,48 @@ fn what_is_immutable_stays() {
             .refused(&["patch", "node", "node-1", "--type=merge", "-p", patch], "")
             .contains("spec.podCIDRs")
     );
+}
+
+#[test]
+fn bodies_are_of_a_known_type() {
+    let cluster = Cluster::start();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let map =
+        |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string();
+    for (kind, code) in [
+        ("application/json; charset=utf-8", 201),
+        ("APPLICATION/JSON", 409),
+        ("application/yaml", 409),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/merge-patch+json", 415),
+    ] {
+        let answer = cluster.send(Method::POST, path, kind, &map("one"));
+        assert_eq!(answer.0, code, "{kind}: {answer:?}");
+    }
+    let (code, _, status) = cluster.send(Method::PUT, &format!("{path}/one"), "text/plain", &map("one"));
+    assert_eq!((code, status["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+}
+
+/// A mebibyte of what they hold, whatever it takes to write it down.
+#[test]
+fn maps_and_secrets_have_a_size() {
+    const MOST: usize = 1024 * 1024;
+    let cluster = Cluster::start();
+    let encoded = |size: usize| STANDARD.encode("x".repeat(size));
+    let cases = [
+        ("configmaps", json!({"data": {"x": "y".repeat(MOST)}}), 201),
+        ("configmaps", json!({"data": {"x": "y".repeat(MOST + 1)}}), 422),
+        ("configmaps", json!({"data": {"x": "y"}, "binaryData": {"z": encoded(MOST - 1)}}), 201),
+        ("configmaps", json!({"data": {"x": "y"}, "binaryData": {"z": encoded(MOST)}}), 422),
+        ("secrets", json!({"data": {"x": encoded(MOST)}}), 201),
+        ("secrets", json!({"data": {"x": encoded(MOST + 1)}}), 422),
+    ];
+    for (number, (plural, mut object, code)) in cases.into_iter().enumerate() {
+        object["metadata"] = json!({"name": format!("number-{number}")});
+        let path = format!("/api/v1/namespaces/default/{plural}");
+        let (answered, _, status) =
+            cluster.send(Method::POST, &path, "application/json", &object.to_string());
+        assert_eq!(answered, code, "{number}: {}", status["message"]);
+    }
 }
