@@ -36,10 +36,10 @@ pub fn run() -> anyhow::Result<()> {
     kubectl get pods -A -o wide
     {WEFT} lab exec --name {LAB} -n shop deploy/web -- ip address
     {WEFT} lab exec --name {LAB} -n shop deploy/web -- getent hosts redis.data
-    {WEFT} dns query --name {LAB} -n shop api.example.com --from web-…        what is answered, and why
-    {WEFT} lab forward --name {LAB} -n shop web 8080:80        then: curl http://127.0.0.1:8080/
+    {WEFT} dns query --name {LAB} api.shop.svc.cluster.local      # what is answered, and why
+    {WEFT} lab forward --name {LAB} -n shop web 8080:80    # then, elsewhere: curl http://127.0.0.1:8080/
     {WEFT} verify --name {LAB} -o json
-    {WEFT} lab down --name {LAB}                            takes it down and leaves nothing behind"
+    {WEFT} lab down --name {LAB}                           # takes it down and leaves nothing behind"
     );
     Ok(())
 }

@@ -51,23 +51,30 @@ pub(crate) fn resolve(from: &Found, stub: StubResolver, names: &[LookUp]) -> io:
     })?
 }
 
-/// The resolv.conf that processes in a place see: the first one's that is found there. None where there is no process.
+/// The resolv.conf that processes in a place see: the first one's that is found there with files of its own, as containers have, or
+/// else of any. None where there is no process.
 ///
 /// # Errors
 /// When `/proc` or the place cannot be looked at.
 pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
     let Some(netns) = &of.netns else { return fs::read_to_string("/etc/resolv.conf").map(Some) };
     let wanted = identity(netns)?;
+    let machine = identity(Path::new("/proc/1/ns/mnt")).ok();
+    let mut of_machine = None;
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
         // Processes end while they are looked at, and most are not there.
         if identity(&process.join("ns/net")).is_ok_and(|found| found == wanted)
             && let Ok(text) = fs::read_to_string(inside(&process))
         {
-            return Ok(Some(text));
+            // Whoever starts a container is in the Pod's network before the container is.
+            if identity(&process.join("ns/mnt")).ok() != machine {
+                return Ok(Some(text));
+            }
+            of_machine.get_or_insert(text);
         }
     }
-    Ok(None)
+    Ok(of_machine)
 }
 
 fn inside(process: &Path) -> PathBuf {

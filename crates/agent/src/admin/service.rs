@@ -1,5 +1,6 @@
 //! What the kernel holds of a port of a Service, for `weft service`.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_model::{
     Protocol,
@@ -26,6 +27,9 @@ pub struct ServiceStatus {
     pub node_answers: bool,
     /// What it is reached by.
     pub frontends: Vec<Frontend>,
+    /// Who may come to its LoadBalancer addresses: `None` for everybody.
+    #[serde(default)]
+    pub source_ranges: Option<Vec<IpNet>>,
     /// What stands behind it.
     pub backends: Vec<BackendStatus>,
     /// Connections that were given a backend.

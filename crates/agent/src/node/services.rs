@@ -240,6 +240,7 @@ impl Services {
                 .frontends
                 .iter()
                 .any(|one| one.port == DNS_PORT && dns.contains(&one.address)),
+            source_ranges: self.planner.source_ranges(&key.service).map(<[_]>::to_vec),
             frontends: installed.frontends,
             backends: backends.collect(),
             connections: installed.connections,

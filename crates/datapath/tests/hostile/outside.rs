@@ -90,25 +90,39 @@ fn e18_a_flood_at_the_probes_does_not_reach_their_socket() {
             let range = PodRange::new(cluster.nodes[0].pod_ranges[family]).unwrap();
             for to in [range.plain_address(), range.path_address()] {
                 cluster.route_outside(to, 0);
-                only_nodes_reach(&mut cluster, SocketAddr::new(to, probe::PORT), &near, &far, path);
+                let outside = Some(cluster.outside_address(family));
+                only_nodes_reach(
+                    &mut cluster,
+                    SocketAddr::new(to, probe::PORT),
+                    (&near, &far),
+                    outside,
+                    path,
+                );
             }
+            // Where nodes promise each other who answers for an address.
+            let node = SocketAddr::new(cluster.nodes[0].addresses[family], probe::PORT);
+            only_nodes_reach(&mut cluster, node, (&near, &far), None, path);
         }
     }
     neighbours.into_iter().for_each(Neighbours::lost_nothing);
 }
 
-fn only_nodes_reach(cluster: &mut Cluster, to: SocketAddr, near: &Pod, far: &Pod, path: Path) {
+fn only_nodes_reach(
+    cluster: &mut Cluster,
+    to: SocketAddr,
+    (near, far): (&Pod, &Pod),
+    outside: Option<IpAddr>,
+    path: Path,
+) {
     const FLOOD: u64 = 300;
     let family = usize::from(to.is_ipv6());
     let other = PodRange::new(cluster.nodes[1].pod_ranges[family]).unwrap();
     let socket = cluster.nodes[0].netns.0.run(|| UdpSocket::bind(to).unwrap()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    let strangers: [(&Netns, IpAddr); 3] = [
-        (&near.netns.0, near.addresses[family]),
-        (&far.netns.0, far.addresses[family]),
-        (cluster.outside(), cluster.outside_address(family)),
-    ];
-    let senders = strangers.map(|(netns, own)| netns.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap());
+    let pods = [(&near.netns.0, near.addresses[family]), (&far.netns.0, far.addresses[family])];
+    let strangers = pods.into_iter().chain(outside.map(|own| (cluster.outside(), own)));
+    let senders: Vec<UdpSocket> =
+        strangers.map(|(netns, own)| netns.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap()).collect();
     for sender in &senders {
         let before = cluster.nodes[0].drops(Counter::ProbePort);
         // The first packets may wait for a neighbour.
@@ -119,7 +133,10 @@ fn only_nodes_reach(cluster: &mut Cluster, to: SocketAddr, near: &Pod, far: &Pod
             cluster.nodes[0].drops(Counter::ProbePort) >= before + FLOOD
         });
     }
-    for own in [other.plain_address(), other.path_address(), cluster.nodes[1].addresses[family]] {
+    let node = cluster.nodes[1].addresses[family];
+    // Promises come from nodes' own addresses alone.
+    let of_nodes = [other.plain_address(), other.path_address(), node];
+    for own in of_nodes.into_iter().filter(|own| outside.is_some() || *own == node) {
         let sender = cluster.nodes[1].netns.0.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
         let mut buffer = [0; 100];
         let mut heard = None;

@@ -284,7 +284,7 @@ pub(super) fn plan(
             when_empty: if local.is_empty() && anywhere { WhenEmpty::Drop } else { WhenEmpty::Reject },
         },
     };
-    let ranges = service.source_ranges.as_deref().filter(|_| service.kind == ServiceType::LoadBalancer);
+    let ranges = service.let_in();
     let mut source_ranges: Vec<_> = ranges
         .unwrap_or_default()
         .iter()

@@ -189,6 +189,11 @@ impl Service {
         self.is_served() && self.kind == ServiceType::LoadBalancer
     }
 
+    /// Who may come to its LoadBalancer addresses: `None` for everybody.
+    pub(super) fn let_in(&self) -> Option<&[IpNet]> {
+        self.source_ranges.as_deref().filter(|_| self.kind == ServiceType::LoadBalancer)
+    }
+
     /// It is reached in this family.
     pub fn has_family(&self, ipv6: bool) -> bool {
         self.cluster_ips.iter().any(|address| address.is_ipv6() == ipv6)

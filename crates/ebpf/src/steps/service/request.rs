@@ -96,8 +96,8 @@ fn is_stranger(config: &Config, work: &Work) -> bool {
     matches!(work.hook, hook::UPLINK_INGRESS | hook::DIRECT) && config.flags & Config::OPEN_CLUSTER_IPS == 0
 }
 
-/// Whether a packet is for where this node takes probes in, but from nobody who sends any: it would push the nodes' own out of the
-/// socket's queue.
+/// Whether a packet is for where this node takes in probes, or promises of who answers for addresses, but from nobody who sends any: it
+/// would push the nodes' own out of the socket's queue.
 #[inline(always)]
 fn is_strange_probe(config: &Config, work: &Work) -> bool {
     let key = &work.key;
@@ -105,8 +105,13 @@ fn is_strange_probe(config: &Config, work: &Work) -> bool {
         return false;
     }
     let taken_in = [&config.path_v4, &config.path_v6, &config.label_v4, &config.label_v6];
-    taken_in.contains(&&key.destination)
-        && route(&key.source).is_none_or(|route| route.label(work.ipv6 == 0).is_none())
+    let from = route(&key.source);
+    let is_nodes = from.is_some_and(|route| route.label(work.ipv6 == 0).is_some());
+    if taken_in.contains(&&key.destination) {
+        return !is_nodes;
+    }
+    // Whether an address outside is a node's that has just joined is not known here.
+    is_own(config, &key.destination) && !is_nodes && (work.hook == hook::POD_EGRESS || from.is_some())
 }
 
 /// Tries to make the flow, and has its first packet sent on with it.

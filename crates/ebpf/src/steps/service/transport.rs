@@ -67,7 +67,7 @@ pub fn read(ctx: &TcContext, work: &mut Work) -> Result<Transport, Verdict> {
             Ok(Transport::Ports)
         }
         ICMP if work.ipv6 == 0 => match first(0)? {
-            3 | 4 | 11 | 12 => Ok(Transport::Error),
+            3 | 4 | 5 | 11 | 12 => Ok(Transport::Error),
             _ => Ok(Transport::Bare),
         },
         ICMPV6 if work.ipv6 != 0 => match first(0)? {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::{
     super::{Conflict, EndpointState, Refusal, Service, ServiceKey, ServicePortKey, choose, claims::place},
     API, Counts, Planner,
@@ -72,6 +74,11 @@ impl Planner {
     pub fn endpoints(&self, key: &ServicePortKey) -> Vec<EndpointState> {
         let Some(entry) = self.services.get(&key.service) else { return Vec::new() };
         choose::endpoints(&key.port, key.protocol, key.ipv6, &entry.slices, &self.node.unreachable)
+    }
+
+    /// Who may come to the LoadBalancer addresses of a Service: `None` for everybody.
+    pub fn source_ranges(&self, key: &ServiceKey) -> Option<&[IpNet]> {
+        self.services.get(key)?.service.as_deref()?.let_in()
     }
 
     /// How much is known.

@@ -57,6 +57,11 @@ fn print(node: &Held) {
         for frontend in &service.frontends {
             println!("    {:<12} {}", kind(frontend.kind), address(frontend));
         }
+        if let Some(ranges) = &service.source_ranges {
+            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            let all = if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(", ") };
+            println!("    its LoadBalancer addresses let in {all}");
+        }
         println!("    {} connections, {} without a backend", service.connections, service.without_backend);
         if let Some(why) = &service.refused {
             println!("    problem: {why}");

@@ -200,7 +200,10 @@ fn names(listed: &Listed) -> Vec<Name> {
             names.push(Name { service: name.to_owned(), namespace: namespace.to_owned(), kind, leads_to });
         };
         if service.kind == ServiceType::ExternalName {
-            if let Some(target) = &service.external_name {
+            // An address is not resolved, says Kubernetes.
+            if let Some(target) =
+                service.external_name.as_ref().filter(|name| name.parse::<IpAddr>().is_err())
+            {
                 add("CNAME", Where::Alias(format!("{}.", target.trim_end_matches('.'))));
             }
             continue;

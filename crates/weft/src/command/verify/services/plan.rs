@@ -49,9 +49,13 @@ fn planned(
     service: &ServiceStatus,
     agent: &Agent,
     frontend: &Frontend,
+    visitor: &[IpAddr],
     chosen: Chosen,
     ask: bool,
 ) -> Option<Planned> {
+    if frontend.kind == FrontendKind::LoadBalancer && !may_come(service, visitor) {
+        return None;
+    }
     // A connection is no proof where there are none.
     let provable = ask || service.protocol != Protocol::Udp;
     // Nodes answer for the cluster's DNS themselves, with backends or without.
@@ -70,6 +74,14 @@ fn planned(
         expected,
         host_port: if service.host_port { pod(service, agent) } else { None },
     })
+}
+
+/// Whether a visitor with these addresses is let in to the LoadBalancer addresses of a Service. Who is not gets no answer, whatever
+/// stands behind them.
+fn may_come(service: &ServiceStatus, visitor: &[IpAddr]) -> bool {
+    let Some(ranges) = &service.source_ranges else { return true };
+    let own = || visitor.iter().filter(|address| address.is_ipv6() == service.ipv6);
+    ranges.iter().any(|range| own().any(|address| range.contains(address)))
 }
 
 /// What nodes and Pods visit: the Services that their own node holds, and everybody's host ports.
@@ -104,7 +116,7 @@ pub(super) fn inside(
                     FrontendKind::ClusterIp => |backend| backend.internal,
                     _ => |backend| backend.cluster,
                 };
-                planned(service, agent, frontend, chosen, ask)
+                planned(service, agent, frontend, &endpoint.addresses, chosen, ask)
             })
         });
         let mut plan: Vec<Planned> = plan.collect();
@@ -139,7 +151,9 @@ pub(super) fn from_outside(
                     continue;
                 }
                 let chosen: Chosen = |backend| backend.external;
-                let Some(new) = planned(service, agent, frontend, chosen, true) else { continue };
+                let Some(new) = planned(service, agent, frontend, &outside.addresses, chosen, true) else {
+                    continue;
+                };
                 // Several nodes hold a LoadBalancer address: the one that has backends answers for it.
                 let place = (frontend.address, frontend.port, new.service.clone());
                 let held = plan.entry(place).or_insert_with(|| new.clone());
@@ -184,11 +198,13 @@ fn host_ports(agents: &[Agent], held: &[Vec<ServiceStatus>], from: &Where<'_>, a
                     && (!address.is_loopback() || here && from.host)
                     && !(here && from.host && needs_a_socket(service))
             });
-            plan.extend(reached.filter_map(|frontend| planned(service, agent, frontend, chosen, ask)));
+            plan.extend(
+                reached.filter_map(|frontend| planned(service, agent, frontend, from.addresses, chosen, ask)),
+            );
             let elsewhere = others(service, services, own)
                 .filter(|frontend| from.agent.is_none() && like_one(from.addresses, frontend.address));
             plan.extend(elsewhere.filter_map(|frontend| {
-                let planned = planned(service, agent, &frontend, chosen, ask)?;
+                let planned = planned(service, agent, &frontend, from.addresses, chosen, ask)?;
                 Some(Planned { expected: Expected::NotThatPod, ..planned })
             }));
         }
