@@ -14,7 +14,7 @@ use kube::{
     api::{AttachParams, ListParams},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use weft_tests::{Lab, wait_for};
+use weft_tests::{Lab, wait_for, wait_until};
 
 const APPLICATION: &str = "
 apiVersion: v1
@@ -74,7 +74,7 @@ fn with_input(mut command: Command, input: &[u8]) -> (Option<i32>, Vec<u8>, Stri
 fn commands_run_in_containers() {
     let lab = Lab::with_nodes(1).running(APPLICATION).up();
     let large: Vec<u8> = (0..1_000_000u32).map(|number| (number % 251) as u8).collect();
-    for (transport, websocket) in TRANSPORTS {
+    for (before, (transport, websocket)) in TRANSPORTS.into_iter().enumerate() {
         let run = |arguments: &[&str], input: &[u8]| with_input(kubectl(&lab, websocket, arguments), input);
         let exec = ["exec", "real", "-c", "main", "--"];
         let script = "echo out $COLOR; echo err >&2; exit 3";
@@ -100,6 +100,25 @@ fn commands_run_in_containers() {
 
         let (code, _, err) = run(&["exec", "real", "-c", "main", "--", "no-such-program"], b"");
         assert!(code != Some(0) && err.contains("no-such-program"), "{transport}: {err}");
+
+        // Who goes away ends what they had started, with all that it started; what a command leaves behind when it ends, stays.
+        let started = |seconds: &str| {
+            let script = format!("sleep {seconds} & echo started; wait");
+            let mut client = Running(
+                kubectl(&lab, websocket, &[&exec[..], &["sh", "-c", &script]].concat()).spawn().unwrap(),
+            );
+            let mut line = String::new();
+            BufReader::new(client.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "started\n", "{transport}");
+            client
+        };
+        let client = started("86300");
+        wait_until("what it starts", || sleeping(&lab, "86300") == 1);
+        drop(client);
+        wait_until("what it started to end", || sleeping(&lab, "86300") == 0);
+        let (code, _, err) = run(&[&exec[..], &["sh", "-c", "sleep 86301 >/dev/null 2>&1 &"]].concat(), b"");
+        assert_eq!(code, Some(0), "{transport}: {err}");
+        wait_until("what it leaves", || sleeping(&lab, "86301") == before + 1);
 
         // A terminal. kubectl wants one of its own for that.
         let line = format!(
@@ -159,6 +178,19 @@ fn what_runs_is_attached_to() {
     let (code, out, err) = with_input(kubectl(&lab, "true", &words), b"quiet\n");
     assert_eq!(code, Some(0), "{err}");
     assert!(String::from_utf8_lossy(&out).contains("QUIET"), "{}{err}", String::from_utf8_lossy(&out));
+}
+
+/// How many of the lab's processes sleep for so long.
+fn sleeping(lab: &Lab, seconds: &str) -> usize {
+    let wanted = format!("sleep\0{seconds}\0");
+    let own = format!("/weft-{}/", lab.name());
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    processes
+        .filter(|process| {
+            text(process.join("cmdline")) == wanted && text(process.join("cgroup")).contains(&own)
+        })
+        .count()
 }
 
 /// A kubectl that goes on; ended when dropped.

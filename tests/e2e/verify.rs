@@ -42,7 +42,19 @@ fn it_proves_every_pair_over_both_families() {
 /// No other node stands in for its DNS, which has no backend then and is answered all the same.
 #[test]
 fn it_proves_a_cluster_of_one_node() {
-    let lab = Lab::with_nodes(1).running(PODS).up();
+    // Nobody here is let in to the one, and an address is not resolved.
+    let services = "
+apiVersion: v1
+kind: Service
+metadata: {name: guarded}
+spec: {type: LoadBalancer, loadBalancerSourceRanges: [203.0.113.0/24], selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: 192.0.2.1}
+";
+    let lab = Lab::with_nodes(1).running(PODS).running(services).up();
     let report = report(&lab, 0);
     assert_eq!(report["services"]["failed"], serde_json::json!([]));
     assert_eq!(report["holds"], true);

@@ -36,7 +36,7 @@ use super::{
     process::{ContainerPlace, ContainerSpec},
     terminal::Terminal,
 };
-use crate::place::{enter, write_file};
+use crate::place::{Cgroup, enter, write_file};
 
 /// How long what a command has said may take to arrive after it has ended: something it left behind may hold its output open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -211,11 +211,40 @@ async fn execute(
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         None
     };
-    enter(&mut command, &here, &inside.cgroup)?;
+    let mut running = Running { cgroup: inside.cgroup.below(&format!("session-{number}"))?, is_over: false };
+    enter(&mut command, &here, &running.cgroup)?;
     let child = kubelets.spawner.spawn(command).await?;
-    match terminal {
+    let code = match terminal {
         Some(terminal) => on_terminal(child, &terminal, streams).await,
         None => on_pipes(child, streams).await,
+    }?;
+    running.is_over = true;
+    Ok(code)
+}
+
+/// Everything that a command started. It ends when its client goes away; what a command that has ended left running stays as long as
+/// the container.
+struct Running {
+    cgroup: Cgroup,
+    is_over: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.is_over {
+            // It is kept while something runs in it.
+            let _ = std::fs::remove_dir(self.cgroup.path());
+            return;
+        }
+        let cgroup = self.cgroup.clone();
+        // Without a runtime the lab ends, and everything with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || {
+                if let Err(error) = cgroup.remove() {
+                    tracing::warn!("a command whose client has gone runs on: {error:#}");
+                }
+            });
+        }
     }
 }
 
