@@ -59,22 +59,22 @@ pub(crate) fn resolve(from: &Found, stub: StubResolver, names: &[LookUp]) -> io:
 pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
     let Some(netns) = &of.netns else { return fs::read_to_string("/etc/resolv.conf").map(Some) };
     let wanted = identity(netns)?;
-    let machine = identity(Path::new("/proc/1/ns/mnt")).ok();
-    let mut of_machine = None;
+    let own = identity(Path::new("/proc/self/ns/mnt"))?;
+    let mut shared = None;
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
         // Processes end while they are looked at, and most are not there.
         if identity(&process.join("ns/net")).is_ok_and(|found| found == wanted)
             && let Ok(text) = fs::read_to_string(inside(&process))
         {
-            // Whoever starts a container is in the Pod's network before the container is.
-            if identity(&process.join("ns/mnt")).ok() != machine {
+            // Whoever starts a container is in the Pod's network before the container is, and sees the files that the agent sees.
+            if identity(&process.join("ns/mnt")).is_ok_and(|files| files != own) {
                 return Ok(Some(text));
             }
-            of_machine.get_or_insert(text);
+            shared.get_or_insert(text);
         }
     }
-    Ok(of_machine)
+    Ok(shared)
 }
 
 fn inside(process: &Path) -> PathBuf {
@@ -84,4 +84,55 @@ fn inside(process: &Path) -> PathBuf {
 /// What tells a namespace from others.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::CommandExt as _,
+        process::{Child, Command},
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use nix::{
+        sys::signal::{Signal, killpg},
+        unistd::Pid,
+    };
+
+    use super::*;
+
+    /// A group of processes; ended when dropped.
+    struct Group(Child);
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let _ = killpg(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGKILL);
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Who starts a container is in the network of the Pod before the container is, and sees the machine's files.
+    #[test]
+    fn the_files_of_a_pods_containers_count() {
+        const OWN: &str = "nameserver 192.0.2.53\n";
+        let folder = weft_scratch::folder();
+        let file = folder.path().join("resolv.conf");
+        fs::write(&file, OWN).unwrap();
+        let container = format!("mount --bind {} /etc/resolv.conf && exec sleep 60", file.display());
+        let starts = format!("unshare --mount sh -c '{container}' & wait");
+        let mut command = Command::new("unshare");
+        let starter = Group(command.args(["--net", "sh", "-c", &starts]).process_group(0).spawn().unwrap());
+        let netns = PathBuf::from(format!("/proc/{}/ns/net", starter.0.id()));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            // Before the namespace is made it is the machine's, where others run.
+            let place = Found { netns: Some(netns.clone()), addresses: Vec::new() };
+            if resolv_conf(&place).unwrap().as_deref() == Some(OWN) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the container's file is not found");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

@@ -212,8 +212,8 @@ fn serve_call(node: &mut Node, call: &Call, reply: oneshot::Sender<String>) {
 // === impl Handle ===
 
 impl Handle {
-    /// These are the cluster's nodes now. Waits until the thread has taken them in: while thousands join, what it has not come to
-    /// would pile up, each time with all of them.
+    /// These are the cluster's nodes now. Waits until the thread has taken them in: while thousands of nodes join, unread lists would
+    /// pile up, each with all nodes.
     ///
     /// # Errors
     /// When the thread has ended.

@@ -213,7 +213,7 @@ impl Services {
             return Ok(());
         }
         let old = before.and_then(health_port);
-        let given = spec.get("healthCheckNodePort").and_then(asked_for);
+        let given = spec.get("healthCheckNodePort").and_then(requested);
         let port = match given {
             Some(number) => {
                 let had: Vec<u16> = old.into_iter().collect();
@@ -241,7 +241,7 @@ impl Services {
         let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
         let ports = ports.and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
         // A port that goes on by its name keeps its number, unless another has it now.
-        for port in ports.iter_mut().filter(|port| asked_for(&port["nodePort"]).is_none()) {
+        for port in ports.iter_mut().filter(|port| requested(&port["nodePort"]).is_none()) {
             let old = before.and_then(|before| old_node_port(before, port));
             if let Some(old) = old.filter(|old| !now.contains(old)) {
                 meta::map_of(port).insert("nodePort".to_owned(), old.into());
@@ -253,9 +253,9 @@ impl Services {
             let field = format!("spec.ports[{at}].nodePort");
             let number = port["port"].as_u64().unwrap_or_default();
             // One number of a Service is one node port, whatever its protocols.
-            let named = asked_for(&port["nodePort"]).or_else(|| {
-                let same = ports.iter().filter(|other| wanted && other["port"] == number);
-                same.filter_map(|other| asked_for(&other["nodePort"])).next()
+            let named = requested(&port["nodePort"]).or_else(|| {
+                let mut same = ports.iter().filter(|other| wanted && other["port"] == number);
+                same.find_map(|other| requested(&other["nodePort"]))
             });
             let found = match (named, by_port.get(&number)) {
                 (Some(named), Some(found)) if named == i64::from(*found) => *found,
@@ -350,8 +350,8 @@ fn addresses_of(service: &Value) -> Vec<IpAddr> {
     list.iter().filter_map(|address| Some(address::sloppy(address.as_str()?)?.0)).collect()
 }
 
-/// The number that a port is to have, valid or not; 0 is none.
-fn asked_for(value: &Value) -> Option<i64> {
+/// The number that is requested, valid or not; `None` if it is 0 or missing.
+fn requested(value: &Value) -> Option<i64> {
     value.as_i64().filter(|number| *number != 0)
 }
 

@@ -57,53 +57,15 @@ rules:
 - {apiGroups: [""], resources: [podtemplates], verbs: [get, list]}
 "#;
 
-/// Both may read sessions, one may also make them.
-const SESSIONS: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: reads}
-rules:
-- {apiGroups: [""], resources: [pods/exec, pods/attach, pods/portforward], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: makes}
-rules:
-- {apiGroups: [""], resources: [pods/exec, pods/attach, pods/portforward], verbs: [create]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: reads}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reads}
-subjects:
-- {kind: ServiceAccount, name: one, namespace: default}
-- {kind: ServiceAccount, name: both, namespace: default}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: makes}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: makes}
-subjects:
-- {kind: ServiceAccount, name: both, namespace: default}
-"#;
-
-/// May change what is there.
-const CHANGES: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: changes}
-rules:
-- {apiGroups: ["", coordination.k8s.io], resources: [configmaps, leases], verbs: [get, patch, update]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: changes}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: changes}
-subjects:
-- {kind: User, apiGroup: rbac.authorization.k8s.io, name: clerk}
-"#;
-
 const WEB: &str = "system:serviceaccount:shop:web";
+
+/// Makes a role, and gives it to these subjects in all namespaces.
+fn grant(cluster: &Cluster, role: &str, verbs: &str, resources: &str, subjects: &[&str]) {
+    let (verbs, resources) = (format!("--verb={verbs}"), format!("--resource={resources}"));
+    cluster.kubectl(&["create", "clusterrole", role, &verbs, &resources]);
+    let role_ref = format!("--clusterrole={role}");
+    cluster.kubectl(&[&["create", "clusterrolebinding", role, &role_ref], subjects].concat());
+}
 
 #[test]
 fn rights_are_what_roles_and_bindings_give() {
@@ -241,7 +203,7 @@ async fn a_token_of_an_account_has_the_rights_of_the_account() {
 #[test]
 fn what_a_change_would_make_takes_the_right_to_make_it() {
     let cluster = Cluster::start();
-    cluster.apply(CHANGES);
+    grant(&cluster, "change", "get,patch,update", "configmaps,leases", &["--user=clerk"]);
     let object = |group: &str, kind: &str, name: &str| {
         json!({"apiVersion": group, "kind": kind, "metadata": {"name": name}}).to_string()
     };
@@ -266,7 +228,15 @@ fn what_a_change_would_make_takes_the_right_to_make_it() {
 #[tokio::test]
 async fn a_session_takes_the_right_to_make_one_whatever_the_method() {
     let cluster = Cluster::start();
-    cluster.apply(SESSIONS);
+    let sessions = "pods/exec,pods/attach,pods/portforward";
+    grant(
+        &cluster,
+        "read",
+        "get",
+        sessions,
+        &["--serviceaccount=default:one", "--serviceaccount=default:both"],
+    );
+    grant(&cluster, "make", "create", sessions, &["--serviceaccount=default:both"]);
     let admin = Client::new(&cluster);
     for (account, code) in [("one", 403), ("both", 404)] {
         cluster.kubectl(&["create", "serviceaccount", account]);

@@ -47,6 +47,10 @@ fn e9_a_pod_tells_of_nobody_elses_packets() {
             Ip::udp(SocketAddr::new(node[family], 50_000), SocketAddr::new(other[family], 8472), MARK);
         let mut lies: Vec<(IpAddr, Ip)> = Vec::new();
         for (to, about) in [(at(&a), &flow), (node[family], &tunnel), (at(&c), &tunnel)] {
+            // A redirect, of IPv4: by way of the liar. IPv6's is neighbour discovery.
+            if let IpAddr::V4(gateway) = at(&liar) {
+                lies.push((to, Ip::icmp(at(&liar), to, 5, 1, gateway.octets(), &about.bytes())));
+            }
             for too_big in [false, true] {
                 let lie = error(at(&liar), to, about, too_big);
                 if family == 0 {

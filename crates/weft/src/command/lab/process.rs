@@ -76,7 +76,7 @@ impl Process {
         };
         let log_to = |dir: &LabDir| {
             let log = open_log(dir)?;
-            // Panics and what is printed end up in the lab's log; the caller's terminal is let go of.
+            // The lab's log takes panics and whatever else is printed, instead of the caller's terminal.
             nix::unistd::dup2_stderr(&log)?;
             trace_to(log);
             Ok(())
