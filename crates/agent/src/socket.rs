@@ -191,7 +191,7 @@ impl Server {
                 Ok(Response::Listening { id, listeners })
             }
             Request::ProbeClose { id } => {
-                self.listeners.close(id);
+                let _ = self.listeners.close(id).await;
                 Ok(Response::Done)
             }
             Request::Probe { from, to } => {

@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, UdpSocket},
-    task::AbortHandle,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -34,7 +34,8 @@ pub(crate) struct Listeners {
 #[derive(Debug, Default)]
 struct Open {
     last: u64,
-    tasks: BTreeMap<u64, AbortHandle>,
+    /// A task for each address. Listeners that ended are removed when the next ones are opened.
+    listeners: BTreeMap<u64, JoinSet<()>>,
 }
 
 impl Listeners {
@@ -58,31 +59,35 @@ impl Listeners {
             served.push((tcp, udp));
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.tasks.retain(|_, task| !task.is_finished());
-        if open.tasks.len() >= MOST {
+        open.listeners.retain(|_, tasks| {
+            while tasks.try_join_next().is_some() {}
+            !tasks.is_empty()
+        });
+        if open.listeners.len() >= MOST {
             return Err(io::Error::other(format!(
                 "{MOST} listeners are open already: close some, or wait a minute"
             )));
         }
         open.last += 1;
         let id = open.last;
-        let all = served.into_iter().map(|(tcp, udp)| async move {
-            tokio::join!(serve_tcp(&tcp), serve_udp(&udp));
-        });
-        let task = tokio::spawn(async move {
-            let mut tasks = tokio::task::JoinSet::new();
-            all.for_each(|one| drop(tasks.spawn(one)));
-            // Listeners have no end of their own.
-            let _ = timeout(LIFETIME, tasks.join_all()).await;
-        });
-        open.tasks.insert(id, task.abort_handle());
+        let mut tasks = JoinSet::new();
+        for (tcp, udp) in served {
+            drop(tasks.spawn(async move {
+                // Listeners have no end of their own.
+                let _ = timeout(LIFETIME, async { tokio::join!(serve_tcp(&tcp), serve_udp(&udp)) }).await;
+            }));
+        }
+        drop(open.listeners.insert(id, tasks));
         Ok((id, listeners))
     }
 
-    /// Closes the listeners that [`Listeners::open`] called `id`. False when they are closed already.
-    pub(crate) fn close(&self, id: u64) -> bool {
-        let task = self.open.lock().unwrap_or_else(PoisonError::into_inner).tasks.remove(&id);
-        task.map(|task| task.abort()).is_some()
+    /// Closes the listeners that [`Listeners::open`] called `id`, and returns when nothing answers there any
+    /// more. False when they are closed already.
+    pub(crate) async fn close(&self, id: u64) -> bool {
+        let tasks = self.open.lock().unwrap_or_else(PoisonError::into_inner).listeners.remove(&id);
+        let Some(mut tasks) = tasks else { return false };
+        tasks.shutdown().await;
+        true
     }
 }
 
@@ -124,5 +129,25 @@ async fn serve_udp(socket: &UdpSocket) {
             // An ICMP error of an earlier answer.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_answers_where_listeners_were_closed() {
+        let listeners = Listeners::default();
+        let here = Found { netns: None, addresses: vec![[127, 0, 0, 1].into()] };
+        for _ in 0..100 {
+            let (id, targets) = listeners.open(&here).unwrap();
+            let at = SocketAddr::new(targets[0].address, targets[0].tcp_port);
+            drop(std::net::TcpStream::connect(at).unwrap());
+            assert!(listeners.close(id).await);
+            let error = std::net::TcpStream::connect(at).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
+        assert!(!listeners.close(1).await, "closed already");
     }
 }
