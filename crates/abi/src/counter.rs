@@ -108,6 +108,8 @@ counters! {
     ProbePort = "probe-port" drop,
     /// A host outside asked for an address that is meant for the cluster alone.
     InsideOnly = "inside-only" drop,
+    /// What a Pod says to its IPv6 link alone (duplicate address detection, reports of groups): its node has no use for it.
+    LinkOnly = "link-only" pass,
 }
 
 #[cfg(test)]

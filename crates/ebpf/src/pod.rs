@@ -6,7 +6,7 @@ use weft_abi::{Address, Counter, Pod, Route};
 use crate::steps::{
     Verdict, count,
     deliver::{local_pod, route, to_local_pod, to_other_node},
-    parse::{self, ETHERNET, Ip, Packet, is_link_local, skb, stays_on_link},
+    parse::{self, Ip, Packet, is_link_local, skb, stays_on_link},
     service::{self, hook},
 };
 
@@ -31,11 +31,11 @@ fn from_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip(ip) => {
             let Some(own) = own(ctx, &ip.source) else {
-                return if is_of_link(ctx, &ip) {
-                    Verdict::NEXT
+                return Verdict::drop(if is_of_link(&ip) {
+                    Counter::LinkOnly
                 } else {
-                    Verdict::drop(Counter::SourceAddress)
-                };
+                    Counter::SourceAddress
+                });
             };
             if own.flags & Pod::HAS_FLOWS != 0 || may_be_icmp(ip.protocol) {
                 return service::begin(ctx, hook::POD_EGRESS, None);
@@ -86,33 +86,14 @@ fn own(ctx: &TcContext, address: &Address) -> Option<&'static Pod> {
     local_pod(address).filter(|pod| pod.ifindex == ifindex)
 }
 
-/// Whether a packet that is not from one of the Pod's addresses is between the Pod and its gateway alone: from a link-local address
-/// of its own, or, while it has none yet, what finds out whether it may have one (RFC 4862 section 5.4) and its reports of
-/// groups (RFC 3590).
+/// Whether a packet that is not from one of the Pod's addresses is for its IPv6 link alone: duplicate address detection, reports of
+/// groups, questions for routers. Nobody on that link needs them, because its neighbours are known, and the node's stack would
+/// remember every address that they come from.
 #[inline(always)]
-fn is_of_link(ctx: &TcContext, ip: &Ip) -> bool {
-    const HOP_BY_HOP: u8 = 0;
-    const ICMPV6: u8 = 58;
-    const SOLICITATION: u8 = 135;
-    const LINK_SCOPE: u32 = 0xff02;
-    if ip.hops.ipv6 == 0 || !stays_on_link(&ip.destination) {
-        return false;
-    }
-    if ip.source.words_be != [0; 4] {
-        return is_link_local(&ip.source);
-    }
-    if u32::from_be(ip.destination.words_be[0]) >> 16 != LINK_SCOPE {
-        return false;
-    }
-    // The first bytes behind the IPv6 header: a message, or an extension header of eight bytes and a message.
-    let Ok([first, length, _, _, _, _, _, _, second]) = ctx.load::<[u8; 9]>(ETHERNET + 40) else {
-        return false;
-    };
-    match ip.protocol {
-        ICMPV6 => first == SOLICITATION,
-        HOP_BY_HOP => first == ICMPV6 && length == 0 && matches!(second, 131 | 132 | 143),
-        _ => false,
-    }
+fn is_of_link(ip: &Ip) -> bool {
+    ip.hops.ipv6 != 0
+        && stays_on_link(&ip.destination)
+        && (is_link_local(&ip.source) || ip.source.words_be == [0; 4])
 }
 
 /// Whether it may be ICMP, which is looked at more closely: it may be behind extension headers and in fragments.

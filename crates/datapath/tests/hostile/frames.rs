@@ -1,8 +1,9 @@
 //! Frames and headers of a root process in a Pod.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use weft_datapath::{Counter, Path};
+use weft_netns::Netlink;
 
 use crate::{
     cluster::{BOTH, Cluster, DNS_IP},
@@ -56,6 +57,7 @@ fn what_a_pod_may_not_send_arrives_nowhere_and_its_neighbours_do_not_notice() {
         lengths(&mut attack, &a, family, &others);
     }
     discovery(&mut attack, &a, &[b.v6(), c.v6()]);
+    invented_neighbours(&mut attack);
     // What the Pod may send still arrives.
     for family in BOTH {
         let [from, to] = [a.addresses[family], c.addresses[family]];
@@ -95,11 +97,9 @@ fn sources(attack: &mut Attack, a: &Pod, family: usize, others: &[IpAddr]) {
     let multicast: IpAddr = ["224.0.0.251", "ff02::fb"][family].parse().unwrap();
     for source in strange[family].iter().map(|text| text.parse::<IpAddr>().unwrap()) {
         for to in others.iter().copied().chain([multicast]) {
-            let is_link_local = source.to_string().starts_with("fe80") && to == multicast;
-            if !is_link_local {
-                let what = format!("{source} to {to}");
-                attack.try_this(&what, &datagram(source, to).frame(), Counter::SourceAddress);
-            }
+            let is_of_link = ["fe80::1", "fe80::7", "::"].contains(&&*source.to_string()) && to == multicast;
+            let reason = if is_of_link { Counter::LinkOnly } else { Counter::SourceAddress };
+            attack.try_this(&format!("{source} to {to}"), &datagram(source, to).frame(), reason);
         }
     }
     for stolen in others {
@@ -172,6 +172,23 @@ fn discovery(attack: &mut Attack, a: &Pod, others: &[IpAddr]) {
             }
         }
     }
+}
+
+/// A node remembers nobody whom a Pod invents on its link, because its table of neighbours is for all of its Pods.
+fn invented_neighbours(attack: &mut Attack) {
+    let before = attack.cluster.nodes[0].drops(Counter::LinkOnly);
+    let invented: Vec<IpAddr> =
+        (1..=100).map(|host| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host).into()).collect();
+    for &from in &invented {
+        // A router solicitation with a hardware address.
+        let hardware = [1, 1, 2, 0, 0, 0, 0, 1];
+        let message = Ip::icmp(from, "ff02::2".parse().unwrap(), 133, 0, [0; 4], &hardware).hops(255);
+        attack.from.send(&message.frame());
+    }
+    until("all of it to be counted", || attack.cluster.nodes[0].drops(Counter::LinkOnly) >= before + 100);
+    let node = &attack.cluster.nodes[0].netns.0;
+    let neighbours = Netlink::open_in(node).unwrap().neighbours().unwrap();
+    assert!(!neighbours.iter().any(|one| invented.contains(&one.address)), "{neighbours:?}");
 }
 
 /// The same packet behind so many headers with destination options.
