@@ -10,6 +10,7 @@ mod dns;
 mod kubectl;
 mod lab_life;
 mod missing_features;
+mod misspelt;
 mod pod_network;
 mod services;
 mod sessions;

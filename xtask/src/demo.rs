@@ -24,6 +24,9 @@ pub fn run() -> anyhow::Result<()> {
     }
     println!("==> A cluster of three nodes, and a shop to run on it");
     need(&["lab", "up", "--name", LAB, "--nodes", "3", "-f", "examples/shop"])?;
+    println!(
+        "    What of the shop is not a program of this machine is stood in for: it answers on the same ports and says who it is."
+    );
     println!("==> The cluster: nodes, their Pods, and the paths between nodes");
     need(&["status", "--name", LAB])?;
     println!("==> The Kubernetes network model, proved pair by pair");

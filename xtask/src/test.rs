@@ -1,6 +1,8 @@
 //! Everything that must hold before a change lands.
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Context as _;
 
 use crate::{
     command::{self, has},
@@ -14,10 +16,11 @@ pub fn run() -> anyhow::Result<()> {
     let steps: [(&str, &dyn Fn() -> anyhow::Result<()>); 5] = [
         ("format", &|| command::run("cargo", &["fmt", "--all", "--check"])),
         ("rules of the repository", &tidy::run),
-        ("lints, and binaries that the tests run", &|| {
-            lint_and(&["build", "--quiet", "--package", "weft", "--package", "weft-cni"])
+        ("lints, and all programs", &|| lint_and(&["build", "--quiet", "--all-targets"])),
+        // What the tests need of a library may be what makes the programs compile: alone they must do so as well.
+        ("the programs that are delivered, alone", &|| {
+            lint_and(&["check", "--quiet", "--package", "weft", "--package", "weft-cni"])
         }),
-        ("lints, and the tests' own programs", &|| lint_and(&["build", "--quiet", "--all-targets"])),
         ("tests", &tests),
     ];
     for (name, step) in steps {
@@ -30,16 +33,22 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn tests() -> anyhow::Result<()> {
-    if has("cargo-nextest") {
-        lint_and(&["nextest", "run", "--no-fail-fast"])
-    } else {
-        lint_and(&["test", "--no-fail-fast"])
-    }
+    // Built by a step before. By themselves the tests build them alone, with most libraries once more.
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| command::root().join("target"), PathBuf::from);
+    let weft = target.join("debug/weft");
+    let weft = weft.to_str().context("the path of the target folder is no text")?;
+    let arguments: &[&str] = if has("cargo-nextest") { &["nextest", "run"] } else { &["test"] };
+    lint_with(&[("WEFT_BIN", weft)], &[arguments, &["--no-fail-fast"]].concat())
+}
+
+fn lint_and(arguments: &[&str]) -> anyhow::Result<()> {
+    lint_with(&[], arguments)
 }
 
 /// Runs cargo with Clippy as the compiler of what is ours: a check of its own would go through everything that is built once more.
-fn lint_and(arguments: &[&str]) -> anyhow::Result<()> {
-    let variables =
+fn lint_with(more: &[(&str, &str)], arguments: &[&str]) -> anyhow::Result<()> {
+    let lints =
         [("RUSTC_WORKSPACE_WRAPPER", "clippy-driver"), ("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__")];
-    command::run_with(&variables, "cargo", arguments)
+    command::run_with(&[&lints, more].concat(), "cargo", arguments)
 }

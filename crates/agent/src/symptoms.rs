@@ -188,8 +188,9 @@ impl Sources {
         let speaks = self.speaks_for_all(&[]);
         for (key, uid) in lasting.into_iter().take(MOST) {
             let problem = format!(
-                "Service {key} waits for an address from outside: nobody has given it one; are there pools \
-                 (ConfigMap kube-system/weft, loadBalancerPools), or another controller for its class?"
+                "Service {key} waits for an address from outside: nobody has given it one; is there a pool \
+                 (ConfigMap kube-system/weft, loadBalancerPools) with an address that is free, and that is the one it asks for if it \
+                 asks for one, or another controller for its class?"
             );
             if speaks {
                 let about = ObjectRef::service(&key, &uid);

@@ -60,6 +60,11 @@ pub use tls::TlsError;
 
 use api::Api;
 
+/// What kubectl shows as the status of a Pod: its phase, or what keeps it from running, such as `CrashLoopBackOff`.
+pub fn pod_summary(pod: &serde_json::Value) -> String {
+    table::pods::summary(pod)
+}
+
 /// What a server is made from.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -35,8 +35,9 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip(Ip { source, destination, hops, .. }) => {
             let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
-            // The overlay's own packets come first, because they are the most and nothing is to be looked up for them.
-            if is_tunnel(ctx, config) && is_own(config, &destination) {
+            // What is the node's own is no Pod's, and known without a look-up.
+            let own = is_own(config, &destination);
+            if own && is_tunnel(ctx, config) {
                 if hardware::is_anothers(ctx, config, &destination, &source) {
                     return Verdict::drop(Counter::TunnelSource);
                 }
@@ -45,7 +46,7 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
                     None => Verdict::NEXT,
                 };
             }
-            if let Some(pod) = local_pod(&destination) {
+            if !own && let Some(pod) = local_pod(&destination) {
                 return to_local_pod(ctx, pod, &hops, Counter::FromNative);
             }
             // Neighbours are asked for by multicast.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anyhow::{Context, Result, anyhow};
-use futures::{StreamExt, TryStreamExt, stream};
+use anyhow::{Context, Result, anyhow, bail};
+use futures::{StreamExt, stream};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 use crate::manifest::Manifest;
 
 const MANAGER: &str = "weft-lab";
+/// Where kubectl keeps what it has applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// What the annotations of an object may have, less some room for others, in bytes.
+const LONGEST_ANNOTATION: usize = 250 * 1024;
 /// Requests under way at once.
 const AT_ONCE: usize = 16;
 
@@ -50,7 +54,8 @@ struct Served {
 /// A namespace that no manifest makes is made; a kind that nobody defines is defined as one of any content.
 ///
 /// # Errors
-/// The first object that was refused, with its file and line. What was applied before it stays.
+/// The objects that were refused, with their files and lines. What was applied stays; after namespaces and custom resource
+/// definitions, and after what workloads refer to, nothing further is applied if one was refused.
 pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applied>> {
     let mut kinds = discover(client).await?;
     let mut results: Vec<Option<Applied>> = vec![None; manifests.len()];
@@ -70,22 +75,31 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applie
         if stage > 0 {
             extra.extend(make_namespaces(client, &chosen, &kinds).await?);
         }
-        let applied: Vec<Applied> = stream::iter(chosen)
+        let kinds = &kinds;
+        let applied: Vec<Result<Applied>> = stream::iter(chosen)
             .map(|manifest| {
                 let served = kinds.get(&kind_of(manifest)).cloned();
                 async move {
                     let served = served
-                        .with_context(|| format!("{}: {} is not served", manifest.place, manifest.kind()))?;
+                        .with_context(|| format!("{}: {}", manifest.place, not_served(manifest, kinds)))?;
                     apply_one(client, manifest, &served).await.with_context(|| manifest.place.to_string())
                 }
             })
             .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
+        let mut refused = Vec::new();
         for (index, applied) in members.into_iter().zip(applied) {
-            if let Some(result) = results.get_mut(index) {
-                *result = Some(applied);
+            match (applied, results.get_mut(index)) {
+                (Ok(applied), Some(result)) => *result = Some(applied),
+                (Ok(_), None) => {}
+                (Err(error), _) => refused.push(format!("{error:#}")),
             }
+        }
+        match refused.as_slice() {
+            [] => {}
+            [one] => bail!("{one}"),
+            several => bail!("{} objects are refused:\n  {}", several.len(), several.join("\n  ")),
         }
     }
     Ok(extra.into_iter().chain(results.into_iter().flatten()).collect())
@@ -122,6 +136,26 @@ async fn discover(client: &Client) -> Result<HashMap<Kind, Served>> {
     Ok(kinds)
 }
 
+/// That a kind is not served, and which one is that is nearly called so.
+fn not_served(manifest: &Manifest, kinds: &HashMap<Kind, Served>) -> String {
+    let (version, kind) = kind_of(manifest);
+    let near = kinds
+        .keys()
+        .map(|(other, name)| {
+            (strsim::jaro_winkler(name, &kind) + f64::from(u8::from(*other == version)), other, name)
+        })
+        .filter(|(_, _, name)| strsim::jaro_winkler(name, &kind) >= 0.85)
+        .max_by(|(one, ..), (other, ..)| one.total_cmp(other));
+    let near =
+        near.map_or(String::new(), |(_, version, kind)| format!(" (did you mean {kind} of {version}?)"));
+    format!("{kind} of {version} is not served{near}")
+}
+
+/// Whether a kind is but one letter away from another of its group.
+fn is_misspelt(version: &str, kind: &str, kinds: &HashMap<Kind, Served>) -> bool {
+    kinds.keys().any(|(other, name)| other == version && strsim::damerau_levenshtein(name, kind) == 1)
+}
+
 async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Result<Applied> {
     let api: Api<DynamicObject> = api_for(client, served, manifest.namespace());
     let before = api.get_opt(manifest.name()).await.map_err(plain)?;
@@ -131,6 +165,7 @@ async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Res
     if served.namespaced && manifest.namespace().is_none() {
         object["metadata"]["namespace"] = json!("default");
     }
+    tell_kubectl(&mut object);
     let after = api.patch(manifest.name(), &params, &Patch::Apply(&object)).await.map_err(plain)?;
     let outcome = match before {
         None => Outcome::Created,
@@ -138,6 +173,21 @@ async fn apply_one(client: &Client, manifest: &Manifest, served: &Served) -> Res
         Some(_) => Outcome::Configured,
     };
     Ok(Applied { object: shown(served, manifest.name()), namespace: after.namespace(), outcome })
+}
+
+/// Keeps in an object what kubectl compares with, so that it goes on with what was applied here.
+fn tell_kubectl(object: &mut Value) {
+    let annotations = &mut object["metadata"]["annotations"];
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    // What is none the API server refuses.
+    let Some(annotations) = annotations.as_object_mut() else { return };
+    annotations.remove(LAST_APPLIED);
+    let applied = format!("{object}\n");
+    if applied.len() < LONGEST_ANNOTATION {
+        object["metadata"]["annotations"][LAST_APPLIED] = applied.into();
+    }
 }
 
 /// What people write into an object: without what the API server and the controllers add meanwhile.
@@ -217,7 +267,7 @@ async fn define_unknown(
     for ((api_version, kind), _) in &unknown {
         let Some(served) = kinds.get(&definition_kind).cloned() else { break };
         let Some((group, version)) = api_version.split_once('/') else { continue };
-        if kinds.contains_key(&(api_version.clone(), kind.clone())) {
+        if kinds.contains_key(&(api_version.clone(), kind.clone())) || is_misspelt(api_version, kind, kinds) {
             continue;
         }
         // Most kinds are namespaced; one that no object gives a namespace to is taken as cluster-wide by its name.

@@ -106,17 +106,44 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
     found(record.netns, &record.cgroup, &lab.pod(&record.uid))
 }
 
+/// Whether a Pod is one of `deploy/NAME`, or of another kind of workload, by its name: workloads name their Pods after themselves.
+pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
+    let rest = pod.strip_prefix(workload).and_then(|rest| rest.strip_prefix('-'));
+    // Deployments and CronJobs have another object between them and their Pods.
+    let parts = if matches!(kind, "deploy" | "deployment" | "deployments" | "cj" | "cronjob" | "cronjobs") {
+        2
+    } else {
+        1
+    };
+    rest.is_some_and(|rest| rest.split('-').count() == parts)
+}
+
 fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
     match target.split_once('/') {
         None => lab.pod_record(namespace, target),
         Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod),
-        Some((_, workload)) => {
+        Some((kind, workload)) => {
             let pods = lab.pods_in(namespace)?;
-            // Workloads name their Pods after themselves.
-            let first = pods.into_iter().find(|pod| pod.starts_with(&format!("{workload}-")));
+            let first = pods.into_iter().find(|pod| is_of_workload(pod, kind, workload));
             let first = first
                 .with_context(|| format!("no Pod of {namespace}/{target} runs in lab {}", lab.name()))?;
             lab.pod_record(namespace, &first)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_workload;
+
+    #[test]
+    fn pods_of_a_workload_are_not_those_of_another_whose_name_begins_alike() {
+        assert!(is_of_workload("web-5d9c7b8f6-x2x4k", "deploy", "web"));
+        assert!(!is_of_workload("web-admin-5d9c7b8f6-x2x4k", "deploy", "web"));
+        assert!(!is_of_workload("web-0", "deploy", "web"));
+        assert!(is_of_workload("db-0", "sts", "db"));
+        assert!(!is_of_workload("db-backup-0", "sts", "db"));
+        assert!(is_of_workload("nightly-29600000-abcde", "cronjob", "nightly"));
+        assert!(!is_of_workload("web", "deploy", "web"));
     }
 }

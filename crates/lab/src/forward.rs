@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use k8s_openapi::{
     api::{
-        core::v1::{Pod, Service},
+        core::v1::{Pod, Service, ServicePort},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::util::intstr::IntOrString,
@@ -74,7 +74,13 @@ impl Forward {
         };
         let nodes = lab.record()?.nodes.into_iter().map(|node| (node.name, node.netns)).collect();
         let (namespace, port) = (namespace.to_owned(), port.to_owned());
-        Ok(Forward { client, namespace, target, port, nodes, turn: AtomicUsize::new(0) })
+        let forward = Forward { client, namespace, target, port, nodes, turn: AtomicUsize::new(0) };
+        // Whether it has the port is known now; whether something is ready there may be known later.
+        match &forward.target {
+            Target::Service(name) => drop(forward.service_port(name).await?),
+            Target::Pod(name) => drop(forward.pod_port(name).await?),
+        }
+        Ok(forward)
     }
 
     /// Opens the loopback port; 0 takes any.
@@ -128,27 +134,30 @@ impl Forward {
     }
 
     async fn pod(&self, name: &str) -> Result<(String, SocketAddr)> {
-        let pod = Api::<Pod>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
+        let (pod, port) = self.pod_port(name).await?;
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
         let ip = ip.with_context(|| format!("Pod {name} has no address yet"))?;
-        let spec = pod.spec.unwrap_or_default();
-        let named = spec
-            .containers
-            .iter()
-            .flat_map(|container| container.ports.iter().flatten())
-            .find(|port| port.name.as_deref() == Some(self.port.as_str()));
-        let port = match (self.port.parse(), named) {
-            (Ok(port), _) => port,
-            (Err(_), Some(named)) => u16::try_from(named.container_port)?,
-            (Err(_), None) => bail!("Pod {name} has no port named {}", self.port),
-        };
-        Ok((
-            spec.node_name.with_context(|| format!("Pod {name} has no node yet"))?,
-            SocketAddr::new(ip, port),
-        ))
+        let node = pod.spec.and_then(|spec| spec.node_name);
+        Ok((node.with_context(|| format!("Pod {name} has no node yet"))?, SocketAddr::new(ip, port)))
     }
 
-    async fn service(&self, name: &str) -> Result<(String, SocketAddr)> {
+    /// A Pod and its port. A number need not be declared.
+    async fn pod_port(&self, name: &str) -> Result<(Pod, u16)> {
+        let pod = Api::<Pod>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
+        if let Ok(port) = self.port.parse() {
+            return Ok((pod, port));
+        }
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let named = containers
+            .flat_map(|container| container.ports.iter().flatten())
+            .find(|port| port.name.as_deref() == Some(self.port.as_str()));
+        let named = named.with_context(|| format!("Pod {name} has no port named {}", self.port))?;
+        let port = u16::try_from(named.container_port)?;
+        Ok((pod, port))
+    }
+
+    /// The port of a Service that is meant.
+    async fn service_port(&self, name: &str) -> Result<ServicePort> {
         let service = Api::<Service>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
         let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let wanted = ports.iter().find(|port| {
@@ -156,10 +165,14 @@ impl Forward {
                 || port.name.as_deref() == Some(self.port.as_str())
                 || matches!(&port.target_port, Some(IntOrString::String(name)) if *name == self.port)
         });
-        let wanted = wanted.with_context(|| {
+        wanted.cloned().with_context(|| {
             let known: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
             format!("Service {name} has no port {}; it has {}", self.port, known.join(", "))
-        })?;
+        })
+    }
+
+    async fn service(&self, name: &str) -> Result<(String, SocketAddr)> {
+        let wanted = self.service_port(name).await?;
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
         let label = format!("kubernetes.io/service-name={name}");
         let slices = slices.list(&ListParams::default().labels(&label)).await?;

@@ -16,11 +16,12 @@ mod name_server;
 mod overview;
 mod place;
 mod ranges;
+mod references;
 mod responder;
 mod world;
 
 pub use apply::{Applied, Outcome, apply};
-pub use enter::{exec, exec_in};
+pub use enter::{exec, exec_in, is_of_workload};
 pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};
@@ -29,3 +30,4 @@ pub use place::{
     BadName, Cgroup, LabDir, LabName, LabRecord, NameTaken, NodeRecord, OutsideRecord, PodRecord, clean,
 };
 pub use ranges::{IpFamily, Ranges};
+pub use references::dangling;

@@ -42,8 +42,10 @@ pub struct PodOverview {
     pub addresses: Vec<String>,
     /// It uses its node's network.
     pub host_network: bool,
-    /// `Ready`, or its phase.
+    /// `Ready`, or why not in the one word that kubectl shows: its phase, `CrashLoopBackOff`, `Init:0/1` and their like.
     pub state: String,
+    /// How often its containers were started again.
+    pub restarts: i32,
 }
 
 impl Overview {
@@ -52,14 +54,16 @@ impl Overview {
         let everything = ListParams::default();
         let (nodes, pods): (Api<Node>, Api<Pod>) = (Api::all(client.clone()), Api::all(client.clone()));
         let nodes = nodes.list(&everything).await?.into_iter().map(node).collect();
-        let pods = pods.list(&everything).await?.into_iter().map(pod).collect();
+        let pods = pods.list(&everything).await?.into_iter().map(pod).collect::<Result<_>>()?;
         Ok(Overview { nodes, pods })
     }
 
-    /// Every node is Ready, every Pod is or has succeeded.
-    pub fn is_ready(&self) -> bool {
-        let fine = |pod: &PodOverview| matches!(pod.state.as_str(), "Ready" | "Succeeded");
-        self.nodes.iter().all(|node| node.ready) && self.pods.iter().all(fine)
+    /// Nodes that are not Ready, and Pods that neither are nor have succeeded, with their states.
+    pub fn not_ready(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().filter(|node| !node.ready).map(|node| format!("node {}", node.name));
+        let fine = |pod: &&PodOverview| matches!(pod.state.as_str(), "Ready" | "Completed");
+        let pods = self.pods.iter().filter(|pod| !fine(pod));
+        nodes.chain(pods.map(|pod| format!("Pod {}/{} ({})", pod.namespace, pod.name, pod.state))).collect()
     }
 }
 
@@ -76,16 +80,20 @@ fn node(node: Node) -> NodeOverview {
     }
 }
 
-fn pod(pod: Pod) -> PodOverview {
+fn pod(pod: Pod) -> Result<PodOverview> {
     let (namespace, name) = key_of(&pod.metadata);
-    let ready = is_ready(&pod);
+    // A Pod that is going is no more ready than one that has ended.
+    let ready = is_ready(&pod) && pod.metadata.deletion_timestamp.is_none();
+    let state =
+        if ready { "Ready".into() } else { weft_apiserver::pod_summary(&serde_json::to_value(&pod)?) };
     let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
-    PodOverview {
+    Ok(PodOverview {
         namespace,
         name,
         node: spec.node_name.unwrap_or_default(),
         addresses: status.pod_ips.into_iter().flatten().map(|ip| ip.ip).collect(),
         host_network: spec.host_network == Some(true),
-        state: if ready { "Ready".into() } else { status.phase.unwrap_or_else(|| "Pending".into()) },
-    }
+        restarts: status.container_statuses.into_iter().flatten().map(|status| status.restart_count).sum(),
+        state,
+    })
 }

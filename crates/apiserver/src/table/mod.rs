@@ -3,7 +3,7 @@
 mod cluster;
 mod jsonpath;
 mod network;
-mod pods;
+pub(crate) mod pods;
 mod text;
 mod workloads;
 

@@ -68,7 +68,7 @@ fn gates(pod: &Value) -> Value {
 }
 
 /// The word under STATUS.
-fn summary(pod: &Value) -> String {
+pub(crate) fn summary(pod: &Value) -> String {
     let status = &pod["status"];
     let phase = word(&status["phase"]);
     let mut reason = match word(&status["reason"]) {

@@ -57,10 +57,10 @@ impl Hops {
             // There is no checksum that makes up for it in what the hardware summed up.
             return ctx.store(IPV6_HOPS, &(self.left as u8), u64::from(BPF_F_RECOMPUTE_CSUM));
         }
-        let words = [self.front(), self.checksum_be as u16];
         if self.in_place == 0 {
-            return ctx.store(IPV4_HOPS, &words, 0);
+            return ctx.store(IPV4_HOPS, &(u32::from(self.front()) | self.checksum_be << 16), 0);
         }
+        let words = [self.front(), self.checksum_be as u16];
         let start = ctx.data() + IPV4_HOPS;
         if start + size_of_val(&words) > ctx.data_end() {
             return Err(-1);

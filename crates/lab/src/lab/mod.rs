@@ -36,6 +36,7 @@ use crate::{
     manifest::Manifest,
     place::{self, Cgroup, Fabric, LabDir, LabName, LabRecord, NodeRecord, Spawner, make_dir, write_file},
     ranges::{IpFamily, Ranges},
+    references::dangling,
     world::World,
 };
 use outside::Outside;
@@ -75,6 +76,8 @@ pub struct Options {
 pub enum Progress {
     /// A part is done.
     Step(String),
+    /// Something that whoever wrote the manifests may not mean.
+    Warning(String),
     /// How far the wait is; replaces the one before it.
     Waiting(String),
     /// Everything is up.
@@ -215,6 +218,9 @@ async fn up(
             plural(applied.len(), "object"),
             plural(manifests.len(), "manifest")
         )));
+    }
+    for warning in dangling(&client, manifests).await? {
+        tell(Progress::Warning(format!("{}: {}", warning.place, warning.what)));
     }
 
     let mut missing = readiness::wait(&world, failed, usize::from(options.nodes), deadline, tell).await;

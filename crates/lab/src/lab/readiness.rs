@@ -96,12 +96,13 @@ impl State {
     }
 }
 
-/// Workloads whose controller has not made all their Pods.
+/// Workloads that lack Pods.
 fn workloads(world: &World) -> Vec<String> {
     let mut missing = Vec::new();
-    let mut note = |kind: &str, metadata: &_, made: i32, wanted: i32| {
-        if made < wanted {
-            missing.push(format!("{kind} {}: {made} of {} made", name_of(metadata), plural_of(wanted)));
+    let mut note = |kind: &str, metadata: &_, have: i32, wanted: i32| {
+        if have < wanted {
+            let what = if kind == "Job" { "made" } else { "ready" };
+            missing.push(format!("{kind} {}: {have} of {} {what}", name_of(metadata), plural_of(wanted)));
         }
     };
     for one in world.deployments.list() {

@@ -62,15 +62,7 @@ fn left_out(manifest: &Manifest) -> Vec<&'static str> {
         _ => None,
     };
     let mut found: Vec<&'static str> = of_kind.into_iter().collect();
-    let spec = match manifest.kind() {
-        "Pod" => manifest.object.pointer("/spec"),
-        "CronJob" => manifest.object.pointer("/spec/jobTemplate/spec/template/spec"),
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => {
-            manifest.object.pointer("/spec/template/spec")
-        }
-        _ => None,
-    };
-    found.extend(spec.into_iter().flat_map(of_pods));
+    found.extend(manifest.pod_spec().into_iter().flat_map(of_pods));
     found
 }
 

@@ -228,6 +228,18 @@ impl Manifest {
         text_at(&self.object, "/metadata/name")
     }
 
+    /// What its Pods are made from: of a Pod, or a workload that makes some.
+    pub fn pod_spec(&self) -> Option<&Value> {
+        match self.kind() {
+            "Pod" => self.object.pointer("/spec"),
+            "CronJob" => self.object.pointer("/spec/jobTemplate/spec/template/spec"),
+            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => {
+                self.object.pointer("/spec/template/spec")
+            }
+            _ => None,
+        }
+    }
+
     /// `metadata.namespace` of the object, if it says one.
     pub fn namespace(&self) -> Option<&str> {
         self.object.pointer("/metadata/namespace").and_then(Value::as_str)

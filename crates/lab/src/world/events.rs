@@ -1,16 +1,55 @@
 //! Events of Pods, as `kubectl describe` shows them. Written in the background: nothing waits for one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::controllers::now;
+
+/// Events that are remembered, maximum, so that what happens again is counted.
+const REMEMBERED: usize = 4096;
+
+/// An Event that was written.
+struct Told {
+    name: String,
+    count: u32,
+}
+
+/// Writes an Event, or counts it as one that was written before.
+async fn write(
+    api: &Api<DynamicObject>,
+    told: &mut HashMap<String, Told>,
+    event: Value,
+) -> Result<(), kube::Error> {
+    let parts = [&event["involvedObject"]["uid"], &event["source"], &event["reason"], &event["message"]];
+    let same = parts.map(Value::to_string).join(" ");
+    if let Some(before) = told.get_mut(&same) {
+        before.count += 1;
+        let change = json!({ "count": before.count, "lastTimestamp": event["lastTimestamp"] });
+        match api.patch(&before.name, &PatchParams::default(), &Patch::Merge(&change)).await {
+            // Somebody has removed it: it is new again.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            done => return done.map(drop),
+        }
+    }
+    let name = event["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let event = serde_json::from_value(event).map_err(kube::Error::SerdeError)?;
+    api.create(&PostParams::default(), &event).await?;
+    if told.len() >= REMEMBERED {
+        told.clear();
+    }
+    told.insert(same, Told { name, count: 1 });
+    Ok(())
+}
 
 pub(crate) struct Events {
     sender: mpsc::UnboundedSender<Value>,
@@ -28,14 +67,11 @@ impl Events {
                 kind: "Event".into(),
                 plural: "events".into(),
             };
+            let mut told: HashMap<String, Told> = HashMap::new();
             while let Some(event) = receiver.recv().await {
                 let namespace = event["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
                 let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-                let made = match serde_json::from_value(event) {
-                    Ok(event) => api.create(&PostParams::default(), &event).await.map(|_| ()),
-                    Err(error) => Err(kube::Error::SerdeError(error)),
-                };
-                if let Err(error) = made {
+                if let Err(error) = write(&api, &mut told, event).await {
                     tracing::debug!(%error, "an Event could not be written");
                 }
             }

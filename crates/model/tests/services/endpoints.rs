@@ -221,6 +221,8 @@ fn e3_addresses_of_the_service_range_are_not_taken() {
     assert_eq!(text(&plan.cluster), "10.0.0.1:8080");
     let said = planner.refusals().remove(0).to_string();
     assert!(said.contains("10.96.0.7") && said.contains("Service range 10.96.0.0/16"), "{said}");
+    planner.hear(Event::ServiceGone(service("web").key));
+    assert_eq!(planner.refusals(), [], "of a Service that is gone nothing is told, though its slice stays");
 }
 
 /// E17: what every node has for itself is nobody's endpoint.

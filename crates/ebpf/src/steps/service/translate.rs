@@ -94,18 +94,18 @@ fn v4(ctx: &TcContext, work: &Work, hops: &Hops, checksum: Option<Checksum>) -> 
     let header = u64::from(!hops.checksum_be & 0xffff) + (difference & 0xffff) + (difference >> 16);
     let header = (header & 0xffff) + (header >> 16);
     let header = !((header & 0xffff) + (header >> 16)) as u16;
-    let half = |word: u32| [word as u16, (word >> 16) as u16];
-    let ([s0, s1], [d0, d1]) = (half(to[0]), half(to[1]));
-    let front = hops.front();
+    let first = u32::from(hops.front()) | u32::from(header) << 16;
     let ports_follow = work.transport as usize == ETHERNET + IPV4_HEADER && work.part != part::LATER;
     match checksum {
         Some(checksum) if ports_follow => {
             ports_sum(ctx, work, checksum)?;
-            let ports = [flow.source_port_be, flow.destination_port_be];
-            ctx.store(IPV4_HOPS, &[front, header, s0, s1, d0, d1, ports[0], ports[1]], 0)?;
+            let ports = u32::from(flow.source_port_be) | u32::from(flow.destination_port_be) << 16;
+            // What is written in parts and read as a whole waits for the cache.
+            let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+            ctx.store(IPV4_HOPS, &[pair(first, to[0]), pair(to[1], ports)], 0)?;
             Ok(false)
         }
-        _ => ctx.store(IPV4_HOPS, &[front, header, s0, s1, d0, d1], 0).map(|()| true),
+        _ => ctx.store(IPV4_HOPS, &[first, to[0], to[1]], 0).map(|()| true),
     }
 }
 

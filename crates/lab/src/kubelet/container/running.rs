@@ -31,6 +31,7 @@ use crate::{
         volumes,
     },
     place::{enter, make_dir, one_part, write_file},
+    references,
 };
 
 /// How long a stand-in goes on taking connections after it was asked to end, as a server that drains does: until
@@ -93,6 +94,7 @@ impl Surroundings {
                 return Ok(running);
             }
         }
+        self.tell_what_is_missing(container, log).await?;
         let image = container.image.as_deref().unwrap_or("its image");
         if ends {
             log.write(format!(
@@ -114,6 +116,37 @@ impl Surroundings {
         Ok(Running::StandIn { ends })
     }
 
+    /// Tells what a kubelet would wait for. A stand-in does not, because what makes it in a cluster may be a program that this machine
+    /// does not have.
+    async fn tell_what_is_missing(&self, container: &Container, log: &ContainerLog) -> Result<()> {
+        let Some(spec) = &self.pod.spec else { return Ok(()) };
+        let mut sources = self.sources();
+        for source in references::needed_by(spec, container) {
+            let found = match &source {
+                references::Source::ConfigMap(name) => sources.config_map(name, false).await,
+                references::Source::Secret(name) => sources.secret(name, false).await,
+            };
+            match found {
+                Err(SourceError::Missing { .. }) => {
+                    let what =
+                        format!("there is no {source}: a kubelet would wait for it, the stand-in does not");
+                    log.write(format!("weft lab: {what}"));
+                    let message = format!("container {}: {what}", container.name);
+                    self.kubelets.events.warning(&self.pod, "Failed", &message);
+                }
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// ConfigMaps and Secrets of the Pod's namespace.
+    fn sources(&self) -> Sources {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        Sources::new(self.kubelets.world.client.clone(), namespace)
+    }
+
     /// A program of a Pod that is not restarted for ever is one that ends, unless it serves something.
     fn stand_in_ends(&self, container: &Container) -> bool {
         let owners = self.pod.metadata.owner_references.as_deref().unwrap_or_default();
@@ -125,8 +158,7 @@ impl Surroundings {
 
     /// What a container's processes find: variables and volumes.
     async fn setting(&self, container: &Container) -> Result<Setting> {
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
-        let mut sources = Sources::new(self.kubelets.world.client.clone(), namespace);
+        let mut sources = self.sources();
         let services = self.kubelets.world.services.list();
         let hostname = &self.sandbox.hostname;
         let environment = Environment::of(&self.pod, container, hostname, &services, &mut sources).await?;

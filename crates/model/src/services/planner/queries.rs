@@ -24,7 +24,10 @@ impl Planner {
                 Some(Refusal { service: service.key.clone(), slice: None, address: *address, why })
             })
         });
-        let endpoints = self.refused_endpoints.iter().flat_map(|(slice, (service, addresses))| {
+        // A slice may outlive its Service; then nobody misses its endpoints.
+        let slices =
+            self.refused_endpoints.iter().filter(|(_, (service, _))| self.service(service).is_some());
+        let endpoints = slices.flat_map(|(slice, (service, addresses))| {
             addresses.iter().map(|(address, why)| Refusal {
                 service: service.clone(),
                 slice: Some(slice.clone()),

@@ -6,6 +6,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 use weft_agent::admin::{Client, Explained, Explanation, PodStatus, Request, Response};
+use weft_lab::is_of_workload;
+use weft_model::PodKey;
 
 use crate::{
     command::{
@@ -26,10 +28,10 @@ pub struct Query {
     /// The type of record
     #[arg(default_value = "A", value_name = "TYPE")]
     kind: String,
-    /// POD, or NAMESPACE/POD: as this Pod is answered, by its own node
+    /// POD, NAMESPACE/POD, or deploy/NAME (or another workload's): as this Pod is answered, by its own node
     #[arg(long, value_name = "POD")]
     from: Option<String>,
-    /// Namespace of a POD
+    /// Namespace of a POD or workload
     #[arg(short, long, default_value = "default")]
     namespace: String,
     /// As this node answers [default: the first one, or the Pod's]
@@ -76,12 +78,27 @@ impl Query {
     fn choose<'a>(&self, agents: &'a [Agent]) -> Result<(&'a Agent, Option<&'a PodStatus>)> {
         if let Some(from) = &self.from {
             let whole = if from.contains('/') { from.clone() } else { format!("{}/{from}", self.namespace) };
-            let is_it = |pod: &&PodStatus| pod.pod.as_ref().is_some_and(|key| key.to_string() == whole);
-            let mut found =
-                agents.iter().filter_map(|agent| Some((agent, Some(agent.status.pods.iter().find(is_it)?))));
-            return found.next().ok_or_else(|| {
+            let named = |pod: &&PodStatus| pod.pod.as_ref().is_some_and(|key| key.to_string() == whole);
+            let first = |is_it: &dyn Fn(&&PodStatus) -> bool| {
+                agents.iter().find_map(|agent| Some((agent, Some(agent.status.pods.iter().find(is_it)?))))
+            };
+            let of_workload = |(kind, workload): (&str, &str)| {
+                let is_it = |key: &PodKey| {
+                    key.namespace == self.namespace && is_of_workload(&key.name, kind, workload)
+                };
+                first(&|pod| pod.pod.as_ref().is_some_and(is_it))
+            };
+            return first(&named).or_else(|| from.split_once('/').and_then(of_workload)).ok_or_else(|| {
+                let own = agents.iter().flat_map(|agent| &agent.status.pods).filter_map(|pod| pod.pod.as_ref());
+                let namespace = whole.split_once('/').map_or("", |(namespace, _)| namespace);
+                let near: Vec<String> = own
+                    .filter(|key| key.namespace == namespace || key.namespace == self.namespace)
+                    .map(ToString::to_string)
+                    .take(5)
+                    .collect();
+                let near = if near.is_empty() { String::new() } else { format!("; there is {}", near.join(", ")) };
                 Usage(format!(
-                    "no Pod {whole} is attached to the network on the nodes that were asked; Pods on a host's network are \
+                    "no Pod {whole} is attached to the network on the nodes that were asked{near}; Pods on a host's network are \
                      asked for with --node"
                 ))
                 .into()

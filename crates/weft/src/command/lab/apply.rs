@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
-use weft_lab::{apply, client_of};
+use weft_lab::{apply, client_of, dangling};
 
 use super::LabArgs;
 use crate::{
@@ -31,7 +31,12 @@ impl Apply {
         let kubeconfig = self.lab.choose()?.kubeconfig();
         let kubeconfig =
             std::fs::read_to_string(&kubeconfig).with_context(|| kubeconfig.display().to_string())?;
-        let applied = block_on(async { apply(&client_of(&kubeconfig).await?, &manifests).await })?;
+        let (applied, dangling) = block_on(async {
+            let client = client_of(&kubeconfig).await?;
+            let applied = apply(&client, &manifests).await?;
+            Ok((applied, dangling(&client, &manifests).await?))
+        })?;
+        super::warn(&dangling);
         match self.output.output {
             Format::Table => {
                 for one in &applied {

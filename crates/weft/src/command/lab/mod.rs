@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use weft_lab::{
     LabDir, LabName, NotRoot,
-    manifest::{self, Loaded, Manifest},
+    manifest::{self, Loaded, Manifest, Warning},
 };
 
 use super::Usage;
@@ -99,10 +99,14 @@ impl LabArgs {
 /// Reads manifests and tells what their author may not mean.
 fn load(files: &[PathBuf]) -> Result<Vec<Manifest>> {
     let Loaded { manifests, warnings } = manifest::load(files)?;
+    warn(&warnings);
+    Ok(manifests)
+}
+
+fn warn(warnings: &[Warning]) {
     for warning in warnings {
         eprintln!("weft: warning: {}: {}", warning.place, warning.what);
     }
-    Ok(manifests)
 }
 
 /// The labs that run; what others left behind is removed first.

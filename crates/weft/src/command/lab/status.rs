@@ -32,7 +32,14 @@ impl Status {
             Format::Json => print_json(&serde_json::json!({ "lab": record, "cluster": overview }))?,
             Format::Table => print(&record, &overview),
         }
-        Ok(if overview.is_ready() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let missing = overview.not_ready();
+        if missing.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let some: Vec<&str> = missing.iter().take(5).map(String::as_str).collect();
+        let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
+        eprintln!("weft: not ready: {}{more}; kubectl describe tells why", some.join(", "));
+        Ok(ExitCode::FAILURE)
     }
 }
 
@@ -52,7 +59,7 @@ fn print(record: &LabRecord, overview: &Overview) {
         return;
     }
     println!();
-    let pods: Vec<[String; 5]> = overview
+    let pods: Vec<[String; 6]> = overview
         .pods
         .iter()
         .map(|pod| {
@@ -60,12 +67,13 @@ fn print(record: &LabRecord, overview: &Overview) {
                 pod.namespace.clone(),
                 pod.name.clone(),
                 pod.state.clone(),
+                pod.restarts.to_string(),
                 join(&pod.addresses),
                 pod.node.clone(),
             ]
         })
         .collect();
-    print_table(["NAMESPACE", "POD", "STATE", "ADDRESS", "NODE"], &pods);
+    print_table(["NAMESPACE", "POD", "STATE", "RESTARTS", "ADDRESS", "NODE"], &pods);
 }
 
 fn join(items: &[String]) -> String {

@@ -208,6 +208,10 @@ impl Screen {
                 self.end();
                 eprintln!("  {text}");
             }
+            Progress::Warning(text) => {
+                self.end();
+                eprintln!("weft: warning: {text}");
+            }
             Progress::Waiting(text) if self.live => {
                 eprint!("\r\x1b[K  {text}");
                 // A terminal that is gone is no reason to stop.
@@ -253,17 +257,25 @@ pub fn say_next(record: &LabRecord, foreground: bool) {
     let rows: Vec<[String; 3]> = rows.into_iter().chain([outside]).collect();
     println!();
     print_table(["NODE", "ADDRESS", "NAMESPACE"], &rows);
+    // As it was called: it need not be on the path.
+    let weft = std::env::args().next().unwrap_or_else(|| "weft".into());
     println!("\nLab {} is up. What to do next:", record.name);
     println!("  export KUBECONFIG={}", LabDir::of(&record.name).kubeconfig().display());
+    if is_not_alone(record) {
+        println!("  export WEFT_LAB={}", record.name);
+    }
     println!("  kubectl get pods -A -o wide");
-    println!("  weft verify");
-    println!("  weft lab exec node/node-1 -- ip route");
-    println!("  weft lab exec outside -- curl -s http://NODE:NODEPORT/");
+    println!("  {weft} verify");
+    println!("  {weft} lab exec node/node-1 -- ip route");
+    println!("  {weft} lab exec outside -- curl -s http://NODE:NODEPORT/");
     if foreground {
         println!("Ctrl-C takes it down.");
     } else {
-        let name =
-            if record.name.to_string() == "lab" { String::new() } else { format!(" --name {}", record.name) };
-        println!("  weft lab down{name}");
+        println!("  {weft} lab down");
     }
+}
+
+/// Whether the commands must be told which lab is meant: others run too, or 'lab down' would not take this one by itself.
+fn is_not_alone(record: &LabRecord) -> bool {
+    record.name.to_string() != "lab" || LabDir::running().is_ok_and(|running| running.len() > 1)
 }

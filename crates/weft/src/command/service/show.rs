@@ -1,6 +1,6 @@
 //! `weft service show`
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -30,13 +30,19 @@ impl Show {
     pub fn run(self) -> Result<ExitCode> {
         let (namespace, name) = self.service.split_once('/').unwrap_or((&self.namespace, &self.service));
         let mut held = self.nodes.ask()?;
+        let near = near(&held, name);
         for node in &mut held {
             node.services.retain(|service| service.namespace == namespace && service.name == name);
         }
         if held.iter().all(|node| node.services.is_empty()) {
+            let near = if near.is_empty() {
+                String::new()
+            } else {
+                format!(" (did you mean {}?)", near.join(" or "))
+            };
             bail!(Usage(format!(
-                "no node holds anything of a Service {namespace}/{name}: headless and ExternalName Services are DNS \
-                 alone; kubectl get services -A lists what there is"
+                "no node holds anything of a Service {namespace}/{name}{near}. Headless and ExternalName Services are DNS \
+                 alone: kubectl get services -A lists what there is"
             )));
         }
         match self.output.output {
@@ -45,6 +51,21 @@ impl Show {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Services of this name in other namespaces, or else of names that are nearly this one.
+fn near(held: &[Held], name: &str) -> Vec<String> {
+    let all: BTreeSet<(&str, &str)> = held
+        .iter()
+        .flat_map(|node| &node.services)
+        .map(|service| (service.namespace.as_str(), service.name.as_str()))
+        .collect();
+    let close = |least: f64| {
+        let found = all.iter().filter(move |(_, other)| strsim::jaro_winkler(other, name) >= least);
+        found.take(3).map(|(namespace, name)| format!("{namespace}/{name}")).collect::<Vec<_>>()
+    };
+    let same = close(1.0);
+    if same.is_empty() { close(0.85) } else { same }
 }
 
 fn print(node: &Held) {

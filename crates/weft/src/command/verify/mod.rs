@@ -30,7 +30,8 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 const MOST_PAIRS: usize = 4000;
 
 /// Prove the network model: every pair reachable, no NAT, full MTU, every Service from everywhere and by its name, addresses
-/// unique
+/// unique. For that it connects to every port of every Service, of a lab's with an HTTP request for "/"; what answers there counts it
+/// as it does any client
 #[derive(Args, Debug)]
 pub struct Verify {
     #[command(flatten)]
@@ -186,7 +187,8 @@ fn print_names(report: Option<&NamesReport>, verdict: impl Fn(bool) -> &'static 
     };
     if report.pods > 0 {
         let what = if report.sampled { "a sample" } else { "all" };
-        let claim = format!("Services found by name in {} Pods ({what} of {})", report.pods, report.names);
+        let claim =
+            format!("Services found by name in {} Pods ({what} of {} names)", report.pods, report.names);
         println!("{claim:<58} {}", verdict(report.holds()));
     }
     for failure in report.failed.iter().take(20) {
@@ -229,7 +231,7 @@ fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static st
     let what = if report.sampled { "a sample" } else { "all" };
     println!(
         "{:<58} {}",
-        format!("Services reached, clients' addresses kept ({what} of {})", report.ports),
+        format!("Services reached, clients' addresses kept ({what} of {} ports)", report.ports),
         verdict(report.failed.iter().all(|failure| failure.host_port))
     );
     if report.host_ports > 0 {
@@ -248,6 +250,9 @@ fn print_services(report: &ServicesReport, verdict: impl Fn(bool) -> &'static st
     }
     for uneven in &report.uneven {
         println!("  {uneven}");
+    }
+    for port in &report.without_backends {
+        println!("  refuses, as it has no backends: {port}");
     }
     for port in &report.unproved {
         println!("  not proved: {port} answers no datagrams");

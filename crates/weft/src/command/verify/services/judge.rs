@@ -115,7 +115,8 @@ mod tests {
         let address = [192, 0, 2, 1].into();
         let visit = Visit { protocol: Protocol::Sctp, address, port: 8080, ask: true, times: 1 };
         let host_port = Some("shop/web".to_owned());
-        problem(&visitor, &Planned { service: "a host port".into(), visit, expected, host_port }, visited)
+        let service = "a host port".into();
+        problem(&visitor, &Planned { service, visit, expected, host_port, backend: None }, visited)
     }
 
     fn answered(by: &str, source: [u8; 4]) -> Visited {

@@ -20,7 +20,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use weft_agent::admin::{Client, Request, Response, Visit, Visited, kernel_speaks_sctp, visit_from};
+use weft_agent::admin::{
+    Client, Request, Response, ServiceStatus, Visit, Visited, kernel_speaks_sctp, visit_from,
+};
 use weft_lab::OutsideRecord;
 use weft_model::Protocol;
 
@@ -55,6 +57,8 @@ pub struct ServicesReport {
     pub failed: Vec<Failure>,
     /// Services over whose backends connections do not spread evenly.
     pub uneven: Vec<String>,
+    /// Services that have no backends, and refuse.
+    pub without_backends: Vec<String>,
     /// UDP ports of which nothing could be proved.
     pub unproved: Vec<String>,
     /// What is not proved of SCTP, where a Service speaks it, and why.
@@ -128,6 +132,8 @@ struct Planned {
     expected: Expected,
     /// Of a port of a node: the Pod that it leads to.
     host_port: Option<String>,
+    /// One of the backends that it may be given.
+    backend: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +167,14 @@ pub fn prove(
     };
     let mut report =
         ServicesReport { ports: count(false), host_ports: count(true), ..ServicesReport::default() };
+    let bare = |service: &&ServiceStatus| {
+        service.backends.is_empty()
+            && !service.node_answers
+            && !service.host_port
+            && service.refused.is_none()
+    };
+    let bare: BTreeSet<String> = held.iter().flatten().filter(bare).map(plan::service_name).collect();
+    report.without_backends = bare.into_iter().collect();
     let any_sctp = held.iter().flatten().any(|service| service.protocol == Protocol::Sctp);
     if any_sctp {
         report.sctp.push(NOT_FROM_NODES.to_owned());
@@ -212,7 +226,33 @@ fn all(visitor: &Visitor) -> Result<Vec<(Option<String>, Option<Visited>)>> {
             *outcome = (last.as_ref().and_then(|visited| judge::problem(visitor, planned, visited)), last);
         }
     }
+    blame_backends(visitor, &mut outcomes)?;
     Ok(outcomes)
+}
+
+/// Tells refusals of the Pods behind a Service from those on the way to them.
+fn blame_backends(visitor: &Visitor, outcomes: &mut [(Option<String>, Option<Visited>)]) -> Result<()> {
+    let refused = visitor.plan.iter().zip(outcomes).filter_map(|(planned, (problem, last))| {
+        let refused = planned.expected == Expected::Answer && *last == Some(Visited::Refused);
+        Some((planned, planned.backend.filter(|_| refused)?, problem.as_mut()?))
+    });
+    let (problems, visits): (Vec<_>, Vec<_>) = refused
+        .map(|(planned, backend, problem)| {
+            let (address, port) = (backend.ip(), backend.port());
+            ((backend, problem), Visit { address, port, ..planned.visit })
+        })
+        .unzip();
+    if visits.is_empty() {
+        return Ok(());
+    }
+    let visited =
+        go(&visitor.from, &visits).with_context(|| format!("visit backends from {}", visitor.name))?;
+    for ((backend, problem), visited) in problems.into_iter().zip(visited) {
+        if visited.last() == Some(&Visited::Refused) {
+            *problem = format!("nothing listens at its backend {backend}: the Pod itself refuses");
+        }
+    }
+    Ok(())
 }
 
 fn go(from: &From, visits: &[Visit]) -> Result<Vec<Vec<Visited>>> {

@@ -1,6 +1,10 @@
 //! Who visits what, and what is to come of it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use weft_agent::admin::{BackendStatus, ServiceStatus, Visit};
 use weft_lab::OutsideRecord;
@@ -73,6 +77,11 @@ fn planned(
         visit,
         expected,
         host_port: if service.host_port { pod(service, agent) } else { None },
+        backend: service
+            .backends
+            .iter()
+            .find(|backend| chosen(backend))
+            .map(|backend| SocketAddr::new(backend.key.address, backend.key.port)),
     })
 }
 
