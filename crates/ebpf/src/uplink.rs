@@ -46,7 +46,11 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
                     None => Verdict::NEXT,
                 };
             }
-            if !own && let Some(pod) = local_pod(&destination) {
+            let label = destination == config.label_v4 || destination == config.label_v6;
+            if !own
+                && !label
+                && let Some(pod) = local_pod(&destination)
+            {
                 return to_local_pod(ctx, pod, &hops, Counter::FromNative);
             }
             // Neighbours are asked for by multicast.

@@ -130,12 +130,20 @@ pub(super) async fn run(
         to.send(message(ERROR, status(ended).to_string().as_bytes())).await?;
         to.send(goodbye()).await
     };
+    until_read(reading, working).await
+}
+
+/// Ends when the client is gone, or when all is said and the client has had the time to read it: it would be lost if the connection
+/// were closed while something of the client's is not read either.
+async fn until_read(
+    reading: impl Future<Output = io::Result<()>>,
+    saying: impl Future<Output = Result<(), Error>>,
+) -> io::Result<()> {
     let mut reading = std::pin::pin!(reading);
     tokio::select! {
         gone = &mut reading => return gone,
-        worked = working => worked.map_err(broken)?,
+        said = saying => said.map_err(broken)?,
     }
-    // What the client has not read yet would be lost if the connection were closed now.
     let _ = tokio::time::timeout(LEAVE, reading).await;
     Ok(())
 }
@@ -166,11 +174,14 @@ where
             }
         }
     };
-    let carrying = async { tokio::try_join!(inwards, outwards) };
+    let mut carrying = std::pin::pin!(async { tokio::try_join!(inwards, outwards) });
     tokio::select! {
-        spoken = speak(inner) => spoken,
-        carried = carrying => carried.map(drop),
+        spoken = speak(inner) => spoken?,
+        carried = &mut carrying => return carried.map(drop),
     }
+    // What was said last is still to be carried, and read.
+    let _ = tokio::time::timeout(LEAVE, carrying).await;
+    Ok(())
 }
 
 /// Connections to ports of a Pod: for each port a stream of data and one for what goes wrong.
@@ -232,8 +243,5 @@ pub(super) async fn forward(
         }
         to.send(goodbye()).await
     };
-    tokio::select! {
-        gone = reading => gone,
-        written = writing => written.map_err(broken),
-    }
+    until_read(reading, writing).await
 }

@@ -3,21 +3,22 @@
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibLookup},
-    helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    helpers::{bpf_fib_lookup, bpf_jiffies64},
     programs::TcContext,
 };
 use weft_abi::{Address, Config};
 
 use super::{
     deliver::{AF_INET, AF_INET6},
-    parse::skb,
+    parse::{self, skb},
 };
 use crate::maps::NEIGHBOURS;
 
 /// Offset of the source address in the Ethernet header.
 const SOURCE: usize = 6;
-/// How long a result of a look-up is used.
-const KEPT_NS: u64 = 1_000_000_000;
+/// How long a result of a look-up is used, ticks of the kernel's clock, of which it has 100 to 1000 in a second. To ask what time it
+/// is otherwise is a call.
+const KEPT: u64 = 250;
 /// Neighbours that a CPU keeps, maximum; a power of two.
 pub const NEIGHBOURS_KEPT: u32 = 64;
 
@@ -27,10 +28,10 @@ pub const NEIGHBOURS_KEPT: u32 = 64;
 #[derive(Clone, Copy)]
 pub struct Neighbour {
     address: Address,
-    /// Coarse monotonic nanoseconds.
-    until_ns: u64,
-    hardware: [u8; 6],
-    reserved: [u8; 2],
+    /// Ticks of the kernel's clock.
+    until: u64,
+    hardware: [u16; 3],
+    reserved: u16,
 }
 
 /// Whether a frame in the name of this address has another source than the neighbour who has it. What is behind a router, or not
@@ -40,21 +41,20 @@ pub fn is_anothers(ctx: &TcContext, config: &Config, own: &Address, named: &Addr
     if config.flags & Config::ANY_HARDWARE != 0 {
         return false;
     }
-    let Ok(from) = ctx.load::<[u8; 6]>(SOURCE) else { return false };
+    let Ok(from) = parse::words::<3>(ctx, SOURCE) else { return false };
     // SAFETY: a helper without pointers.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = unsafe { bpf_jiffies64() };
     // The last byte of an address tells the nodes of a link apart.
     let place = u32::from_be(named.words_be[3]) % NEIGHBOURS_KEPT;
     // SAFETY: programs of one CPU do not interrupt each other.
     let Some(kept) = NEIGHBOURS.get_ptr_mut(place).map(|kept| unsafe { &mut *kept }) else { return false };
-    if kept.address == *named && kept.hardware == from && now_ns < kept.until_ns {
+    if kept.address == *named && kept.hardware == from && now < kept.until {
         return false;
     }
-    match look_up(ctx, config, own, named, &from) {
+    match look_up(ctx, config, own, named, from) {
         Some(true) => true,
         Some(false) => {
-            *kept =
-                Neighbour { address: *named, until_ns: now_ns + KEPT_NS, hardware: from, reserved: [0; 2] };
+            *kept = Neighbour { address: *named, until: now + KEPT, hardware: from, reserved: 0 };
             false
         }
         None => false,
@@ -63,7 +63,7 @@ pub fn is_anothers(ctx: &TcContext, config: &Config, own: &Address, named: &Addr
 
 /// The same, as the kernel has it now; `None` if it does not know the neighbour.
 #[inline(always)]
-fn look_up(ctx: &TcContext, config: &Config, own: &Address, named: &Address, from: &[u8; 6]) -> Option<bool> {
+fn look_up(ctx: &TcContext, config: &Config, own: &Address, named: &Address, from: [u16; 3]) -> Option<bool> {
     // SAFETY: plain integers, for which zero is a value.
     let mut found: FibLookup = unsafe { core::mem::zeroed() };
     found.ifindex = config.uplink_ifindex;
@@ -91,6 +91,8 @@ fn look_up(ctx: &TcContext, config: &Config, own: &Address, named: &Address, fro
             Some(named_be) => found.__bindgen_anon_4.ipv4_dst == named_be,
             None => found.__bindgen_anon_4.ipv6_dst == named.words_be,
         };
-        Some(is_neighbour && *from != found.dmac)
+        let [a, b, c, d, e, f] = found.dmac;
+        let words = [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])];
+        Some(is_neighbour && from != words)
     }
 }
