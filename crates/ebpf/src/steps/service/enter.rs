@@ -1,9 +1,6 @@
 //! What entered the cluster by another node, at the node of its backend: answers must go back the way it came.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
 use weft_abi::{Address, Counter, Flow, Side, Step};
 
 use super::{
@@ -46,12 +43,10 @@ pub fn packet(ctx: &TcContext) -> Verdict {
             Err(error) if error == -EEXIST => true,
             Err(_) => return Verdict::drop(Counter::FlowsFull),
         };
-        if exists && !may_replace(work) {
+        if exists && !replaces(work) {
             continue;
         }
-        if exists && FLOWS.insert(&work.other, &work.reply, u64::from(BPF_ANY)).is_err()
-            || FLOWS.insert(&work.entry, &work.flow, u64::from(BPF_ANY)).is_err()
-        {
+        if table::put(work, &work.entry).is_err() {
             return Verdict::drop(Counter::FlowsFull);
         }
         if work.again == 0 {
@@ -62,16 +57,23 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     Verdict::drop(Counter::FlowsFull)
 }
 
-/// Whether the other direction, which is there already, is this flow's: one that came by this node before, that ends, or that
-/// has moved here from a node that no longer takes it in.
+/// Writes over the other direction, which is there already, if it is this flow's: one that came by this node before, that ends, or
+/// that has moved here from a node that no longer takes it in.
 #[inline(always)]
-fn may_replace(work: &Work) -> bool {
-    let Some(reply) = lookup(&work.other) else { return true };
+fn replaces(work: &Work) -> bool {
+    let Some(reply) = lookup(&work.other) else {
+        // Gone in between.
+        return FLOWS.insert(&work.other, &work.reply, 0).is_ok();
+    };
     let same = reply.way == Flow::CLIENT_ENTRY
         && reply.tunnel == work.tunnel
         && reply.destination == work.reply.destination
         && reply.destination_port_be == work.reply.destination_port_be;
-    same || table::takes_over(work, reply)
+    if !same && !table::takes_over(work, reply) {
+        return false;
+    }
+    *reply = work.reply;
+    true
 }
 
 #[inline(always)]

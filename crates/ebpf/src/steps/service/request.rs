@@ -1,7 +1,7 @@
 //! The beginning of a flow: which Service is asked for, and which backend the client is given.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::BPF_NOEXIST,
     helpers::bpf_get_prandom_u32,
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -360,22 +360,18 @@ fn insert(work: &Work) -> Inserted {
                 return Inserted::Full;
             }
             // What is left of this very flow is replaced.
-            let own = lookup(&work.other).is_some_and(|reply| {
+            let own = lookup(&work.other).filter(|reply| {
                 work.other.pair(reply) == work.key
                     // A label that another flow has stays that flow's.
                     || work.reply.flags & Flow::LABELLED == 0
                         && work.reply.way == Flow::CLIENT_LINK
                         && table::takes_over(work, reply)
             });
-            if !own {
-                return Inserted::Taken;
-            }
-            if FLOWS.insert(&work.other, &work.reply, u64::from(BPF_ANY)).is_err() {
-                return Inserted::Full;
-            }
+            let Some(reply) = own else { return Inserted::Taken };
+            *reply = work.reply;
         }
     }
-    match FLOWS.insert(&work.key, &work.flow, u64::from(BPF_ANY)) {
+    match table::put(work, &work.key) {
         Ok(()) => Inserted::Yes,
         Err(_) => {
             let _ = FLOWS.remove(&work.other);

@@ -131,6 +131,19 @@ fn in_table(side: Side) -> i64 {
     count(side as u32).wrapping_sub(count(Side::COUNT + side as u32)) as i64
 }
 
+/// Writes the flow at hand by this key. One that begins in the place of another is written over it: another entry would be memory to
+/// be had, and to be let go of.
+#[inline(always)]
+pub fn put(work: &Work, key: &FlowKey) -> Result<(), i32> {
+    if work.again != 0
+        && let Some(flow) = lookup(key)
+    {
+        *flow = work.flow;
+        return Ok(());
+    }
+    FLOWS.insert(key, &work.flow, 0)
+}
+
 /// Counts a flow that has begun.
 #[inline(always)]
 pub fn count_begun(client: &Address, side: Side) {
