@@ -37,10 +37,12 @@ pub struct Config {
     pub vxlan_port_be: u16,
     /// [`Config::DIRECT_RETURN`] and the like.
     pub flags: u16,
+    /// Changes of the table of routes so far: what the programs have kept of it from before is not used any more.
+    pub routes: u32,
     /// Hardware address of the uplink, by which this node answers for others' addresses.
     pub uplink_mac: [u8; 6],
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 impl Config {

@@ -37,7 +37,7 @@ pub use socket::{AGENT_PRIORITY, DatagramKey, MAX_DATAGRAM_PEERS, MAX_SOCKETS, S
 pub use source_range::{MAX_SOURCE_RANGES, SourceRange};
 
 /// Version of everything in this crate. Maps that were pinned under another version are never adopted.
-pub const ABI_VERSION: u32 = 12;
+pub const ABI_VERSION: u32 = 13;
 
 /// UDP port of the probes that nodes send each other.
 pub const PROBE_PORT: u16 = 8473;

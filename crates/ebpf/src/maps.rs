@@ -16,6 +16,7 @@ use weft_abi::{
 use crate::steps::{
     hardware::{NEIGHBOURS_KEPT, Neighbour},
     service::Work,
+    ways::Ways,
 };
 
 #[map]
@@ -84,6 +85,10 @@ pub static STEPS: ProgramArray = ProgramArray::pinned(programs::STEPS.len() as u
 /// What the steps hand on to each other; nothing of it outlives a packet.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`crate::steps::ways`].
+#[map]
+pub static WAYS: PerCpuArray<Ways> = PerCpuArray::with_max_entries(1, 0);
 
 /// Neighbours that this CPU has just looked up; see [`crate::steps::hardware`].
 #[map]

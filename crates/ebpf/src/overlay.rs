@@ -3,11 +3,15 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, LABEL_SHIFT, OVERLAY_VNI};
 
-use crate::steps::{
-    Verdict,
-    deliver::{Tunnel, local_pod, route, to_local_pod, tunnel},
-    parse::{self, Ip, Packet, stays_on_link},
-    service::{self, hook},
+use crate::{
+    maps::CONFIG,
+    steps::{
+        Verdict,
+        deliver::{Tunnel, local_pod, to_local_pod, tunnel},
+        parse::{self, Ip, Packet, stays_on_link},
+        service::{self, hook},
+        ways::way,
+    },
 };
 
 /// What other nodes sent through their tunnels: to a Pod of this node, else to a Service or the node itself.
@@ -38,7 +42,8 @@ pub fn out_of(ctx: &TcContext, tunnel: &Tunnel) -> Verdict {
                 ENTRY_VNI | DIRECT_VNI => &tunnel.end,
                 _ => return Verdict::drop(Counter::TunnelSource),
             };
-            if route(sender).is_none_or(|route| route.tunnel != tunnel.end) {
+            let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::TunnelSource) };
+            if way(config, sender).is_none_or(|route| route.tunnel != tunnel.end) {
                 return Verdict::drop(Counter::TunnelSource);
             }
             let hook = match kind {

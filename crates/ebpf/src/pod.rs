@@ -3,11 +3,15 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_abi::{Address, Counter, Pod, Route};
 
-use crate::steps::{
-    Verdict, count,
-    deliver::{local_pod, route, to_local_pod, to_other_node},
-    parse::{self, Ip, Packet, is_link_local, skb, stays_on_link},
-    service::{self, hook},
+use crate::{
+    maps::CONFIG,
+    steps::{
+        Verdict, count,
+        deliver::{local_pod, to_local_pod, to_other_node},
+        parse::{self, Ip, Packet, is_link_local, skb, stays_on_link},
+        service::{self, hook},
+        ways::way,
+    },
 };
 
 /// What a Pod sends.
@@ -43,7 +47,8 @@ fn from_pod(ctx: &TcContext) -> Verdict {
             if let Some(pod) = local_pod(&ip.destination) {
                 return to_local_pod(ctx, pod, &ip.hops, Counter::SameNode);
             }
-            match route(&ip.destination) {
+            let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
+            match way(config, &ip.destination) {
                 Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route, &ip.hops),
                 _ => service::begin(ctx, hook::POD_EGRESS, None),
             }

@@ -83,6 +83,7 @@ impl Datapath {
             flags: flag(self.settings.direct_return, Config::DIRECT_RETURN)
                 | flag(self.settings.open_cluster_ips, Config::OPEN_CLUSTER_IPS)
                 | flag(self.settings.any_hardware, Config::ANY_HARDWARE),
+            routes: self.peers_changed,
             uplink_mac: self.uplink.mac,
             ..Config::default()
         };

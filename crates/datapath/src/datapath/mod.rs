@@ -107,7 +107,9 @@ pub struct Datapath {
     pub(crate) programs: Programs,
     config: Array<MapData, Raw<Config>>,
     pub(crate) pods: Table<Address, Pod, BpfHash<Address, Pod>>,
-    peers: Table<(Address, u32), Route, BpfLpm<Address, Route>>,
+    peers: Peers,
+    /// Changes of `peers` in the kernel so far, see [`Config::routes`].
+    peers_changed: u32,
     pub(crate) routes: Table<IpNet, RouteTo, KernelRoutes>,
     masquerade: Masquerade,
     pub(crate) removal: Removal,
@@ -124,6 +126,8 @@ pub struct Datapath {
     pub(crate) plan: Option<NodePlan>,
     paths: BTreeMap<NodeName, Path>,
 }
+
+type Peers = Table<(Address, u32), Route, BpfLpm<Address, Route>>;
 
 impl Datapath {
     /// Brings up this node's data plane, or takes over what an earlier process left, writing only what differs.
@@ -156,6 +160,7 @@ impl Datapath {
             overlay: 0,
             netlink,
             programs,
+            peers_changed: config.get(&0, 0)?.0.routes,
             config,
             pods,
             peers,
@@ -196,13 +201,27 @@ impl Datapath {
         self.tell_services_of_nodes();
         self.want_plan();
         let applied = Applied {
-            routes: self.peers.flush()?,
+            routes: self.write_peers(Peers::flush)?,
             kernel_routes: self.routes.flush()?,
             masquerade: self.masquerade.apply(&plan.masquerade)?,
         };
         let overlay_in_use = plan.peers.iter().any(|peer| self.path(&peer.name) == Path::Overlay);
         self.mtu = Mtu::new(self.uplink.mtu, &self.settings.node_addresses, overlay_in_use);
         Ok(applied)
+    }
+
+    /// Writes the table of the ways to other nodes, and has the programs forget what they have kept of it.
+    fn write_peers(
+        &mut self,
+        write: fn(&mut Peers) -> Result<Written, BpfTableError>,
+    ) -> Result<Written, ApplyError> {
+        let written = write(&mut self.peers);
+        // Before something could not be written, something else may have been.
+        if written.as_ref().map_or(true, |written| written.total() > 0) {
+            self.peers_changed = self.peers_changed.wrapping_add(1);
+            self.tell_programs()?;
+        }
+        Ok(written?)
     }
 
     /// From now on sockets of this node are given so many questions a second of each Pod, see
@@ -241,7 +260,7 @@ impl Datapath {
         self.want_plan();
         let tables = [
             ("routes of the host", self.routes.resync()?),
-            ("entries of the table of nodes", self.peers.resync()?),
+            ("entries of the table of nodes", self.write_peers(Peers::resync)?),
             ("entries of the table of Pods", self.pods.resync()?),
         ];
         for (what, written) in tables {

@@ -7,6 +7,7 @@ pub mod hops;
 pub mod node_socket;
 pub mod parse;
 pub mod service;
+pub mod ways;
 pub mod wrap;
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};

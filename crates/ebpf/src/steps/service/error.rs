@@ -52,7 +52,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     };
     work.flow = flow;
     let (client, port_be) = (work.other.source, work.other.source_port_be);
-    let way = label::choose_path(work, &client, port_be, true);
+    let way = label::choose_path(config, work, &client, port_be, true);
     let hops = match hops_of_translated(config, work) {
         Ok(hops) => hops,
         Err(verdict) => return verdict,

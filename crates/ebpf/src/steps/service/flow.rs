@@ -54,9 +54,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     label::note_answer(work, flow);
     work.flow = *flow;
     let (client, port_be) = (work.key.source, work.key.source_port_be);
-    let way = label::choose_path(work, &client, port_be, false);
-    transport::remember_fragment(work);
     let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+    let way = label::choose_path(config, work, &client, port_be, false);
+    transport::remember_fragment(work);
     if let Some(mtu) = too_large(ctx, config, work) {
         work.mtu = mtu;
         return jump(ctx, Step::Refuse);

@@ -5,7 +5,10 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use weft_abi::{Address, Config, Flow, FlowKey, Path, Route};
 
 use super::{TCP, UDP, Work, flow::lookup, hook, is_here, part};
-use crate::{maps::CONFIG, steps::deliver::route};
+use crate::{
+    maps::CONFIG,
+    steps::{deliver::route, ways::way},
+};
 
 /// The other node's entry is taken to be there for so long after an answer: shorter than any flow lives.
 const KNOWN_NS: u64 = 3_000_000_000;
@@ -74,6 +77,7 @@ pub fn note_answer(work: &Work, answers: &mut Flow) {
 /// is as it came from the client. Returns the way to the backend's node, if it looked it up.
 #[inline(always)]
 pub fn choose_path(
+    config: &Config,
     work: &mut Work,
     client: &Address,
     client_port_be: u16,
@@ -84,7 +88,7 @@ pub fn choose_path(
         return None;
     }
     let known = flow.answered_ns != 0 && work.now_ns.wrapping_sub(flow.answered_ns) < KNOWN_NS;
-    let route = route(&flow.destination);
+    let route = way(config, &flow.destination);
     let native = route.is_some_and(|route| route.path == Path::Native as u32);
     if !(known && !is_error && work.part == part::WHOLE && native) {
         work.label_be = u32::from(flow.source_port_be);

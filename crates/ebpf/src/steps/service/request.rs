@@ -1,10 +1,7 @@
 //! The beginning of a flow: which Service is asked for, and which backend the client is given.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::bpf_get_prandom_u32,
-    maps::lpm_trie::Key,
-    programs::TcContext,
+    bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32, maps::lpm_trie::Key, programs::TcContext,
 };
 use weft_abi::{
     Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, PROBE_PORT,

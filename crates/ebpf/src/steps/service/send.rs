@@ -16,6 +16,7 @@ use crate::{
     steps::{
         count,
         deliver::{exceeds, local_pod, reach_pod, route, set_tunnel_key, to_neighbour},
+        ways::way,
         wrap,
     },
 };
@@ -260,7 +261,7 @@ fn to_client_of_entry(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
     let flow = &work.flow;
     if flow.flags & Flow::LABELLED != 0
         && work.part == part::WHOLE
-        && let Some(route) = route(&flow.destination)
+        && let Some(route) = way(config, &flow.destination)
         && route.path == Path::Native as u32
     {
         return to_entry_natively(ctx, config, work, route);
