@@ -69,6 +69,36 @@ fn the_network_model_holds_over_native_routes() {
     both_ways(Path::Native);
 }
 
+/// What a CPU has kept of the ways to other nodes is forgotten when they change.
+#[test]
+fn the_next_packet_takes_the_path_that_is_set() {
+    let fabric = Fabric::new();
+    let (mut one, mut two) = (fabric.node(2), fabric.node(3));
+    two.join(&[&one], Path::Native);
+    let (a, b) = (one.pod(), two.pod());
+    let ways = [Some(Path::Native), Some(Path::Overlay), None];
+    for way in ways.iter().cycle().take(30) {
+        match way {
+            Some(path) => one.join(&[&two], *path),
+            None => one.join(&[], Path::Native),
+        };
+        for family in [0, 1] {
+            let counters = [Counter::ToNative, Counter::ToOverlay, Counter::ToHost];
+            let before = counters.map(|counter| one.drops(counter));
+            let (from, to) = (a.addresses[family], b.addresses[family]);
+            let socket = a.netns.0.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+            socket.send_to(b"next", (to, 9)).unwrap();
+            let mut taken = Vec::new();
+            support::until("the packet to be counted", || {
+                let now = counters.map(|counter| one.drops(counter));
+                taken = (0..3).filter(|way| now[*way] > before[*way]).map(|way| ways[way]).collect();
+                !taken.is_empty()
+            });
+            assert_eq!(taken, [*way], "to {to}");
+        }
+    }
+}
+
 #[test]
 fn a_pod_that_sends_from_anothers_address_is_dropped_and_counted() {
     let fabric = Fabric::new();
