@@ -141,13 +141,12 @@ fn not_served(manifest: &Manifest, kinds: &HashMap<Kind, Served>) -> String {
     let (version, kind) = kind_of(manifest);
     let near = kinds
         .keys()
-        .map(|(other, name)| {
-            (strsim::jaro_winkler(name, &kind) + f64::from(u8::from(*other == version)), other, name)
-        })
-        .filter(|(_, _, name)| strsim::jaro_winkler(name, &kind) >= 0.85)
-        .max_by(|(one, ..), (other, ..)| one.total_cmp(other));
+        .map(|served| (strsim::jaro_winkler(&served.1, &kind), served))
+        .filter(|(close, _)| *close >= 0.85)
+        // One of the same group is meant rather than one that is nearer.
+        .max_by(|(one, a), (other, b)| (a.0 == version).cmp(&(b.0 == version)).then(one.total_cmp(other)));
     let near =
-        near.map_or(String::new(), |(_, version, kind)| format!(" (did you mean {kind} of {version}?)"));
+        near.map_or(String::new(), |(_, (version, kind))| format!(" (did you mean {kind} of {version}?)"));
     format!("{kind} of {version} is not served{near}")
 }
 
@@ -181,7 +180,7 @@ fn tell_kubectl(object: &mut Value) {
     if annotations.is_null() {
         *annotations = json!({});
     }
-    // What is none the API server refuses.
+    // The API server refuses annotations that are no object.
     let Some(annotations) = annotations.as_object_mut() else { return };
     annotations.remove(LAST_APPLIED);
     let applied = format!("{object}\n");

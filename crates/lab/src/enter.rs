@@ -109,13 +109,16 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
 /// Whether a Pod is one of `deploy/NAME`, or of another kind of workload, by its name: workloads name their Pods after themselves.
 pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
     let rest = pod.strip_prefix(workload).and_then(|rest| rest.strip_prefix('-'));
-    // Deployments and CronJobs have another object between them and their Pods.
-    let parts = if matches!(kind, "deploy" | "deployment" | "deployments" | "cj" | "cronjob" | "cronjobs") {
-        2
-    } else {
-        1
+    // As kubectl has it, `deployment.apps` is a kind too.
+    let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
+    let parts = match kind {
+        // They have another object between them and their Pods.
+        "deploy" | "deployment" | "deployments" | "cj" | "cronjob" | "cronjobs" => 2..=2,
+        // Those of an indexed Job have their index as well.
+        "job" | "jobs" => 1..=2,
+        _ => 1..=1,
     };
-    rest.is_some_and(|rest| rest.split('-').count() == parts)
+    rest.is_some_and(|rest| parts.contains(&rest.split('-').count()))
 }
 
 fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
@@ -145,5 +148,7 @@ mod tests {
         assert!(!is_of_workload("db-backup-0", "sts", "db"));
         assert!(is_of_workload("nightly-29600000-abcde", "cronjob", "nightly"));
         assert!(!is_of_workload("web", "deploy", "web"));
+        assert!(is_of_workload("web-5d9c7b8f6-x2x4k", "deployment.apps", "web"));
+        assert!(is_of_workload("load-0-x2x4k", "job", "load"), "of an indexed Job");
     }
 }

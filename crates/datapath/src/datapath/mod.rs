@@ -219,8 +219,9 @@ impl Datapath {
         // Before something could not be written, something else may have been.
         if written.as_ref().map_or(true, |written| written.total() > 0) {
             self.peers_changed = self.peers_changed.wrapping_add(1);
-            self.tell_programs()?;
         }
+        // Also what could not be told the last time.
+        self.tell_programs()?;
         Ok(written?)
     }
 

@@ -9,8 +9,8 @@ use crate::maps::WAYS;
 
 /// Addresses that a CPU keeps the way to, maximum; a power of two.
 const KEPT: usize = 128;
-/// A way is used for at most so many ticks of the kernel's clock, as a power of two: a quarter of a second to two and a half. Changes
-/// are told by [`Config::routes`]; this bounds what may go wrong with it.
+/// How long a way is used, maximum: ticks of the kernel's clock, as a power of two (a quarter of a second to two and a half). Changes of
+/// the table are told by [`Config::routes`]; this is for the case that they are not.
 const TICKS_LOG2: u64 = 8;
 
 #[repr(C)]

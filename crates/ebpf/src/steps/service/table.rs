@@ -131,8 +131,8 @@ fn in_table(side: Side) -> i64 {
     count(side as u32).wrapping_sub(count(Side::COUNT + side as u32)) as i64
 }
 
-/// Writes the flow at hand by this key. One that begins in the place of another is written over it: another entry would be memory to
-/// be had, and to be let go of.
+/// Writes the flow at hand under this key. If it begins in the place of another flow, it is written over that one, because a new entry
+/// would have to be allocated, and the old one freed.
 #[inline(always)]
 pub fn put(work: &Work, key: &FlowKey) -> Result<(), i32> {
     if work.again != 0

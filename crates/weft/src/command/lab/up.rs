@@ -275,7 +275,7 @@ pub fn say_next(record: &LabRecord, foreground: bool) {
     }
 }
 
-/// Whether the commands must be told which lab is meant: others run too, or 'lab down' would not take this one by itself.
+/// Whether commands must be told which lab is meant, because other labs run or may be started beside this one.
 fn is_not_alone(record: &LabRecord) -> bool {
     record.name.to_string() != "lab" || LabDir::running().is_ok_and(|running| running.len() > 1)
 }
