@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::json;
-use support::{Machine, Scratch, addresses, call, config, with};
+use support::{Machine, Scratch, addresses, call, config, node_port_service, with};
 use weft_cni::{Call, Verb};
 use weft_model::services::Event;
 use weft_netns::Netlink;
@@ -332,33 +332,6 @@ fn a_service_takes_a_host_port_that_a_pod_had_before() {
     });
     assert!(at_node.contains(&false), "{at_node:?}");
     assert!(agent.on(|node| !node.status().services.refused.is_empty()));
-}
-
-fn node_port_service() -> weft_model::services::Service {
-    use weft_model::services::{Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
-    Service {
-        key: ServiceKey::new("shop", "web"),
-        uid: "u".into(),
-        kind: ServiceType::LoadBalancer,
-        not_ours: false,
-        cluster_ips: ["10.96.0.10".parse().unwrap()].into(),
-        headless: false,
-        external_name: None,
-        ports: [ServicePort {
-            name: "".into(),
-            protocol: weft_model::Protocol::Tcp,
-            port: 80,
-            node_port: Some(30080),
-        }]
-        .into(),
-        external_ips: [].into(),
-        ingress: [].into(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Local,
-        affinity_seconds: None,
-        source_ranges: None,
-        health_check_port: Some(32000),
-    }
 }
 
 /// E14: work grows with what is asked for, not with its square, and what is asked for is bounded.

@@ -6,8 +6,12 @@ mod support;
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::{Value, json};
-use support::{Machine, NODE, Scratch, addresses, call, node, with};
+use support::{DNS, Machine, NODE, Scratch, addresses, call, node, node_port_service, with};
 use weft_cni::{Verb, plugin::queue};
+use weft_model::{
+    Protocol,
+    services::{Event, Service, ServiceKey, ServicePort, ServiceType},
+};
 
 const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
 
@@ -218,6 +222,47 @@ fn nonsense_in_the_queue_is_removed() {
     agent.on(|node| node.take_queue());
     assert!(queue::list(&queue_dir).unwrap().is_empty());
     assert_eq!(machine.records(), 0);
+}
+
+/// Which of the API server's lists comes first is chance. Without the nodes a plan of Services has no node ports, and nobody who stands
+/// in for this node's DNS: what asks it would be refused.
+#[test]
+fn services_stay_as_they_are_when_they_are_heard_of_before_the_nodes() {
+    let machine = Machine::new();
+    let nodes = [node(NODE, 1, DUAL), node("node-2", 2, &["10.244.2.0/24"])];
+    let mut agent = machine.start_with(DUAL);
+    agent.hear(&nodes);
+    let all = services_written(&mut agent);
+    drop(agent);
+    let mut agent = machine.start();
+    assert_eq!(services_written(&mut agent), all);
+    agent.hear(&nodes);
+    agent.on(|node| assert!(node.write_services().is_none(), "there is nothing to change"));
+}
+
+/// Hears of a Service with a port of the node, and of the cluster's DNS, and says what the kernel has then.
+fn services_written(agent: &mut support::Agent<'_>) -> Value {
+    let dns = Service {
+        key: ServiceKey::new("kube-system", "kube-dns"),
+        kind: ServiceType::ClusterIp,
+        cluster_ips: [DNS.parse().unwrap()].into(),
+        ports: [ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }]
+            .into(),
+        ..node_port_service()
+    };
+    let events = [
+        Event::ServicesBegin,
+        Event::Service(node_port_service()),
+        Event::Service(dns),
+        Event::ServicesEnd,
+        Event::SlicesBegin,
+        Event::SlicesEnd,
+    ];
+    agent.on(|node| {
+        node.hear(events.map(|event| (std::time::Instant::now(), event)).into());
+        node.write_services().unwrap();
+        json!(node.service_status().unwrap())
+    })
 }
 
 #[test]

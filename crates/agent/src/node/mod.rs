@@ -169,7 +169,7 @@ impl Node {
             report,
         };
         if !node.nodes.is_empty() {
-            node.converge();
+            node.nodes_changed();
         }
         Ok(node)
     }

@@ -41,13 +41,18 @@ impl Node {
         }
         let news = nodes != self.nodes;
         self.nodes = nodes;
+        self.nodes_changed();
+        if news && let Err(error) = self.store.save(NODES, &self.nodes) {
+            tracing::warn!("a restart without the API server will not know the nodes: {error}");
+        }
+    }
+
+    /// Everything follows the nodes as they are known: Services as well, which may be heard of before nodes are.
+    pub(super) fn nodes_changed(&mut self) {
         self.place_services();
         self.converge();
         self.place_dns();
         self.place_silent();
-        if news && let Err(error) = self.store.save(NODES, &self.nodes) {
-            tracing::warn!("a restart without the API server will not know the nodes: {error}");
-        }
     }
 
     /// This is what the probes found.

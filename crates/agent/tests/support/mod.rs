@@ -22,7 +22,7 @@ use weft_datapath::probe::Routing;
 use weft_model::{
     Protocol,
     plan::Settings,
-    services::{HealthCheck, ServiceKey},
+    services::{HealthCheck, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy},
 };
 use weft_netns::{
     Netlink,
@@ -31,6 +31,8 @@ use weft_netns::{
 pub use weft_scratch::{Bpffs, Cgroup, Scratch, TempDir};
 
 pub const NODE: &str = "node-1";
+/// Where the cluster's DNS is.
+pub const DNS: &str = "10.96.0.53";
 
 /// The machine that an agent runs on.
 pub struct Machine {
@@ -85,7 +87,7 @@ impl Machine {
             direct_return: false,
             open_cluster_ips: false,
             any_hardware: false,
-            dns_addresses: Vec::new(),
+            dns_addresses: vec![DNS.parse().unwrap()],
             own_ports: vec![OwnPort { port: 10256, protocol: Protocol::Tcp, what: "health checks" }],
             external_ips: true,
             api_servers: Vec::new(),
@@ -199,6 +201,27 @@ pub fn node(name: &str, created: i64, ranges: &[&str]) -> weft_model::Node {
         zone: None,
         leaving: false,
         excluded: false,
+    }
+}
+
+pub fn node_port_service() -> Service {
+    Service {
+        key: ServiceKey::new("shop", "web"),
+        uid: "u".into(),
+        kind: ServiceType::LoadBalancer,
+        not_ours: false,
+        cluster_ips: ["10.96.0.10".parse().unwrap()].into(),
+        headless: false,
+        external_name: None,
+        ports: [ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30080) }]
+            .into(),
+        external_ips: [].into(),
+        ingress: [].into(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Local,
+        affinity_seconds: None,
+        source_ranges: None,
+        health_check_port: Some(32000),
     }
 }
 
