@@ -57,6 +57,10 @@ pub const LABEL_SHIFT: u32 = 8;
 /// their backend, still addressed to the Service.
 pub const DIRECT_VNI: u32 = 3;
 
+/// UDP ports that tunnel packets are sent from, the last of them excluded, by the overlay's device and by the programs: all packets of a
+/// flow from one and the same, so that what lies between, and the queues of network cards, keep them in order.
+pub const TUNNEL_SOURCE_PORTS: (u16, u16) = (0xc000, 0xffff);
+
 /// Hardware address of every Pod's gateway and of every overlay device. It is one and the same everywhere, so that a
 /// frame that a Pod addressed to its gateway is for the receiving node's overlay device too, and nothing on the way
 /// rewrites it. Locally administered, unicast.

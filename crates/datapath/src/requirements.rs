@@ -141,7 +141,13 @@ impl Scratch {
             mtu: None,
         };
         try_it("veth", "Pods' interfaces", netlink.add_veth(&pair), "CONFIG_VETH");
-        let vxlan = VxlanSpec { name: "vxlan", port: 8472, mac: weft_abi::NODE_MAC, mtu: 1450 };
+        let vxlan = VxlanSpec {
+            name: "vxlan",
+            port: 8472,
+            source_ports: weft_abi::TUNNEL_SOURCE_PORTS,
+            mac: weft_abi::NODE_MAC,
+            mtu: 1450,
+        };
         let made = netlink.add_vxlan(&vxlan);
         try_it("VXLAN in metadata mode", "the overlay", made, "CONFIG_VXLAN");
         let bound = netlink

@@ -13,11 +13,7 @@ use weft_abi::{
     MAX_SOURCE_RANGES, Pod, Route, ServiceCounters, ServicePort, Side, SocketPeer, SourceRange, programs,
 };
 
-use crate::steps::{
-    hardware::{NEIGHBOURS_KEPT, Neighbour},
-    service::Work,
-    ways::Ways,
-};
+use crate::steps::{service::Work, ways::Ways};
 
 #[map]
 pub static PODS: HashMap<Address, Pod> = HashMap::pinned(MAX_PODS, 0);
@@ -89,10 +85,6 @@ pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 /// See [`crate::steps::ways`].
 #[map]
 pub static WAYS: PerCpuArray<Ways> = PerCpuArray::with_max_entries(1, 0);
-
-/// Neighbours that this CPU has just looked up; see [`crate::steps::hardware`].
-#[map]
-pub static NEIGHBOURS: PerCpuArray<Neighbour> = PerCpuArray::with_max_entries(NEIGHBOURS_KEPT, 0);
 
 /// When this CPU's bucket of ICMP errors to clients outside is full again: coarse monotonic nanoseconds.
 #[map]

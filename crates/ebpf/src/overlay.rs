@@ -1,13 +1,14 @@
 //! Both directions of the overlay device.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, LABEL_SHIFT, OVERLAY_VNI};
+use weft_abi::{Counter, DIRECT_VNI, ENTRY_VNI, OVERLAY_VNI, Pod};
 
 use crate::{
     maps::CONFIG,
     steps::{
         Verdict,
         deliver::{Tunnel, local_pod, to_local_pod, tunnel},
+        link::is_anothers,
         parse::{self, Ip, Packet, stays_on_link},
         service::{self, hook},
         ways::way,
@@ -24,30 +25,38 @@ pub fn overlay_ingress(ctx: TcContext) -> i32 {
 fn from_tunnel(ctx: &TcContext) -> Verdict {
     // Whatever came over the wire has a tunnel: this was sent to the node's stack by a program of the node.
     match tunnel(ctx) {
-        Some(tunnel) => out_of(ctx, &tunnel),
+        Some(tunnel) => out_of(ctx, &tunnel, None, None),
         None => Verdict::NEXT,
     }
 }
 
-/// What came through a tunnel.
+/// What came through a tunnel: for this Pod, if it is known to be for one of this node; in a frame from this hardware address, unless
+/// that has been looked at.
 #[inline(always)]
-pub fn out_of(ctx: &TcContext, tunnel: &Tunnel) -> Verdict {
+pub fn out_of(
+    ctx: &TcContext,
+    tunnel: &Tunnel,
+    pod: Option<&'static Pod>,
+    from: Option<[u16; 3]>,
+) -> Verdict {
     match parse::packet(ctx) {
         Packet::Ip(Ip { source, destination, hops, .. }) => {
             // Anybody who reaches this node can send it a tunnel packet, a Pod too.
-            let kind = tunnel.vni & ((1 << LABEL_SHIFT) - 1);
-            let sender = match kind {
+            let sender = match tunnel.kind() {
                 OVERLAY_VNI => &source,
                 // Sources are from outside: it is the node that must be known.
                 ENTRY_VNI | DIRECT_VNI => &tunnel.end,
                 _ => return Verdict::drop(Counter::TunnelSource),
             };
             let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::TunnelSource) };
-            if way(config, sender).is_none_or(|route| route.tunnel != tunnel.end) {
+            let Some(way) = way(config, sender) else { return Verdict::drop(Counter::TunnelSource) };
+            if way.tunnel != tunnel.end
+                || from.is_some_and(|from| is_anothers(ctx, config, way, &tunnel.end, from))
+            {
                 return Verdict::drop(Counter::TunnelSource);
             }
-            let hook = match kind {
-                OVERLAY_VNI => match local_pod(&destination) {
+            let hook = match tunnel.kind() {
+                OVERLAY_VNI => match pod.or_else(|| local_pod(&destination)) {
                     Some(pod) => return to_local_pod(ctx, pod, &hops, Counter::FromOverlay),
                     None => hook::OVERLAY_INGRESS,
                 },

@@ -48,10 +48,12 @@ fn from_pod(ctx: &TcContext) -> Verdict {
                 return to_local_pod(ctx, pod, &ip.hops, Counter::SameNode);
             }
             let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
-            match way(config, &ip.destination) {
-                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route, &ip.hops),
-                _ => service::begin(ctx, hook::POD_EGRESS, None),
+            if let Some(way) = way(config, &ip.destination)
+                && way.path != Route::SERVICES
+            {
+                return to_other_node(ctx, config, way, &ip.hops);
             }
+            service::begin(ctx, hook::POD_EGRESS, None)
         }
         // A Pod may ask, and tell of itself alone.
         Packet::Arp { sender } if own(ctx, &sender).is_some() => Verdict::NEXT,

@@ -1,7 +1,7 @@
 //! Both directions of the uplink.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_abi::{Config, Counter, Step};
+use weft_abi::{Address, Config, Counter, ENTRY_VNI, OVERLAY_VNI, Step};
 
 use crate::{
     maps::CONFIG,
@@ -9,9 +9,10 @@ use crate::{
     steps::{
         Verdict,
         deliver::{local_pod, to_local_pod},
-        hardware,
+        link,
         parse::{self, Ip, Packet, skb, stays_on_link},
         service::{self, hook, is_own, jump},
+        ways::way,
         wrap,
     },
 };
@@ -38,13 +39,7 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
             // What is the node's own is no Pod's, and known without a look-up.
             let own = is_own(config, &destination);
             if own && is_tunnel(ctx, config) {
-                if hardware::is_anothers(ctx, config, &destination, &source) {
-                    return Verdict::drop(Counter::TunnelSource);
-                }
-                return match wrap::unwrap(ctx) {
-                    Some(tunnel) => overlay::out_of(ctx, &tunnel),
-                    None => Verdict::NEXT,
-                };
+                return from_tunnel(ctx, config, &source);
             }
             let label = destination == config.label_v4 || destination == config.label_v6;
             if !own
@@ -62,6 +57,28 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
         Packet::Arp { .. } => jump(ctx, Step::Neighbour),
         Packet::Malformed | Packet::Other => Verdict::NEXT,
     }
+}
+
+/// What another node, whose tunnel ends at this address, has wrapped, or somebody in its name. What is for a Pod of this node, and what
+/// entered elsewhere, skips the overlay's device and the host's stack in front of it.
+#[inline(always)]
+fn from_tunnel(ctx: &TcContext, config: &Config, end: &Address) -> Verdict {
+    let Ok(from) = link::source(ctx) else { return Verdict::NEXT };
+    if let Some(wrapped) = wrap::wrapped(ctx) {
+        let tunnel = &wrapped.tunnel;
+        let pod = match tunnel.kind() {
+            OVERLAY_VNI => wrapped.destination(ctx).and_then(|address| local_pod(&address)),
+            _ => None,
+        };
+        if pod.is_some() || tunnel.kind() == ENTRY_VNI {
+            return match wrapped.unwrap(ctx) {
+                Ok(()) => overlay::out_of(ctx, tunnel, pod, Some(from)),
+                Err(_) => Verdict::drop(Counter::Malformed),
+            };
+        }
+    }
+    let is_anothers = way(config, end).is_some_and(|way| link::is_anothers(ctx, config, way, end, from));
+    if is_anothers { Verdict::drop(Counter::TunnelSource) } else { Verdict::NEXT }
 }
 
 /// Answers of this node's own processes that are backends. What Pods send was translated where they sent it.

@@ -69,7 +69,10 @@ fn a_veth_pair_between_two_namespaces_with_addresses_routes_and_neighbours() {
 fn a_vxlan_device_in_metadata_mode_and_a_bridge() {
     let scratch = Scratch::new("t-nl-");
     let mut netlink = Netlink::open_in(&scratch.0).unwrap();
-    netlink.add_vxlan(&VxlanSpec { name: "vx", port: 8472, mac: [2, 0, 0, 0, 0, 9], mtu: 1450 }).unwrap();
+    let source_ports = (49_152, 65_535);
+    netlink
+        .add_vxlan(&VxlanSpec { name: "vx", port: 8472, source_ports, mac: [2, 0, 0, 0, 0, 9], mtu: 1450 })
+        .unwrap();
     let link = netlink.link("vx").unwrap();
     assert_eq!((link.kind.as_str(), link.no_arp, link.mtu), ("vxlan", true, 1450));
     assert_eq!(link.vxlan, Some((0, 8472)));

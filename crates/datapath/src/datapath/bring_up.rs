@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use weft_abi::{Address, Config, GATEWAY_MAC, programs};
+use weft_abi::{Address, Config, GATEWAY_MAC, TUNNEL_SOURCE_PORTS, programs};
 use weft_model::PodRange;
 use weft_netns::netlink::{Link, RouteSpec, VxlanSpec, or_exists, or_gone};
 
@@ -116,7 +116,14 @@ impl Datapath {
         let link = match found {
             Some(link) => link,
             None => {
-                self.netlink.add_vxlan(&VxlanSpec { name: OVERLAY, port, mac: GATEWAY_MAC, mtu })?;
+                let source_ports = TUNNEL_SOURCE_PORTS;
+                self.netlink.add_vxlan(&VxlanSpec {
+                    name: OVERLAY,
+                    port,
+                    source_ports,
+                    mac: GATEWAY_MAC,
+                    mtu,
+                })?;
                 if sysctl::has_ipv6() {
                     sysctl::no_autoconfiguration(OVERLAY)?;
                 }

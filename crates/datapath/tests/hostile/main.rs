@@ -20,3 +20,4 @@ mod neighbour;
 mod outside;
 mod packet;
 mod raw;
+mod tunnel;

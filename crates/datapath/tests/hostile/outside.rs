@@ -173,11 +173,12 @@ fn e11_a_tunnel_packet_in_a_nodes_name_comes_from_its_hardware() {
     let (liar, node) = (mac(cluster.outside(), "br0"), mac(&cluster.nodes[1].netns.0, "eth0"));
     let [own, other] = [0, 1].map(|number| cluster.nodes[number].addresses[0]);
     let frames = Frames::open(cluster.outside(), "br0");
-    for vni in [1, 2, 3] {
+    let by_whom = [liar.as_slice(), &[0; 6]];
+    for (vni, liar) in [1, 2, 3].into_iter().flat_map(|vni| by_whom.map(|liar| (vni, liar))) {
         let inner = tunnelled(vni, SocketAddr::new(friend.v4(), 1000), to, MARK);
         let outer = Ip::udp(SocketAddr::new(other, 50_000), SocketAddr::new(own, 8472), &inner);
         let mut frame = to_node.clone();
-        frame.extend(&liar);
+        frame.extend(liar);
         frame.extend([8, 0]);
         frame.extend(outer.bytes());
         assert_ne!(liar, node);

@@ -9,10 +9,10 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
     programs::TcContext,
 };
-use weft_abi::{Address, Config, Counter, OVERLAY_VNI, Path, Pod, Route};
+use weft_abi::{Address, Config, Counter, GATEWAY_MAC, LABEL_SHIFT, NODE_MAC, OVERLAY_VNI, Path, Pod, Route};
 
-use super::{Verdict, count, hops::Hops, parse::skb, service};
-use crate::maps::{CONFIG, PODS, ROUTES};
+use super::{Verdict, count, hops::Hops, link, parse::skb, service, ways::Way, wrap};
+use crate::maps::{PODS, ROUTES};
 
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
@@ -85,9 +85,8 @@ pub fn reach_pod(pod: &Pod) -> Verdict {
 /// Sends a Pod's packet to another node. What is too large for the path is left to the host's stack, whose route over
 /// the same path has the same MTU: it fragments, or answers the Pod with the ICMP error that path MTU discovery needs.
 #[inline(always)]
-pub fn to_other_node(ctx: &TcContext, route: &Route, hops: &Hops) -> Verdict {
-    let Some(config) = CONFIG.get(0) else { return Verdict::NEXT };
-    let native = route.path == Path::Native as u32;
+pub fn to_other_node(ctx: &TcContext, config: &Config, way: &Way, hops: &Hops) -> Verdict {
+    let native = way.path == Path::Native as u32;
     let (ifindex, mtu) = if native {
         (config.uplink_ifindex, config.uplink_mtu)
     } else {
@@ -101,12 +100,34 @@ pub fn to_other_node(ctx: &TcContext, route: &Route, hops: &Hops) -> Verdict {
     }
     if native {
         count::packet(Counter::ToNative);
-        return to_neighbour(config, &route.next_hop);
-    }
-    if set_tunnel_key(ctx, config, &route.next_hop, OVERLAY_VNI).is_err() {
-        return Verdict::drop(Counter::TunnelKey);
+        return to_neighbour(config, &way.next_hop);
     }
     count::packet(Counter::ToOverlay);
+    into_tunnel(ctx, config, way, OVERLAY_VNI)
+}
+
+/// Into the tunnel to the other node.
+#[inline(always)]
+pub fn into_tunnel(ctx: &TcContext, config: &Config, way: &Way, vni: u32) -> Verdict {
+    let end = &way.tunnel;
+    if wrap::may_be(ctx, config, end)
+        && let Some(gateway) = link::gateway(ctx, config, way)
+    {
+        match wrap::wrap(ctx, config, end, vni) {
+            Ok(true) => return to_neighbour(config, &gateway),
+            Ok(false) => {}
+            Err(_) => return Verdict::drop(Counter::TunnelKey),
+        }
+    }
+    through_device(ctx, config, end, vni)
+}
+
+/// Into the tunnel by the overlay's device, with the hardware addresses that both of its ends expect.
+#[inline(always)]
+pub fn through_device(ctx: &TcContext, config: &Config, end: &Address, vni: u32) -> Verdict {
+    if ctx.store(0, &[GATEWAY_MAC, NODE_MAC], 0).is_err() || set_tunnel_key(ctx, config, end, vni).is_err() {
+        return Verdict::drop(Counter::TunnelKey);
+    }
     // SAFETY: a helper without pointers.
     Verdict(unsafe { bpf_redirect(config.overlay_ifindex, 0) } as i32)
 }
@@ -143,6 +164,14 @@ pub struct Tunnel {
     pub end: Address,
     /// Network identifier.
     pub vni: u32,
+}
+
+impl Tunnel {
+    /// Its network identifier without the label.
+    #[inline(always)]
+    pub fn kind(&self) -> u32 {
+        self.vni & ((1 << LABEL_SHIFT) - 1)
+    }
 }
 
 /// The packet's tunnel, if it has one.

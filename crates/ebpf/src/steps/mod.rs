@@ -2,8 +2,8 @@
 
 pub mod count;
 pub mod deliver;
-pub mod hardware;
 pub mod hops;
+pub mod link;
 pub mod node_socket;
 pub mod parse;
 pub mod service;

@@ -60,6 +60,8 @@ pub struct VxlanSpec<'a> {
     pub name: &'a str,
     /// UDP port that it listens on.
     pub port: u16,
+    /// UDP ports that it sends from, the last of them excluded: which of them tells flows apart.
+    pub source_ports: (u16, u16),
     /// Hardware address.
     pub mac: [u8; 6],
     /// MTU, in bytes.
@@ -187,6 +189,7 @@ impl Netlink {
             LinkInfo::Data(InfoData::Vxlan(vec![
                 InfoVxlan::CollectMetadata(true),
                 InfoVxlan::Port(spec.port),
+                InfoVxlan::PortRange(spec.source_ports),
                 InfoVxlan::Learning(false),
                 // Checksums of the inner packets do the job; receivers accept an outer zero over IPv6 (RFC 6935).
                 InfoVxlan::UDPZeroCsumTX(true),

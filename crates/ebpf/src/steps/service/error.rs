@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     maps::CONFIG,
-    steps::{count, deliver::route, hardware},
+    steps::{count, deliver::route, link, ways::way},
 };
 
 /// ICMP header in front of the packet that an error is about, bytes.
@@ -38,8 +38,9 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         return Verdict::drop(Counter::ForeignError);
     }
     if work.hook == hook::UPLINK_INGRESS && is_about_tunnel(config, work) {
-        let (own, node) = (&work.other.destination, &work.other.source);
-        if hardware::is_anothers(ctx, config, own, node) {
+        let end = &work.other.source;
+        let Ok(from) = link::source(ctx) else { return Verdict::drop(Counter::Malformed) };
+        if way(config, end).is_some_and(|way| link::is_anothers(ctx, config, way, end, from)) {
             return Verdict::drop(Counter::ForeignError);
         }
     }

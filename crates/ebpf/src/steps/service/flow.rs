@@ -17,6 +17,7 @@ use crate::{
         count,
         deliver::{forward_to_pod, local_pod, one_less, route, to_other_node},
         hops::Hops,
+        ways::way,
     },
 };
 
@@ -170,10 +171,13 @@ pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
                 count::packet(Counter::SameNode);
                 return forward_to_pod(ctx, pod, &work.hops());
             }
-            match route(destination) {
-                Some(route) if route.path != Route::SERVICES => to_other_node(ctx, route, &work.hops()),
-                _ => jump(ctx, Step::Request),
+            let Some(config) = CONFIG.get(0) else { return Verdict::drop(Counter::MissingStep) };
+            if let Some(way) = way(config, destination)
+                && way.path != Route::SERVICES
+            {
+                return to_other_node(ctx, config, way, &work.hops());
             }
+            jump(ctx, Step::Request)
         }
         hook::TO_POD => match local_pod(destination) {
             Some(pod) => forward_to_pod(ctx, pod, &work.hops()),

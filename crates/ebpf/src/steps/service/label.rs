@@ -7,7 +7,10 @@ use weft_abi::{Address, Config, Flow, FlowKey, Path, Route};
 use super::{TCP, UDP, Work, flow::lookup, hook, is_here, part};
 use crate::{
     maps::CONFIG,
-    steps::{deliver::route, ways::way},
+    steps::{
+        deliver::route,
+        ways::{Way, way},
+    },
 };
 
 /// The other node's entry is taken to be there for so long after an answer: shorter than any flow lives.
@@ -82,20 +85,20 @@ pub fn choose_path(
     client: &Address,
     client_port_be: u16,
     is_error: bool,
-) -> Option<&'static Route> {
+) -> Option<&'static Way> {
     let flow = &mut work.flow;
     if flow.flags & Flow::LABELLED == 0 || flow.way != Flow::BACKEND_OUTSIDE {
         return None;
     }
     let known = flow.answered_ns != 0 && work.now_ns.wrapping_sub(flow.answered_ns) < KNOWN_NS;
-    let route = way(config, &flow.destination);
-    let native = route.is_some_and(|route| route.path == Path::Native as u32);
+    let way = way(config, &flow.destination);
+    let native = way.is_some_and(|way| way.path == Path::Native as u32);
     if !(known && !is_error && work.part == part::WHOLE && native) {
         work.label_be = u32::from(flow.source_port_be);
         flow.source = *client;
         flow.source_port_be = client_port_be;
     }
-    route
+    way
 }
 
 /// Whether a label stands in the place of a client of whom nothing is known here: as long as there is no answer, the node that the flow

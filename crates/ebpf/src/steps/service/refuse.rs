@@ -12,12 +12,12 @@ use weft_abi::{Config, Counter, OVERLAY_VNI};
 
 use super::{
     ETHERNET, TCP, Verdict, Work, hook, part,
-    send::{by_link, through_tunnel, to_node},
+    send::{by_link, to_node},
     table::{ACK, FIN, RST, SYN},
 };
 use crate::{
     maps::{CONFIG, REFUSALS},
-    steps::{count, parse::skb},
+    steps::{count, deliver::through_device, parse::skb},
 };
 
 const TTL: u8 = 64;
@@ -84,7 +84,7 @@ fn may_refuse(now_ns: u64) -> bool {
 #[inline(always)]
 fn answer(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     match work.hook {
-        hook::OVERLAY_INGRESS | hook::ENTRY => through_tunnel(ctx, config, &work.tunnel, OVERLAY_VNI),
+        hook::OVERLAY_INGRESS | hook::ENTRY => through_device(ctx, config, &work.tunnel, OVERLAY_VNI),
         hook::DIRECT => by_link(config.uplink_ifindex),
         hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS => to_node(ctx, config, work.hook),
         // SAFETY: a helper without pointers, and the context pointer is valid while the program runs.

@@ -15,9 +15,10 @@ use crate::{
     maps::BACKENDS,
     steps::{
         count,
-        deliver::{exceeds, local_pod, reach_pod, route, set_tunnel_key, to_neighbour},
-        ways::way,
-        wrap,
+        deliver::{
+            exceeds, into_tunnel, local_pod, reach_pod, route, set_tunnel_key, through_device, to_neighbour,
+        },
+        ways::{Way, way},
     },
 };
 
@@ -27,7 +28,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Sends the packet where its flow leads: to a backend on another node by its route, if that is known already.
 #[inline(always)]
-pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Route>) -> Verdict {
+pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Way>) -> Verdict {
     let flow = &work.flow;
     if flow.flags & Flow::CLAMP != 0 {
         mss::clamp(ctx, config, work);
@@ -35,11 +36,11 @@ pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Route>) 
     match flow.way {
         Flow::BACKEND_INSIDE => to_backend_inside(ctx, config, work),
         Flow::BACKEND_OUTSIDE => match known {
-            Some(route) => to_node_of_backend(ctx, config, work, route),
+            Some(way) => to_node_of_backend(ctx, config, work, way),
             None => to_backend_outside(ctx, config, work),
         },
-        Flow::BACKEND_DIRECT => match direct_end(flow) {
-            Some(tunnel) => to_entry(ctx, config, work, tunnel, DIRECT_VNI),
+        Flow::BACKEND_DIRECT => match backend_way(config, flow) {
+            Some(way) => to_entry(ctx, config, work, way, DIRECT_VNI),
             None => Verdict::drop(Counter::NoTunnel),
         },
         Flow::BACKEND_ENTERED => to_backend_here(config, work),
@@ -82,11 +83,11 @@ pub fn too_large(ctx: &TcContext, config: &Config, work: &Work) -> Option<u32> {
     if may_fragment { None } else { Some(mtu) }
 }
 
-/// Where the tunnel to the flow's backend ends.
+/// The way to the node of the flow's backend.
 #[inline(always)]
-fn direct_end(flow: &Flow) -> Option<&'static Address> {
+fn backend_way(config: &Config, flow: &Flow) -> Option<&'static Way> {
     let backend: &Backend = BACKENDS.get(flow.backend)?;
-    route(&backend.address).map(|route| &route.tunnel)
+    way(config, &backend.address)
 }
 
 #[inline(always)]
@@ -102,9 +103,9 @@ fn to_backend_inside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     if is_own(config, destination) {
         return if from_stack { to_node(ctx, config, work.hook) } else { Verdict::NEXT };
     }
-    match route(destination) {
-        Some(route) if from_stack => stack_to_tunnel_or_link(ctx, config, route),
-        Some(route) => to_other_node(ctx, config, work, route),
+    match way(config, destination) {
+        Some(way) if from_stack => stack_to_tunnel_or_link(ctx, config, way),
+        Some(way) => to_other_node(ctx, config, way),
         // Outside of the cluster: the host's stack knows the way, and masquerades Pods.
         None if from_stack => by_link(config.uplink_ifindex),
         None => {
@@ -124,23 +125,18 @@ fn to_backend_outside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
     if is_own(config, destination) {
         return Verdict::NEXT;
     }
-    match route(destination) {
-        Some(route) => to_node_of_backend(ctx, config, work, route),
+    match way(config, destination) {
+        Some(way) => to_node_of_backend(ctx, config, work, way),
         None => by_link(config.uplink_ifindex),
     }
 }
 
 #[inline(always)]
-fn to_node_of_backend(ctx: &TcContext, config: &Config, work: &Work, route: &Route) -> Verdict {
+fn to_node_of_backend(ctx: &TcContext, config: &Config, work: &Work, way: &Way) -> Verdict {
     if work.flow.flags & Flow::LABELLED != 0 && work.label_be == 0 {
-        return to_entry_natively(ctx, config, work, route);
+        return to_entry_natively(ctx, config, work, way);
     }
-    let vni = ENTRY_VNI | work.label_be << LABEL_SHIFT;
-    if route.path == Path::Native as u32 && wrap::may_be(ctx, config, &route.tunnel) {
-        wrapped(ctx, config, work, &route.tunnel, vni)
-    } else {
-        to_entry(ctx, config, work, &route.tunnel, vni)
-    }
+    to_entry(ctx, config, work, way, ENTRY_VNI | work.label_be << LABEL_SHIFT)
 }
 
 #[inline(always)]
@@ -165,9 +161,9 @@ fn to_client(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     if let Some(pod) = local_pod(destination) {
         return to_pod(pod, work.hook);
     }
-    match route(destination) {
-        Some(route) if work.hook == hook::OVERLAY_EGRESS => stack_to_tunnel(ctx, route),
-        Some(route) => to_other_node(ctx, config, work, route),
+    match way(config, destination) {
+        Some(way) if work.hook == hook::OVERLAY_EGRESS => stack_to_tunnel(ctx, way),
+        Some(way) => to_other_node(ctx, config, way),
         None => by_link(config.uplink_ifindex),
     }
 }
@@ -211,47 +207,32 @@ pub fn to_node(ctx: &TcContext, config: &Config, hook: u32) -> Verdict {
 
 /// To another node by the path that its packets take.
 #[inline(always)]
-fn to_other_node(ctx: &TcContext, config: &Config, work: &Work, route: &Route) -> Verdict {
-    if route.path == Route::SERVICES {
+fn to_other_node(ctx: &TcContext, config: &Config, way: &Way) -> Verdict {
+    if way.path == Route::SERVICES {
         return Verdict::drop(Counter::NoService);
     }
-    if route.path == Path::Native as u32 {
+    if way.path == Path::Native as u32 {
         count::packet(Counter::ToNative);
-        return to_neighbour(config, &route.next_hop);
-    }
-    // Only a Pod's own frame has an address that the other end's overlay device is not alarmed by.
-    if work.hook != hook::POD_EGRESS && ctx.store(SOURCE_MAC, &NODE_MAC, 0).is_err() {
-        return Verdict::drop(Counter::Untranslated);
+        return to_neighbour(config, &way.next_hop);
     }
     count::packet(Counter::ToOverlay);
-    through_tunnel(ctx, config, &route.next_hop, OVERLAY_VNI)
+    into_tunnel(ctx, config, way, OVERLAY_VNI)
 }
 
 /// To the other node of a flow from outside, clamped to what the tunnel takes.
 #[inline(always)]
-fn to_entry(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni: u32) -> Verdict {
+fn to_entry(ctx: &TcContext, config: &Config, work: &Work, way: &Way, vni: u32) -> Verdict {
     mss::clamp(ctx, config, work);
     count::packet(Counter::ToEntry);
-    through_tunnel(ctx, config, tunnel, vni)
-}
-
-/// The same without the overlay's device.
-#[inline(always)]
-fn wrapped(ctx: &TcContext, config: &Config, work: &Work, tunnel: &Address, vni: u32) -> Verdict {
-    mss::clamp(ctx, config, work);
-    count::packet(Counter::ToEntry);
-    match wrap::wrap(ctx, config, tunnel, vni) {
-        Ok(()) => to_neighbour(config, tunnel),
-        Err(_) => Verdict::drop(Counter::TunnelKey),
-    }
+    into_tunnel(ctx, config, way, vni)
 }
 
 /// The same with the flow's label in the client's place.
 #[inline(always)]
-fn to_entry_natively(ctx: &TcContext, config: &Config, work: &Work, route: &Route) -> Verdict {
+fn to_entry_natively(ctx: &TcContext, config: &Config, work: &Work, way: &Way) -> Verdict {
     mss::clamp(ctx, config, work);
     count::packet(Counter::ToNative);
-    to_neighbour(config, &route.next_hop)
+    to_neighbour(config, &way.next_hop)
 }
 
 /// Back to the node that the flow entered by. Fragments are recognised by their addresses and number alone, and all of a packet's
@@ -261,23 +242,17 @@ fn to_client_of_entry(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
     let flow = &work.flow;
     if flow.flags & Flow::LABELLED != 0
         && work.part == part::WHOLE
-        && let Some(route) = way(config, &flow.destination)
-        && route.path == Path::Native as u32
+        && let Some(way) = way(config, &flow.destination)
+        && way.path == Path::Native as u32
     {
-        return to_entry_natively(ctx, config, work, route);
+        return to_entry_natively(ctx, config, work, way);
     }
-    to_entry(ctx, config, work, &flow.tunnel, ENTRY_VNI)
-}
-
-/// Into the tunnel, with the hardware addresses that both of its ends expect.
-#[inline(always)]
-pub fn through_tunnel(ctx: &TcContext, config: &Config, tunnel: &Address, vni: u32) -> Verdict {
-    if ctx.store(0, &[GATEWAY_MAC, NODE_MAC], 0).is_err() || set_tunnel_key(ctx, config, tunnel, vni).is_err()
-    {
-        return Verdict::drop(Counter::TunnelKey);
+    if let Some(way) = way(config, &flow.tunnel) {
+        return to_entry(ctx, config, work, way, ENTRY_VNI);
     }
-    // SAFETY: a helper without pointers.
-    Verdict(unsafe { bpf_redirect(config.overlay_ifindex, 0) } as i32)
+    // The cluster does not know the node any more, and it may still be there.
+    count::packet(Counter::ToEntry);
+    through_device(ctx, config, &flow.tunnel, ENTRY_VNI)
 }
 
 /// What the host's stack sends into the overlay goes on there, with its tunnel.
