@@ -219,6 +219,13 @@ impl Flow {
         self.way <= Flow::BACKEND_ENTERED
     }
 
+    /// Whether nothing is to come of the connection any more.
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        let ends = Flow::FIN | Flow::PEER_FIN;
+        self.seen & ends == ends || self.seen & Flow::RST != 0
+    }
+
     /// Whether the connection is ending or has ended: a SYN begins another.
     #[inline(always)]
     pub const fn is_closing(&self) -> bool {
@@ -250,6 +257,20 @@ pub const fn spread(key: &FlowKey, client_alone: bool) -> u32 {
 /// How many backends a flow is tried with, so that it differs from the client's others by its backend. Then its source port is
 /// changed.
 pub const BACKEND_TRIES: u32 = 6;
+
+/// The source port that a backend sees of a client in the cluster, host byte order: the client may ask the backend itself from its own
+/// port at the same time, and an answer tells the two apart by nothing else. One to one, so that flows of different ports do not meet;
+/// ports that hosts give their own sockets (32768 to 60999, where nothing else is set) become others. Those below 1024 stay, because
+/// servers trust them.
+#[inline(always)]
+pub const fn port_at_backend(port: u16) -> u16 {
+    const FIRST: u32 = 1024;
+    const COUNT: u32 = 65_536 - FIRST;
+    if (port as u32) < FIRST {
+        return port;
+    }
+    (FIRST + (port as u32 - FIRST + COUNT / 2) % COUNT) as u16
+}
 
 /// The number of a further try, from what [`spread`] says: far on in the table of backends, where neighbours are often the same.
 #[inline(always)]
@@ -294,6 +315,17 @@ mod tests {
     fn of_the_client_alone_the_port_does_not_matter() {
         assert_eq!(spread(&key(1, 1), true), spread(&key(1, 2), true));
         assert_ne!(spread(&key(1, 1), false), spread(&key(1, 2), false));
+    }
+
+    #[test]
+    fn ports_at_backends_are_one_to_one_and_not_those_of_sockets() {
+        use std::collections::BTreeSet;
+        let ports: BTreeSet<u16> = (0..=u16::MAX).map(port_at_backend).collect();
+        assert_eq!(ports.len(), 65_536);
+        assert!((0..1024).all(|port| port_at_backend(port) == port));
+        assert!((1024..=u16::MAX).all(|port| port_at_backend(port) >= 1024 && port_at_backend(port) != port));
+        let of_sockets = 32_768..=60_999;
+        assert!(of_sockets.clone().all(|port| !of_sockets.contains(&port_at_backend(port))));
     }
 
     #[test]

@@ -349,6 +349,11 @@ pub fn eventually<T>(what: &str, mut task: impl FnMut() -> io::Result<T>) -> T {
     }
 }
 
+/// What a backend sees of a client in the cluster, if its packets are translated.
+pub fn at_backend(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip(), weft_abi::port_at_backend(client.port()))
+}
+
 pub fn client(pod: &Pod) -> &Netns {
     &pod.netns.0
 }

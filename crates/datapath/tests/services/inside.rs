@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use weft_datapath::{Counter, Path};
 use weft_model::{Protocol, services::WhenEmpty};
 
-use crate::cluster::{BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service};
+use crate::cluster::{
+    BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, at_backend, client, eventually, service,
+};
 
 fn at(address: &str, port: u16) -> std::net::SocketAddr {
     std::net::SocketAddr::new(address.parse().unwrap(), port)
@@ -23,11 +25,11 @@ fn cluster_ip_from_pods(path: Path) {
             cluster.serve(&service(Protocol::Tcp, &[tcp.address]).cluster_ip(family, 80));
             cluster.serve(&service(Protocol::Udp, &[udp.address]).cluster_ip(family, 80));
             let connection = Tcp::connect(client(&asking), vip).unwrap();
-            assert_eq!(connection.ask().unwrap().client, connection.local());
+            assert_eq!(connection.ask().unwrap().client, at_backend(connection.local()));
             assert_eq!(connection.ask_for(300_000).unwrap().1, 300_000);
             let socket = Udp::connect(client(&asking), vip);
             let answer = eventually("an answer over UDP", || socket.ask());
-            assert_eq!((answer.name.as_str(), answer.client), ("udp", socket.local()));
+            assert_eq!((answer.name.as_str(), answer.client), ("udp", at_backend(socket.local())));
             // What is not a Service's goes on as ever.
             assert_eq!(Tcp::connect(client(&asking), tcp.address).unwrap().ask().unwrap().name, "tcp");
         }

@@ -12,7 +12,8 @@ use weft_model::Protocol;
 
 use crate::{
     cluster::{
-        BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, eventually, service,
+        BALANCER, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, at_backend, client, eventually,
+        service,
     },
     stale,
     support::DEADLINE,
@@ -265,7 +266,7 @@ fn new_programs_take_flows_over_in_the_middle() {
     for node in 0..2 {
         cluster.restart_with_other_programs(node);
         // Nothing is served anew: what the kernel has goes on.
-        assert_eq!(inside.ask().unwrap().client, inside.local());
+        assert_eq!(inside.ask().unwrap().client, at_backend(inside.local()));
         assert_eq!(outside.ask_for(100_000).unwrap().1, 100_000);
         let new = Tcp::connect(client(&asking), at(CLUSTER_IP[0], 80)).unwrap();
         new.ask().unwrap();

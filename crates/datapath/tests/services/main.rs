@@ -8,6 +8,7 @@ mod support;
 mod again;
 mod choice;
 mod cluster;
+mod direct;
 mod inside;
 mod labels;
 mod lasting;

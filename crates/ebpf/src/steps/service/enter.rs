@@ -7,10 +7,13 @@ use super::{
     TCP, Verdict, Work,
     flow::lookup,
     is_here, jump, part,
-    request::other_port,
+    request::{at_backend, other_port},
     table::{self, SYN},
 };
-use crate::maps::{CONFIG, FLOWS};
+use crate::{
+    maps::{CONFIG, FLOWS},
+    steps::deliver::route,
+};
 
 /// Tries to find a source port that the client's other flows do not have.
 const TRIES: u32 = 6;
@@ -36,8 +39,15 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.again == 0 && !table::may_begin(&work.key.source, Side::Outside) {
         return Verdict::drop(Counter::FlowsFull);
     }
+    let client = &work.key.source;
+    let in_cluster = is_here(config, client) || route(client).is_some();
     for attempt in 0..TRIES {
-        entries(work, attempt > 0);
+        let port_be = match attempt {
+            0 if in_cluster => at_backend(&work.key),
+            0 => work.key.source_port_be,
+            _ => other_port(),
+        };
+        entries(work, port_be);
         let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
             Ok(()) => false,
             Err(error) if error == -EEXIST => true,
@@ -77,7 +87,7 @@ fn replaces(work: &Work) -> bool {
 }
 
 #[inline(always)]
-fn entries(work: &mut Work, change_port: bool) {
+fn entries(work: &mut Work, port_be: u16) {
     let key = &work.key;
     let labelled = if work.label_be != 0 { Flow::LABELLED } else { 0 };
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
@@ -86,7 +96,7 @@ fn entries(work: &mut Work, change_port: bool) {
         source: key.source,
         destination: key.destination,
         tunnel: Address { words_be: [0; 4] },
-        source_port_be: if change_port { other_port() } else { key.source_port_be },
+        source_port_be: port_be,
         destination_port_be: key.destination_port_be,
         backend: Flow::NO_BACKEND,
         generation: 0,
@@ -94,7 +104,7 @@ fn entries(work: &mut Work, change_port: bool) {
         pair_entry: 0,
         way: Flow::BACKEND_ENTERED,
         seen,
-        flags: labelled | if change_port { Flow::OTHER_PORT } else { 0 },
+        flags: labelled | if port_be == key.source_port_be { 0 } else { Flow::OTHER_PORT },
         answered_ns: 0,
     };
     work.other = key.pair(&work.flow);

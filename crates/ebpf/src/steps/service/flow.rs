@@ -165,6 +165,7 @@ pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
     if label::is_unknown(work) {
         return Verdict::drop(Counter::UnknownLabel);
     }
+    table::make_way(work);
     match work.hook {
         hook::POD_EGRESS => {
             if let Some(pod) = local_pod(destination) {

@@ -5,11 +5,11 @@ use aya_ebpf::{
 };
 use weft_abi::{
     Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, PROBE_PORT,
-    Route, ServicePort, Side, Slots, SourceRange, Step, spread, spread_again,
+    Route, ServicePort, Side, Slots, SourceRange, Step, port_at_backend, spread, spread_again,
 };
 
 use super::{
-    TCP, UDP, Verdict, Work,
+    SCTP, TCP, UDP, Verdict, Work,
     flow::lookup,
     hook, is_here, is_own, jump, label, mark_pod, part,
     table::{self, RST, SYN},
@@ -235,15 +235,21 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     let here = is_here(config, &backend.address);
     let from_link = matches!(work.hook, hook::UPLINK_INGRESS | hook::OVERLAY_INGRESS);
     let to_backend = if from_link && !here { route(&backend.address) } else { None };
+    let from_client = if inside { None } else { route(&key.source) };
     // The backend is the client's own node: to a Pod of its own it would answer past this node.
     let by_its_pod = to_backend.is_some_and(|to| {
-        to.label(work.ipv6 == 0).is_some() && route(&key.source).is_some_and(|from| from.tunnel == to.tunnel)
+        to.label(work.ipv6 == 0).is_some() && from_client.is_some_and(|from| from.tunnel == to.tunnel)
     });
     let outside = from_link && !here && to_backend.is_none() || by_its_pod;
     let (mut source, borrowed) = source(config, work, backend, outside);
     // The node's own address has sockets of its own behind it; a Service's has none.
-    let mut source_port_be =
-        if change_port || borrowed && source != key.destination { other_port() } else { key.source_port_be };
+    let mut source_port_be = if change_port || borrowed && source != key.destination {
+        other_port()
+    } else if inside || here && from_client.is_some() {
+        at_backend(key)
+    } else {
+        key.source_port_be
+    };
     let way = match work.hook {
         _ if inside => Flow::BACKEND_INSIDE,
         hook::UPLINK_INGRESS if direct && !here && !borrowed => Flow::BACKEND_DIRECT,
@@ -257,9 +263,7 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     let mut labelled = 0;
     if let Some(label) = label {
         (source, labelled) = (label, Flow::LABELLED);
-        if change_port {
-            source_port_be = label::other_port();
-        }
+        source_port_be = if change_port { label::other_port() } else { key.source_port_be };
     }
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
     work.flow = Flow {
@@ -332,6 +336,16 @@ fn source(config: &Config, work: &Work, backend: &Backend, outside: bool) -> (Ad
 fn node_address(config: &Config, key: &FlowKey) -> Address {
     let own = if key.source.v4_be().is_some() { &config.tunnel_v4 } else { &config.tunnel_v6 };
     if own.words_be == [0; 4] { key.destination } else { *own }
+}
+
+/// The source port that a backend sees of this client in the cluster. SCTP keeps its own, as all ends of an association do.
+#[inline(always)]
+pub fn at_backend(key: &FlowKey) -> u16 {
+    if key.protocol == SCTP {
+        key.source_port_be
+    } else {
+        port_at_backend(u16::from_be(key.source_port_be)).to_be()
+    }
 }
 
 /// A source port for what cannot keep its own.

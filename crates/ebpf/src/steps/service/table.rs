@@ -70,6 +70,25 @@ pub fn end(key: &FlowKey, flow: &mut Flow) {
     }
 }
 
+/// Lets go of the answers of a flow that is over, whose client opens a connection to the backend itself, from the same port.
+#[inline(always)]
+pub fn make_way(work: &Work) {
+    if !opens(work) {
+        return;
+    }
+    let key = &work.key;
+    let answers = FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port_be: key.destination_port_be,
+        destination_port_be: key.source_port_be,
+        ..*key
+    };
+    if lookup(&answers).is_some_and(|flow| !flow.is_forward() && flow.is_over()) {
+        let _ = FLOWS.remove(&answers);
+    }
+}
+
 /// The answers by this key, if they are those of the flow with the other; they may be another's meanwhile.
 #[inline(always)]
 fn answers(key: &FlowKey, pair: &FlowKey) -> Option<&'static mut Flow> {

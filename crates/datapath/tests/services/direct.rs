@@ -1,0 +1,104 @@
+//! One source port for a Service and, beside it, for its backend: each is answered by whom it asked.
+
+use std::{
+    io::Read as _,
+    net::{IpAddr, Shutdown, SocketAddr, UdpSocket},
+};
+
+use weft_datapath::Path;
+use weft_model::Protocol;
+use weft_netns::Netns;
+
+use crate::{
+    cluster::{Answer, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, service},
+    support::DEADLINE,
+};
+
+/// A connected UDP socket of this port.
+fn udp(from: &Netns, port: u16, to: SocketAddr) -> Udp {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = from.run(|| UdpSocket::bind((any, port)).unwrap()).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    Udp(socket)
+}
+
+/// Asks, and closes until both ends have.
+fn ask_and_close(connection: &Tcp) -> Answer {
+    let answer = connection.ask().unwrap();
+    connection.0.shutdown(Shutdown::Write).unwrap();
+    (&connection.0).read_to_end(&mut Vec::new()).unwrap();
+    answer
+}
+
+#[test]
+fn what_asks_a_service_asks_its_backend_from_the_same_port_as_well() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::of(3, path, false);
+        let asking = cluster.nodes[0].pod();
+        let backends = [cluster.nodes[0].pod(), cluster.nodes[2].pod()];
+        let mut ports = 40_000..;
+        for (family, backend) in
+            BOTH.into_iter().flat_map(|family| backends.each_ref().map(|one| (family, one)))
+        {
+            let tcp = Server::tcp(client(backend), "there", backend.addresses[family]);
+            let datagrams = Server::udp(client(backend), "there", backend.addresses[family]);
+            cluster.serve(
+                &service(Protocol::Tcp, &[tcp.address]).cluster_ip(family, 80).node_port(family, NODE_PORT),
+            );
+            cluster.serve(
+                &service(Protocol::Udp, &[datagrams.address])
+                    .named("udp")
+                    .cluster_ip(family, 80)
+                    .node_port(family, NODE_PORT),
+            );
+            let cluster_ip = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 80);
+            let services = [cluster_ip, cluster.node_port(1, family), cluster.node_port(2, family)];
+            for (from, to) in [client(&asking), &cluster.nodes[0].netns.0]
+                .into_iter()
+                .flat_map(|from| services.map(|to| (from, to)))
+            {
+                // One after the other, and both at a time, whichever is first.
+                for order in [[to, tcp.address], [tcp.address, to]] {
+                    let port = ports.next().unwrap();
+                    for to in order {
+                        ask_and_close(&Tcp::connect_from(from, port, to).unwrap());
+                    }
+                    let port = ports.next().unwrap();
+                    let both = order.map(|to| Tcp::connect_from(from, port, to).unwrap());
+                    for (connection, to) in both.iter().zip(order) {
+                        connection
+                            .ask()
+                            .unwrap_or_else(|error| panic!("{path:?} {to} of {order:?}: {error}"));
+                    }
+                }
+                let port = ports.next().unwrap();
+                for to in [datagrams.address, to, datagrams.address, to] {
+                    udp(from, port, to).ask().unwrap_or_else(|error| panic!("UDP {path:?} {to}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+/// Servers that trust such ports (NFS, as exports usually are) see one.
+#[test]
+fn a_port_of_the_superuser_stays_one() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let (asking, backend) = (cluster.nodes[0].pod(), cluster.nodes[1].pod());
+    for family in BOTH {
+        let server = Server::tcp(client(&backend), "there", backend.addresses[family]);
+        cluster.serve(
+            &service(Protocol::Tcp, &[server.address]).cluster_ip(family, 80).node_port(family, NODE_PORT),
+        );
+        let cluster_ip = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 80);
+        let services = [cluster_ip, cluster.node_port(0, family), cluster.node_port(1, family)];
+        for (port, to) in (1021..).zip(services) {
+            // Once it is over, its port asks the backend itself.
+            for to in [to, server.address] {
+                let answer = ask_and_close(&Tcp::connect_from(client(&asking), port, to).unwrap());
+                assert_eq!(answer.client.port(), port, "{to}");
+            }
+        }
+    }
+}
