@@ -16,23 +16,31 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// What a server would refuse of a new object of a built-in type: fields that the type does not have or that are of another type,
-/// and values that are not allowed. Of other types nothing is said.
-pub fn check(object: &Value) -> Vec<Refusal> {
+/// The built-in kinds with their `apiVersion`, each group's versions in order of preference.
+pub fn builtin_kinds() -> Vec<(String, String)> {
+    types().all().map(|resource| (resource.kind.clone(), resource.api_version())).collect()
+}
+
+fn types() -> &'static Arc<Types> {
     static TYPES: OnceLock<Arc<Types>> = OnceLock::new();
-    let types = TYPES.get_or_init(|| Registry::new().types());
+    TYPES.get_or_init(|| Registry::new().types())
+}
+
+/// Everything that a server would refuse of a new object of a built-in type: fields that the type does not have or that are of
+/// another type, and values that are not allowed. Of other types nothing is said.
+pub fn check(object: &Value) -> Vec<Refusal> {
+    let types = types();
     let text = |name: &str| object[name].as_str().unwrap_or_default();
     let Some(resource) = types.find_kind(text("apiVersion"), text("kind")) else { return Vec::new() };
     let mut object = object.clone();
+    let mut found = Vec::new();
     if let Some(name) = schema::name_of(resource) {
         let findings = schema::check(name, &object);
-        let wrong = findings.wrong.into_iter().map(|(field, message)| Refusal { field, message });
-        let unknown = findings
-            .unknown
-            .into_iter()
-            .map(|field| Refusal { message: format!("unknown field {field:?}"), field });
-        let found: Vec<Refusal> = wrong.chain(unknown).collect();
-        if !found.is_empty() {
+        let unknown = findings.unknown.into_iter();
+        found.extend(unknown.map(|field| Refusal { message: format!("unknown field {field:?}"), field }));
+        if !findings.wrong.is_empty() {
+            // Values are not looked at in what cannot be read.
+            found.extend(findings.wrong.into_iter().map(|(field, message)| Refusal { field, message }));
             return found;
         }
         schema::normalize(name, &mut object);
@@ -53,13 +61,15 @@ pub fn check(object: &Value) -> Vec<Refusal> {
     }
     defaults::initial_status(resource, &mut object);
     defaults::apply(resource, &mut object, None);
-    let Err(error) = validation::create(resource, types, &object) else { return Vec::new() };
+    let Err(error) = validation::create(resource, types, &object) else { return found };
     let causes = error.details["causes"].as_array().into_iter().flatten();
     let told = |cause: &Value| cause["message"].as_str().unwrap_or_default().to_owned();
-    causes
-        .map(|cause| {
-            let field = cause["field"].as_str().unwrap_or_default().to_owned();
-            Refusal { message: format!("{field}: {}", told(cause)), field }
-        })
-        .collect()
+    // What is missing may be what is written wrong.
+    let has_unknown = !found.is_empty();
+    let causes = causes.filter(|cause| !has_unknown || cause["reason"] != "FieldValueRequired");
+    found.extend(causes.map(|cause| {
+        let field = cause["field"].as_str().unwrap_or_default().to_owned();
+        Refusal { message: format!("{field}: {}", told(cause)), field }
+    }));
+    found
 }

@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, unknown};
 
 const MANAGER: &str = "weft-lab";
 /// Where kubectl keeps what it has applied last.
@@ -110,7 +110,14 @@ const STAGES: usize = 3;
 fn stage_of(manifest: &Manifest) -> usize {
     match manifest.kind() {
         "Namespace" | "CustomResourceDefinition" => 0,
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "CronJob" | "Pod" => 2,
+        "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "ReplicaSet"
+        | "ReplicationController"
+        | "Job"
+        | "CronJob"
+        | "Pod" => 2,
         _ => 1,
     }
 }
@@ -138,16 +145,8 @@ async fn discover(client: &Client) -> Result<HashMap<Kind, Served>> {
 
 /// That a kind is not served, and which one is that is nearly called so.
 fn not_served(manifest: &Manifest, kinds: &HashMap<Kind, Served>) -> String {
-    let (version, kind) = kind_of(manifest);
-    let near = kinds
-        .keys()
-        .map(|served| (strsim::jaro_winkler(&served.1, &kind), served))
-        .filter(|(close, _)| *close >= 0.85)
-        // One of the same group is meant rather than one that is nearer.
-        .max_by(|(one, a), (other, b)| (a.0 == version).cmp(&(b.0 == version)).then(one.total_cmp(other)));
-    let near =
-        near.map_or(String::new(), |(_, (version, kind))| format!(" (did you mean {kind} of {version}?)"));
-    format!("{kind} of {version} is not served{near}")
+    let known = kinds.keys().map(|(version, kind)| (kind.as_str(), version.as_str()));
+    unknown(manifest.api_version(), manifest.kind(), known)
 }
 
 /// Whether a kind is but one letter away from another of its group.

@@ -1,5 +1,7 @@
 //! Kubernetes manifests from files, folders and standard input, with the file and line of everything.
 
+mod doubles;
+mod kinds;
 mod left_out;
 
 use std::{
@@ -9,7 +11,9 @@ use std::{
 };
 
 use serde_json::Value;
-use weft_apiserver::yaml;
+use weft_apiserver::{Refusal, yaml};
+
+pub(crate) use kinds::unknown;
 
 /// One object of a manifest and where it stands.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ pub struct Manifest {
 }
 
 /// A line of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The file, or `<stdin>`.
     pub file: String,
@@ -32,14 +36,14 @@ pub struct Place {
 /// What is wrong with a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// The text is no YAML, or not what its kind wants.
-    #[error("{place}: {problem}")]
-    Malformed {
-        /// Where.
-        place: Place,
-        /// What.
-        problem: String,
-    },
+    /// Texts that are no YAML, and objects that are not what their kinds want: everything, by file and line.
+    #[error("{}", told(.0))]
+    Refused(Vec<Fault>),
+    /// A URL instead of a file.
+    #[error(
+        "{0}: URLs are not read: fetch it first, for example with 'curl -sSfL {0} | weft lab apply -f -'"
+    )]
+    Url(String),
     /// A file or folder cannot be read.
     #[error("{path} cannot be read")]
     Unreadable {
@@ -56,6 +60,15 @@ pub enum ManifestError {
     NoObjects(String),
 }
 
+/// Something that is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub problem: String,
+}
+
 /// Something that is not wrong, and not what its author may think.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -68,28 +81,32 @@ pub struct Warning {
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// Every object, in the order of the files.
+    /// Every object, in the order of the files. Of one that stands twice, the last.
     pub manifests: Vec<Manifest>,
     /// What to tell whoever wrote them.
     pub warnings: Vec<Warning>,
+    faults: Vec<Fault>,
 }
 
 /// Reads every object of the files and, recursively, of the folders; `-` is standard input.
 ///
 /// # Errors
-/// The first malformed object, with its file and line; that there is no object. Nothing is returned then.
+/// Everything that is malformed, with its file and line; that there is no object. Nothing is returned then.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, ManifestError> {
     let mut loaded = Loaded::default();
     for path in paths {
         if path == Path::new("-") {
             let mut bytes = Vec::new();
             io::stdin().read_to_end(&mut bytes).map_err(unreadable("<stdin>"))?;
-            loaded.read("<stdin>", &bytes)?;
+            loaded.read("<stdin>", &bytes);
             continue;
         }
         let shown = path.display().to_string();
+        if shown.starts_with("http://") || shown.starts_with("https://") {
+            return Err(ManifestError::Url(shown));
+        }
         let files = if path.is_dir() {
-            let files = files_below(path)?;
+            let files = files_below(path, &mut loaded.warnings)?;
             if files.is_empty() {
                 return Err(ManifestError::Empty(shown));
             }
@@ -100,10 +117,10 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, ManifestError> {
         for file in files {
             let shown = file.display().to_string();
             let bytes = fs::read(&file).map_err(unreadable(&shown))?;
-            loaded.read(&shown, &bytes)?;
+            loaded.read(&shown, &bytes);
         }
     }
-    loaded.warnings.extend(left_out::warnings(&loaded.manifests));
+    let loaded = loaded.end()?;
     if loaded.manifests.is_empty() && !paths.is_empty() {
         let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(ManifestError::NoObjects(paths.join(", ")));
@@ -114,53 +131,85 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, ManifestError> {
 /// Reads the objects of one text: YAML documents, or JSON objects one after the other. `file` is what errors call it.
 pub fn parse(file: &str, text: &str) -> Result<Loaded, ManifestError> {
     let mut loaded = Loaded::default();
-    loaded.read(file, text.as_bytes())?;
-    loaded.warnings.extend(left_out::warnings(&loaded.manifests));
-    Ok(loaded)
+    loaded.read(file, text.as_bytes());
+    loaded.end()
 }
 
 impl Loaded {
-    fn read(&mut self, file: &str, bytes: &[u8]) -> Result<(), ManifestError> {
-        let malformed = |line: u64, problem: String| ManifestError::Malformed {
-            place: Place { file: file.to_owned(), line },
-            problem,
-        };
-        let text = text_of(bytes).map_err(|(line, problem)| malformed(line, problem.to_owned()))?;
-        let mut documents_read = Vec::new();
-        for part in json_objects(&text).unwrap_or_else(|| documents(&text)) {
-            let document = yaml::Document::read(part.text, part.start + 1)
-                .map_err(|problem| malformed(problem.line, problem.what))?;
-            documents_read.push((part, document));
+    /// What was read, if nothing is wrong with it.
+    fn end(mut self) -> Result<Loaded, ManifestError> {
+        if !self.faults.is_empty() {
+            self.faults.sort_by(|one, other| one.place.cmp(&other.place));
+            return Err(ManifestError::Refused(self.faults));
         }
-        for (part, document) in documents_read {
-            let lost = document.lost.iter();
-            self.warnings.extend(lost.map(|(line, what)| Warning {
-                place: Place { file: file.to_owned(), line: *line },
-                what: what.clone(),
-            }));
-            if document.value.is_null() {
+        self.warnings.extend(doubles::drop_earlier(&mut self.manifests));
+        self.warnings.extend(left_out::warnings(&self.manifests));
+        Ok(self)
+    }
+
+    fn read(&mut self, file: &str, bytes: &[u8]) {
+        let text = match text_of(bytes) {
+            Ok(text) => text,
+            Err((line, problem)) => return self.refuse(file, line, problem.to_owned()),
+        };
+        for part in json_objects(&text).unwrap_or_else(|| documents(&text)) {
+            match yaml::Document::read(part.text, part.start + 1) {
+                Ok(document) => self.take(file, &part, &document),
+                Err(problem) => self.refuse(file, problem.line, problem.what),
+            }
+        }
+    }
+
+    fn refuse(&mut self, file: &str, line: u64, problem: String) {
+        self.faults.push(Fault { place: Place { file: file.to_owned(), line }, problem });
+    }
+
+    /// Takes the objects of a document.
+    fn take(&mut self, file: &str, part: &Document<'_>, document: &yaml::Document) {
+        let lost = document.lost.iter();
+        self.warnings.extend(lost.map(|(line, what)| Warning {
+            place: Place { file: file.to_owned(), line: *line },
+            what: what.clone(),
+        }));
+        if document.value.is_null() {
+            return;
+        }
+        let mut objects = Vec::new();
+        open(&document.value, "", &mut objects);
+        for (object, at) in objects {
+            let line = |path: &str| {
+                let found =
+                    document.line_of(&format!("{at}{path}")).filter(|_| !path.is_empty() || !at.is_empty());
+                found.unwrap_or(part.first_line())
+            };
+            if let Err(problem) = identify(&object) {
+                self.refuse(file, line(""), problem);
                 continue;
             }
-            let mut objects = Vec::new();
-            open(&document.value, "", &mut objects);
-            for (object, at) in objects {
-                let line = |path: &str| {
-                    let found = document
-                        .line_of(&format!("{at}{path}"))
-                        .filter(|_| !path.is_empty() || !at.is_empty());
-                    found.unwrap_or(part.first_line())
-                };
-                identify(&object).map_err(|problem| malformed(line(""), problem))?;
-                if let Some(refusal) = weft_apiserver::check(&object).into_iter().next() {
-                    let (kind, name) = (text_at(&object, "/kind"), text_at(&object, "/metadata/name"));
-                    let what = format!("{kind} {name}: {}", refusal.message);
-                    return Err(malformed(line(&join(&at, &refusal.field)), what));
-                }
-                let place = Place { file: file.to_owned(), line: line("") };
-                self.manifests.push(Manifest { place, object });
+            for Refusal { field, message } in refusals(&object) {
+                let (kind, name) = (text_at(&object, "/kind"), text_at(&object, "/metadata/name"));
+                self.refuse(file, line(&join(&at, &field)), format!("{kind} {name}: {message}"));
             }
+            let place = Place { file: file.to_owned(), line: line("") };
+            self.manifests.push(Manifest { place, object });
         }
-        Ok(())
+    }
+}
+
+/// Everything for which an object would be refused.
+fn refusals(object: &Value) -> Vec<Refusal> {
+    match kinds::misplaced(text_at(object, "/apiVersion"), text_at(object, "/kind")) {
+        Some(refusal) => vec![refusal],
+        None => weft_apiserver::check(object),
+    }
+}
+
+fn told(faults: &[Fault]) -> String {
+    let lines: Vec<String> =
+        faults.iter().map(|fault| format!("{}: {}", fault.place, fault.problem)).collect();
+    match lines.as_slice() {
+        [one] => one.clone(),
+        several => format!("{} faults:\n  {}", several.len(), several.join("\n  ")),
     }
 }
 
@@ -233,7 +282,7 @@ impl Manifest {
         match self.kind() {
             "Pod" => self.object.pointer("/spec"),
             "CronJob" => self.object.pointer("/spec/jobTemplate/spec/template/spec"),
-            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => {
+            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => {
                 self.object.pointer("/spec/template/spec")
             }
             _ => None,
@@ -333,7 +382,7 @@ fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>, ManifestError> {
+fn files_below(folder: &Path, warnings: &mut Vec<Warning>) -> Result<Vec<PathBuf>, ManifestError> {
     let shown = folder.display().to_string();
     let mut entries = fs::read_dir(folder)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -347,9 +396,16 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, ManifestError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         if path.is_dir() && !name.starts_with('.') {
-            files.extend(files_below(&path)?);
-        } else if matches!(extension, "yaml" | "yml" | "json") && !name.starts_with("kustomization.") {
-            // A kustomization lists the files that lie beside it and is no object itself.
+            files.extend(files_below(&path, warnings)?);
+        } else if matches!(name, "kustomization.yaml" | "kustomization.yml" | "Kustomization") {
+            // It lists the files that lie beside it and is no object itself.
+            warnings.push(Warning {
+                place: Place { file: path.display().to_string(), line: 1 },
+                what: "kustomizations are not read: the files beside it are applied as they are; what it makes of them is \
+                       applied with 'kubectl kustomize FOLDER | weft lab apply -f -'"
+                    .to_owned(),
+            });
+        } else if matches!(extension, "yaml" | "yml" | "json") {
             files.push(path);
         }
     }

@@ -20,7 +20,7 @@ fn documents_keep_their_lines() {
 
 #[test]
 fn broken_yaml_names_file_and_line() {
-    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: b\n   labels: {}\n";
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: b\n   labels: {}\n";
     let error = error(text);
     assert!(error.starts_with("app.yaml:10: ") || error.starts_with("app.yaml:9: "), "{error}");
     assert!(!error.contains('\n'), "{error}");
@@ -108,12 +108,13 @@ fn what_kubectl_takes_is_taken() {
         assert_eq!(parse("app.yaml", &text).unwrap().manifests.len(), 1, "{text}");
     }
     let object = "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}";
-    let several = parse("a.json", &format!("{object}\n{object}\n\n{object}")).unwrap().manifests;
+    let other = |name: &str| object.replace("\"a\"", &format!("\"{name}\""));
+    let several = parse("a.json", &format!("{object}\n{}\n\n{}", other("b"), other("c"))).unwrap().manifests;
     assert_eq!(several.iter().map(|m| m.place.line).collect::<Vec<_>>(), [1, 2, 4]);
     let mut wide = vec![0xff, 0xfe];
     wide.extend(object.encode_utf16().flat_map(u16::to_le_bytes));
     let mut loaded = Loaded::default();
-    loaded.read("wide.json", &wide).unwrap();
+    loaded.read("wide.json", &wide);
     assert_eq!(loaded.manifests[0].name(), "a");
 }
 
@@ -153,4 +154,47 @@ fn keys_are_what_kubectl_makes_of_them() {
     assert_eq!(keys, ["1.1", "420", "k", "true"]);
     assert_eq!(loaded.warnings.len(), 1);
     assert_eq!(loaded.warnings[0].place.line, 9);
+}
+
+/// A4: everything that is wrong is told, by file and line.
+#[test]
+fn all_that_is_wrong_is_told() {
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replcas: 3\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec:\n      containers:\n      - name: web\n        imagee: nginx\n        prots: []\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 0}]}\n";
+    let folder = weft_scratch::folder();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("b.yaml", &format!("{deployment}---\n{service}---\nkind: [\n"));
+    write("a.yaml", "kind: Pod\nmetadata: {name: a}\n");
+    let error = load(&[folder.path().to_owned()]).unwrap_err();
+    let ManifestError::Refused(faults) = &error else { panic!("{error}") };
+    let name = |fault: &Fault| fault.place.file.rsplit('/').next().unwrap().to_owned();
+    let places: Vec<_> = faults.iter().map(|fault| (name(fault), fault.place.line)).collect();
+    let lines = |file: &str| -> Vec<u64> {
+        places.iter().filter(|place| place.0 == file).map(|place| place.1).collect()
+    };
+    assert_eq!(lines("a.yaml"), [1], "{error}");
+    // That the container has no image is but what follows from its name being written wrong.
+    let (broken, values) = lines("b.yaml").split_last().map(|(last, rest)| (*last, rest.to_vec())).unwrap();
+    assert_eq!(values, [5, 12, 13, 18, 18], "{error}");
+    assert!(broken >= 20, "{error}");
+    assert!(error.to_string().starts_with("7 faults:\n  "), "{error}");
+}
+
+#[test]
+fn urls_are_not_read() {
+    let error = load(&[PathBuf::from("https://example.com/app.yaml")]).unwrap_err();
+    assert!(error.to_string().starts_with("https://example.com/app.yaml: URLs are not read"), "{error}");
+}
+
+#[test]
+fn a_kustomization_beside_manifests_is_told() {
+    let folder = weft_scratch::folder();
+    fs::write(folder.path().join("kustomization.yaml"), "resources: [a.yaml]\n").unwrap();
+    fs::write(folder.path().join("a.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
+        .unwrap();
+    let loaded = load(&[folder.path().to_owned()]).unwrap();
+    assert_eq!(loaded.manifests.len(), 1);
+    let [warning] = loaded.warnings.as_slice() else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.place.file.ends_with("/kustomization.yaml"), "{warning:?}");
+    assert!(warning.what.starts_with("kustomizations are not read"), "{warning:?}");
 }

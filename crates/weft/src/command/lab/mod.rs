@@ -98,7 +98,7 @@ impl LabArgs {
 
 /// Reads manifests and tells what their author may not mean.
 fn load(files: &[PathBuf]) -> Result<Vec<Manifest>> {
-    let Loaded { manifests, warnings } = manifest::load(files)?;
+    let Loaded { manifests, warnings, .. } = manifest::load(files)?;
     warn(&warnings);
     Ok(manifests)
 }
