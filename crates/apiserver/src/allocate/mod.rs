@@ -31,7 +31,7 @@ struct Taken {
     addresses: HashSet<IpAddr>,
     /// Whatever their protocol.
     ports: HashSet<u16>,
-    /// Where the search for a free one goes on, so that one rests before it is used again.
+    /// Where the search for a free one goes on, so that one rests before it is used again. For ports it begins anywhere.
     next_address: Vec<u128>,
     next_port: u16,
 }
@@ -65,10 +65,13 @@ impl Drop for Reserved<'_> {
 
 impl Services {
     pub(crate) fn new(ranges: Vec<IpNet>, node_ports: RangeInclusive<u16>) -> Services {
+        let first = first_dynamic(&node_ports);
+        let count = u32::from(node_ports.end().saturating_sub(first)) + 1;
+        let random = meta::random::<4>().map_or(0, u32::from_be_bytes) % count;
         let taken = Taken {
             // The first addresses are left to those who ask for them: kubernetes, DNS.
             next_address: ranges.iter().map(|range| (size(range) / 16).clamp(0, 256) + 1).collect(),
-            next_port: *node_ports.start(),
+            next_port: u16::try_from(u32::from(first) + random).unwrap_or(first),
             ..Taken::default()
         };
         Services { ranges, node_ports, taken: Mutex::new(taken) }
@@ -301,19 +304,15 @@ impl Services {
         Ok(port)
     }
 
+    /// Takes a free port: one of the lower part only when the upper has none.
     fn free_port(&self, taken: &mut Taken, reserved: &mut Reserved<'_>) -> Option<u16> {
         let (first, last) = (*self.node_ports.start(), *self.node_ports.end());
-        let count = u32::from(last.checked_sub(first)?) + 1;
-        let start = u32::from(taken.next_port.saturating_sub(first));
-        for step in 0..count {
-            let port = u16::try_from(u32::from(first) + (start + step) % count).ok()?;
-            if taken.ports.insert(port) {
-                taken.next_port = if port == last { first } else { port + 1 };
-                reserved.ports.push(port);
-                return Some(port);
-            }
-        }
-        None
+        let (dynamic, next) = (first_dynamic(&self.node_ports), taken.next_port);
+        let mut candidates = (next..=last).chain(dynamic..next).chain(first..dynamic);
+        let port = candidates.find(|port| taken.ports.insert(*port))?;
+        taken.next_port = if (dynamic..last).contains(&port) { port + 1 } else { dynamic };
+        reserved.ports.push(port);
+        Some(port)
     }
 
     /// The Service is gone.
@@ -388,6 +387,13 @@ fn old_node_port(before: &Value, port: &Value) -> Option<u16> {
     let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
     let old = before["spec"]["ports"].as_array()?.iter().find(|old| name(old) == name(port))?;
     valid_port(&old["nodePort"])
+}
+
+/// The ports below are left to those who ask for them, as Kubernetes leaves them: 30086 of 30000-32767.
+fn first_dynamic(ports: &RangeInclusive<u16>) -> u16 {
+    let size = ports.end().saturating_sub(*ports.start());
+    let left = if size < 16 { 0 } else { (size / 32).clamp(16, 128) };
+    ports.start().saturating_add(left)
 }
 
 fn size(range: &IpNet) -> u128 {

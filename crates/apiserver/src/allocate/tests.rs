@@ -101,6 +101,28 @@ proptest! {
     }
 }
 
+/// A12: the lower ports stay for those who ask for a number, until no others are left.
+#[test]
+fn ports_are_given_out_from_the_upper_part_first() {
+    let mut given = Vec::new();
+    let services = Services::new(vec!["10.0.0.0/16".parse().unwrap()], 30000..=32767);
+    for _ in 30000..=32767 {
+        let spec = json!({"type": "NodePort", "ports": [{"port": 80}]});
+        let mut service = json!({"metadata": {"name": "s"}, "spec": spec});
+        services.reserve(&mut service, None).unwrap().keep();
+        given.extend(ports_of(&service));
+    }
+    let (upper, lower) = given.split_at(32767 - 30085);
+    assert!(upper.iter().all(|port| *port >= 30086), "{upper:?}");
+    assert!(lower.iter().eq(&(30000..30086).collect::<Vec<u16>>()), "{lower:?}");
+    let mut health = json!({"metadata": {"name": "s"}, "spec": {
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}],
+    }});
+    let services = Services::new(vec!["10.0.0.0/16".parse().unwrap()], 30000..=32767);
+    services.reserve(&mut health, None).unwrap().keep();
+    assert!(ports_of(&health).iter().all(|port| *port >= 30086), "{health}");
+}
+
 #[test]
 fn an_update_that_says_nothing_of_families_keeps_them() {
     let services = small();
