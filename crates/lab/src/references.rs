@@ -9,7 +9,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Container, Pod, PodSpec, PodTemplateSpec, Secret, Service},
+        core::v1::{
+            ConfigMap, Container, ContainerPort, Node, Pod, PodSpec, PodTemplateSpec, ReplicationController,
+            Secret, Service, ServicePort,
+        },
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -85,11 +88,13 @@ pub(crate) fn needed_by(spec: &PodSpec, container: &Container) -> BTreeSet<Sourc
 }
 
 /// A warning for each reference of these manifests that leads nowhere in the cluster as it is now: ConfigMaps and Secrets that
-/// containers need, Pods that Services select, and the named ports of those.
+/// containers need, nodes that Pods name, Pods that Services select, and the ports of those.
 ///
 /// # Errors
 /// When the API server does not answer.
 pub async fn dangling(client: &Client, manifests: &[Manifest]) -> Result<Vec<Warning>> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let nodes: Vec<String> = nodes.into_iter().filter_map(|node| node.metadata.name).collect();
     let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
     let mut warnings = Vec::new();
     for manifest in manifests {
@@ -102,9 +107,11 @@ pub async fn dangling(client: &Client, manifests: &[Manifest]) -> Result<Vec<War
             seen.insert(namespace, Seen::of(client, namespace).await?);
         }
         let Some(seen) = seen.get(namespace) else { continue };
-        let of_service = service.and_then(|service| seen.problem_of_service(&service, namespace));
+        let of_service =
+            service.map(|service| seen.problems_of_service(&service, namespace)).unwrap_or_default();
+        let of_node = pods.as_ref().and_then(|spec| problem_of_node(spec, &nodes));
         let of_pods = pods.and_then(|spec| seen.problem_of_pods(&spec, namespace));
-        warnings.extend(of_service.into_iter().chain(of_pods).map(|problem| Warning {
+        warnings.extend(of_service.into_iter().chain(of_node).chain(of_pods).map(|problem| Warning {
             place: manifest.place.clone(),
             what: format!("{} {}: {problem}", manifest.kind(), manifest.name()),
         }));
@@ -121,6 +128,14 @@ fn pods_of(manifest: &Manifest) -> Option<PodSpec> {
     serde_json::from_value(manifest.pod_spec()?.clone()).ok()
 }
 
+fn problem_of_node(spec: &PodSpec, nodes: &[String]) -> Option<String> {
+    let name = spec.node_name.as_ref().filter(|name| !name.is_empty() && !nodes.contains(name))?;
+    Some(format!(
+        "there is no node {name}: a Pod that names it never runs; the nodes are {}",
+        nodes.join(", ")
+    ))
+}
+
 /// What a namespace has.
 struct Seen {
     sources: BTreeSet<Source>,
@@ -130,14 +145,17 @@ struct Seen {
 
 impl Seen {
     async fn of(client: &Client, namespace: &str) -> Result<Seen> {
-        let (maps, secrets, pods, deployments, stateful_sets, daemon_sets, replica_sets, jobs, cron_jobs) = try_join!(
+        let (maps, secrets, pods) = try_join!(
             list::<ConfigMap>(client, namespace),
             list::<Secret>(client, namespace),
             list::<Pod>(client, namespace),
+        )?;
+        let (deployments, stateful_sets, daemon_sets, replica_sets, old_sets, jobs, cron_jobs) = try_join!(
             list::<Deployment>(client, namespace),
             list::<StatefulSet>(client, namespace),
             list::<DaemonSet>(client, namespace),
             list::<ReplicaSet>(client, namespace),
+            list::<ReplicationController>(client, namespace),
             list::<Job>(client, namespace),
             list::<CronJob>(client, namespace),
         )?;
@@ -145,6 +163,7 @@ impl Seen {
             .chain(stateful_sets.into_iter().filter_map(|one| Some(one.spec?.template)))
             .chain(daemon_sets.into_iter().filter_map(|one| Some(one.spec?.template)))
             .chain(replica_sets.into_iter().filter_map(|one| one.spec?.template))
+            .chain(old_sets.into_iter().filter_map(|one| one.spec?.template))
             .chain(jobs.into_iter().filter_map(|one| Some(one.spec?.template)))
             .chain(cron_jobs.into_iter().filter_map(|one| Some(one.spec?.job_template.spec?.template)));
         let of_template = |PodTemplateSpec { metadata, spec }| Some((metadata.unwrap_or_default(), spec?));
@@ -171,11 +190,13 @@ impl Seen {
         })
     }
 
-    fn problem_of_service(&self, service: &Service, namespace: &str) -> Option<String> {
-        let spec = service.spec.as_ref()?;
-        let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
+    fn problems_of_service(&self, service: &Service, namespace: &str) -> Vec<String> {
+        let Some(spec) = &service.spec else { return Vec::new() };
+        let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
+            return Vec::new();
+        };
         if spec.type_.as_deref() == Some("ExternalName") {
-            return None;
+            return Vec::new();
         }
         let selected: Vec<&PodSpec> = self
             .pods
@@ -186,27 +207,47 @@ impl Seen {
         let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let labels = labels.join(",");
         if selected.is_empty() {
-            return Some(format!(
+            return vec![format!(
                 "no Pod of namespace {namespace} has the labels {labels}: it has no endpoints"
-            ));
+            )];
         }
-        let has = |name: &str| {
-            let containers = selected
-                .iter()
-                .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-            containers
-                .flat_map(|container| container.ports.iter().flatten())
-                .any(|port| port.name.as_deref() == Some(name))
+        let declared: Vec<&ContainerPort> = selected.iter().flat_map(|spec| ports_of(spec)).collect();
+        let numbers: BTreeSet<i32> = declared.iter().map(|port| port.container_port).collect();
+        // What a Pod that declares no port listens on is not known; Pods of a headless Service are asked at any port.
+        let is_known = selected.iter().all(|spec| ports_of(spec).next().is_some())
+            && spec.cluster_ip.as_deref() != Some("None");
+        let lost = |port: &ServicePort| match &port.target_port {
+            Some(IntOrString::String(name)) => {
+                let has = declared.iter().any(|port| port.name.as_ref() == Some(name));
+                (!has).then(|| {
+                    format!(
+                        "no Pod with the labels {labels} has a port named {name}: it has no endpoints at port {}",
+                        port.port
+                    )
+                })
+            }
+            target => {
+                let number = match target {
+                    Some(IntOrString::Int(number)) => *number,
+                    _ => port.port,
+                };
+                (is_known && !numbers.contains(&number)).then(|| {
+                    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                    format!(
+                        "no Pod with the labels {labels} declares port {number}, to which port {} leads; they declare {}",
+                        port.port,
+                        numbers.join(", ")
+                    )
+                })
+            }
         };
-        let lost = spec.ports.iter().flatten().find_map(|port| match &port.target_port {
-            Some(IntOrString::String(name)) if !has(name) => Some((port.port, name)),
-            _ => None,
-        })?;
-        Some(format!(
-            "no Pod with the labels {labels} has a port named {}: it has no endpoints at port {}",
-            lost.1, lost.0
-        ))
+        spec.ports.iter().flatten().filter_map(lost).collect()
     }
+}
+
+fn ports_of(spec: &PodSpec) -> impl Iterator<Item = &ContainerPort> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.flat_map(|container| container.ports.iter().flatten())
 }
 
 async fn list<K>(client: &Client, namespace: &str) -> Result<Vec<K>>
@@ -265,15 +306,31 @@ mod tests {
 
     #[test]
     fn a_service_that_selects_nothing_or_names_a_port_that_nobody_has_is_told() {
-        let seen = Seen { sources: BTreeSet::new(), pods: vec![pod(&json!({ "app": "web" }), &web())] };
+        let silent = json!({ "containers": [{ "name": "a" }] });
+        let pods = vec![pod(&json!({ "app": "web" }), &web()), pod(&json!({ "app": "silent" }), &silent)];
+        let seen = Seen { sources: BTreeSet::new(), pods };
         let problem = |spec: serde_json::Value| {
-            seen.problem_of_service(&serde_json::from_value(json!({ "spec": spec })).unwrap(), "shop")
+            let service = serde_json::from_value(json!({ "spec": spec })).unwrap();
+            let problems = seen.problems_of_service(&service, "shop");
+            (!problems.is_empty()).then(|| problems.join("; "))
         };
         let selecting = |app: &str, target: serde_json::Value| {
             problem(json!({ "selector": { "app": app }, "ports": [{ "port": 80, "targetPort": target }] }))
         };
         assert_eq!(selecting("web", json!("http")), None);
-        assert_eq!(selecting("web", json!(9)), None, "what listens there is not known");
+        assert_eq!(selecting("web", json!(8080)), None);
+        assert_eq!(selecting("silent", json!(9)), None, "what listens there is not known");
+        let number = selecting("web", json!(9)).unwrap();
+        assert_eq!(
+            number,
+            "no Pod with the labels app=web declares port 9, to which port 80 leads; they declare 8080"
+        );
+        let own =
+            problem(json!({ "selector": { "app": "web" }, "ports": [{ "port": 80 }, { "port": 8080 }] }));
+        assert_eq!(own.unwrap().matches("declares port 80,").count(), 1, "of port 80 alone");
+        let headless =
+            json!({ "clusterIP": "None", "selector": { "app": "web" }, "ports": [{ "port": 80 }] });
+        assert_eq!(problem(headless), None, "its Pods are asked at any port");
         let nothing = selecting("wbe", json!("http")).unwrap();
         assert_eq!(nothing, "no Pod of namespace shop has the labels app=wbe: it has no endpoints");
         let port = selecting("web", json!("htpp")).unwrap();

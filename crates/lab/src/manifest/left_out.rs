@@ -42,6 +42,9 @@ fn left_out(manifest: &Manifest) -> Vec<&'static str> {
             Some("nothing scales: the lab stores autoscalers and does not act on them")
         }
         ("policy", "PodDisruptionBudget") => Some("evictions do not look at disruption budgets in the lab"),
+        ("", "ReplicationController") => {
+            Some("nothing makes the Pods of a ReplicationController in the lab: a Deployment's are made")
+        }
         ("", "ResourceQuota" | "LimitRange") => {
             Some("quotas and limits are stored and not enforced in the lab")
         }
