@@ -109,7 +109,8 @@ async fn forget_history(world: &World, spec: &CronJobSpec, jobs: &[Arc<Job>]) ->
         ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
     ];
     for (end, limit) in limits {
-        let mut ended: Vec<_> = jobs.iter().filter(|job| end_of(job) == Some(end)).collect();
+        let mut ended: Vec<_> =
+            jobs.iter().filter(|job| end_of(job).is_some_and(|found| found.type_ == end)).collect();
         ended.sort_by_key(|job| job.metadata.creation_timestamp.as_ref().map(|time| time.0));
         let surplus = ended.len().saturating_sub(limit.max(0).unsigned_abs() as usize);
         for job in ended.into_iter().take(surplus) {

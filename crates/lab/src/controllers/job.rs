@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::{
-        batch::v1::{Job, JobSpec},
+        batch::v1::{Job, JobCondition, JobSpec},
         core::v1::{EnvVar, Pod},
     },
     jiff::Timestamp,
@@ -32,10 +32,10 @@ pub(super) async fn reconcile(world: &World) -> kube::Result<Again> {
 }
 
 /// How a Job has ended, if it has: the condition that says so.
-pub(super) fn end_of(job: &Job) -> Option<&str> {
+pub(crate) fn end_of(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
     let ended = |kind: &str| matches!(kind, "Complete" | "Failed");
-    conditions.iter().find(|c| ended(&c.type_) && c.status == "True").map(|c| c.type_.as_str())
+    conditions.iter().find(|c| ended(&c.type_) && c.status == "True")
 }
 
 async fn one(world: &World, job: &Job, pods: Vec<Arc<Pod>>) -> kube::Result<Again> {

@@ -10,6 +10,7 @@ mod endpoints;
 mod job;
 mod namespace;
 mod node_ranges;
+mod orphaned_pods;
 mod owned;
 mod replica_set;
 mod scheduler;
@@ -22,7 +23,8 @@ use std::{future::Future, time::Duration};
 use futures::future::select_all;
 use tokio::{sync::watch, task::JoinSet};
 
-pub(crate) use owned::{is_finished, is_ready, is_terminating};
+pub(crate) use job::end_of;
+pub(crate) use owned::{controller_uid, is_finished, is_ready, is_terminating, owned};
 pub(crate) use selector::selects_labels;
 pub(crate) use status::now;
 
@@ -74,6 +76,7 @@ pub(crate) fn start(world: &World, ranges: &Ranges, authority: &str, tasks: &mut
     controller!(job, [jobs, pods]);
     controller!(cron_job, [cron_jobs, jobs]);
     controller!(scheduler, [pods, nodes]);
+    controller!(orphaned_pods, [pods, nodes]);
     controller!(endpoint_slice, [services, pods, endpoint_slices, nodes]);
     controller!(endpoints, [services, endpoint_slices, endpoints]);
     let authority = authority.to_owned();

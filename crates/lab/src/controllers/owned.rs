@@ -24,7 +24,7 @@ pub(super) fn owner_reference<K: Object>(owner: &K) -> OwnerReference {
 }
 
 /// UID of the controller of an object.
-pub(super) fn controller_uid(metadata: &ObjectMeta) -> Option<&str> {
+pub(crate) fn controller_uid(metadata: &ObjectMeta) -> Option<&str> {
     let references = metadata.owner_references.as_deref().unwrap_or_default();
     references
         .iter()
@@ -33,7 +33,7 @@ pub(super) fn controller_uid(metadata: &ObjectMeta) -> Option<&str> {
 }
 
 /// Those of `objects` that `owner` controls.
-pub(super) fn owned<K: Object, O: Object>(objects: &[Arc<K>], owner: &O) -> Vec<Arc<K>> {
+pub(crate) fn owned<K: Object, O: Object>(objects: &[Arc<K>], owner: &O) -> Vec<Arc<K>> {
     let uid = owner.metadata().uid.as_deref();
     objects
         .iter()
