@@ -19,6 +19,8 @@ pub(crate) struct Api {
     pub(crate) connections: Arc<Connections>,
     pub(crate) tokens: Tokens,
     pub(crate) services: Services,
+    /// Pods may get ephemeral containers.
+    pub(crate) ephemeral_containers: bool,
     pub(crate) ca_pem: String,
     pub(crate) logs: RwLock<Option<Arc<dyn PodLogs>>>,
     pub(crate) sessions: RwLock<Option<Arc<dyn PodSessions>>>,

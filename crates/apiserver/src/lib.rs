@@ -78,6 +78,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Where Pods reach this server, for the endpoints of the Service `kubernetes`; without it, that Service has none.
     pub advertise: Option<SocketAddr>,
+    /// Whether Pods may get ephemeral containers; false where no kubelet runs them.
+    pub ephemeral_containers: bool,
     /// How many changes each resource remembers at most (fewer when they are older than ten minutes): watches from
     /// before those get 410 Gone.
     pub history: usize,
@@ -92,6 +94,7 @@ impl Default for Config {
             service_ranges: vec![IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 16)],
             node_ports: 30000..=32767,
             advertise: None,
+            ephemeral_containers: true,
             history: 10_000,
         }
     }
@@ -138,6 +141,7 @@ impl ApiServer {
             connections: connections::Connections::new(connections::Limits::default()),
             tokens: auth::Tokens::new().map_err(setup)?,
             services: allocate::Services::new(config.service_ranges, config.node_ports),
+            ephemeral_containers: config.ephemeral_containers,
             ca_pem: identity.ca_pem,
             logs: RwLock::new(None),
             sessions: RwLock::new(None),

@@ -33,6 +33,15 @@ pub(crate) async fn subresource(api: &Arc<Api>, method: &Method, call: &Call) ->
         ("eviction", "POST") => evict(api, call),
         ("token", "POST") => token(api, call),
         ("finalize", "PUT") => finalize(api, call),
+        ("ephemeralcontainers", "PUT" | "PATCH") if !api.ephemeral_containers => Err(ApiError::new(
+            403,
+            "Forbidden",
+            format!(
+                "no kubelet of this cluster runs ephemeral containers: 'kubectl exec {} -- COMMAND' runs a command in the \
+                 Pod's network, with its names and volumes",
+                call.name
+            ),
+        )),
         ("scale" | "log" | "binding" | "eviction" | "token" | "finalize", _) => {
             Err(ApiError::method_not_allowed())
         }

@@ -308,6 +308,7 @@ fn serve(
         addresses: [loopback].into_iter().chain(gateways.iter().copied()).chain(services).collect(),
         service_ranges: ranges.services.clone(),
         advertise: gateways.first().map(|gateway| SocketAddr::new(*gateway, API_PORT)),
+        ephemeral_containers: false,
         ..Config::default()
     })?;
     let outside = TcpListener::bind((loopback, 0)).context("listen on loopback")?;
