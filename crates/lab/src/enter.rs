@@ -8,9 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{Api, Client, api::ListParams};
 use weft_netns::Netns;
 
 use crate::{
+    controllers::{is_finished, is_ready, is_terminating},
     kubelet::{ContainerPlace, ContainerSpec, read_spec, run},
     place::{self, Cgroup, LabDir, Names, PodRecord},
 };
@@ -121,10 +124,56 @@ pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
     rest.is_some_and(|rest| parts.contains(&rest.split('-').count()))
 }
 
+/// Whether a word names a kind of workload, as kubectl has it.
+fn is_workload(kind: &str) -> bool {
+    matches!(
+        kind.split_once('.').map_or(kind, |(kind, _)| kind),
+        "deploy"
+            | "deployment"
+            | "deployments"
+            | "rs"
+            | "replicaset"
+            | "replicasets"
+            | "sts"
+            | "statefulset"
+            | "statefulsets"
+            | "ds"
+            | "daemonset"
+            | "daemonsets"
+            | "job"
+            | "jobs"
+            | "cj"
+            | "cronjob"
+            | "cronjobs"
+    )
+}
+
+/// The name of a Pod that a Service selects, a ready one if there is one. `service` is the Service's name.
+///
+/// # Errors
+/// There is no such Service, it selects nothing, or no Pod that runs.
+pub async fn pod_of_service(client: Client, namespace: &str, service: &str) -> Result<String> {
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let found = services.get_opt(service).await?;
+    let found = found.with_context(|| format!("namespace {namespace} has no Service {service}"))?;
+    let selector = found.spec.and_then(|spec| spec.selector).filter(|selector| !selector.is_empty());
+    let selector = selector.with_context(|| format!("Service {namespace}/{service} selects no Pods"))?;
+    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pods: Api<Pod> = Api::namespaced(client, namespace);
+    let mut pods = pods.list(&ListParams::default().labels(&labels.join(","))).await?.items;
+    pods.retain(|pod| !is_terminating(pod) && !is_finished(pod));
+    pods.sort_by_key(|pod| !is_ready(pod));
+    let first = pods.into_iter().next().and_then(|pod| pod.metadata.name);
+    first.with_context(|| format!("no Pod of Service {namespace}/{service} runs"))
+}
+
 fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
     match target.split_once('/') {
         None => lab.pod_record(namespace, target),
         Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod),
+        Some((kind, _)) if !is_workload(kind) => bail!(
+            "'{kind}' is no kind that has Pods: name a Pod, svc/NAME, or deploy/NAME, rs/NAME, sts/NAME, ds/NAME, job/NAME or cj/NAME"
+        ),
         Some((kind, workload)) => {
             let pods = lab.pods_in(namespace)?;
             let first = pods.into_iter().find(|pod| is_of_workload(pod, kind, workload));
@@ -137,7 +186,17 @@ fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_of_workload;
+    use super::{is_of_workload, is_workload};
+
+    #[test]
+    fn what_is_no_workload_is_known() {
+        for kind in ["deploy", "deployment.apps", "sts", "ds", "job", "cj", "replicasets"] {
+            assert!(is_workload(kind), "{kind}");
+        }
+        for kind in ["dep", "svc", "", "configmap"] {
+            assert!(!is_workload(kind), "{kind}");
+        }
+    }
 
     #[test]
     fn pods_of_a_workload_are_not_those_of_another_whose_name_begins_alike() {

@@ -159,7 +159,14 @@ impl Forward {
     /// The port of a Service that is meant.
     async fn service_port(&self, name: &str) -> Result<ServicePort> {
         let service = Api::<Service>::namespaced(self.client.clone(), &self.namespace).get(name).await?;
-        let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+        let spec = service.spec.unwrap_or_default();
+        if spec.type_.as_deref() == Some("ExternalName") {
+            let other = spec.external_name.unwrap_or_default();
+            bail!(
+                "Service {name} is but another name for {other} (ExternalName): it has no Pods to forward to"
+            );
+        }
+        let ports = spec.ports.unwrap_or_default();
         let wanted = ports.iter().find(|port| {
             port.port.to_string() == self.port
                 || port.name.as_deref() == Some(self.port.as_str())
@@ -167,7 +174,8 @@ impl Forward {
         });
         wanted.cloned().with_context(|| {
             let known: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
-            format!("Service {name} has no port {}; it has {}", self.port, known.join(", "))
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("Service {name} has no port {}; it has {known}", self.port)
         })
     }
 

@@ -21,7 +21,7 @@ mod responder;
 mod world;
 
 pub use apply::{Applied, Outcome, apply};
-pub use enter::{exec, exec_in, is_of_workload};
+pub use enter::{exec, exec_in, is_of_workload, pod_of_service};
 pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};

@@ -61,6 +61,7 @@ fn printer_of(resource: &ResourceType) -> Printer {
         ("networking.k8s.io", "ingresses") => printer(network::INGRESS, network::ingress),
         ("networking.k8s.io", "ingressclasses") => printer(network::INGRESS_CLASS, network::ingress_class),
         ("networking.k8s.io", "networkpolicies") => printer(network::POLICY, network::policy),
+        ("networking.k8s.io", "servicecidrs") => printer(network::SERVICE_RANGE, network::service_range),
         ("discovery.k8s.io", "endpointslices") => printer(network::SLICE, network::slice),
         ("coordination.k8s.io", "leases") => printer(cluster::LEASE, cluster::lease),
         ("storage.k8s.io", "storageclasses") => printer(cluster::STORAGE_CLASS, cluster::storage_class),

@@ -142,3 +142,10 @@ pub(super) const POLICY: &[Column] = &[("Pod-Selector", "string", 0), AGE];
 pub(super) fn policy(object: &Value) -> Vec<Value> {
     vec![selector(&object["spec"]["podSelector"]), age_of(object)]
 }
+
+pub(super) const SERVICE_RANGE: &[Column] = &[("CIDRs", "string", 0), AGE];
+
+pub(super) fn service_range(object: &Value) -> Vec<Value> {
+    let ranges: Vec<&str> = items(&object["spec"]["cidrs"]).iter().map(word).collect();
+    vec![ranges.join(",").into(), age_of(object)]
+}

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use tokio::runtime;
+use weft_lab::{LabDir, client_of};
 
 use super::LabArgs;
 
@@ -18,7 +20,7 @@ pub struct Exec {
     /// A container of the Pod: the command runs among its files and processes, not only in the Pod's network
     #[arg(short, long)]
     container: Option<String>,
-    /// POD, deploy/NAME (or another workload's), node/NAME, outside, or fabric
+    /// POD, svc/NAME, deploy/NAME (or another workload's), node/NAME, outside, or fabric
     target: String,
     /// The command and its arguments
     #[arg(last = true, required = true)]
@@ -28,9 +30,23 @@ pub struct Exec {
 impl Exec {
     pub fn run(self) -> Result<ExitCode> {
         let lab = self.lab.choose()?;
+        let target = match self.target.split_once('/') {
+            Some(("svc" | "service" | "services", name)) => self.pod_of_service(&lab, name)?,
+            _ => self.target,
+        };
         if let Some(container) = &self.container {
-            return weft_lab::exec_in(&lab, &self.namespace, &self.target, container, &self.command);
+            return weft_lab::exec_in(&lab, &self.namespace, &target, container, &self.command);
         }
-        match weft_lab::exec(&lab, &self.namespace, &self.target, &self.command)? {}
+        match weft_lab::exec(&lab, &self.namespace, &target, &self.command)? {}
+    }
+
+    fn pod_of_service(&self, lab: &LabDir, service: &str) -> Result<String> {
+        let path = lab.kubeconfig();
+        let kubeconfig = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        // Its threads end with it: a container is entered by a process with one thread.
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            weft_lab::pod_of_service(client_of(&kubeconfig).await?, &self.namespace, service).await
+        })
     }
 }
