@@ -12,6 +12,7 @@ mod lab_life;
 mod missing_features;
 mod misspelt;
 mod pod_network;
+mod refusals;
 mod services;
 mod sessions;
 mod slow_machine;
