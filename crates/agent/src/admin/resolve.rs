@@ -15,6 +15,8 @@ use super::place::{Found, run_in};
 
 /// Look-ups under way at once.
 const AT_ONCE: usize = 64;
+/// Whom processes are told to ask.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A name to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,37 +53,59 @@ pub(crate) fn resolve(from: &Found, stub: StubResolver, names: &[LookUp]) -> io:
     })?
 }
 
-/// The resolv.conf that processes in a place see: the first one's that is found there with files of its own, as containers have, or
-/// else of any. None where there is no process.
+/// The resolv.conf that a place's own processes see: one that names servers, if there is one. None where no process has a file
+/// of its own.
 ///
 /// # Errors
 /// When `/proc` or the place cannot be looked at.
 pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
-    let Some(netns) = &of.netns else { return fs::read_to_string("/etc/resolv.conf").map(Some) };
+    let Some(netns) = &of.netns else { return fs::read_to_string(RESOLV_CONF).map(Some) };
     let wanted = identity(netns)?;
-    let own = identity(Path::new("/proc/self/ns/mnt"))?;
-    let mut shared = None;
+    let mut without_servers = None;
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
+        let file = inside(&process);
         // Processes end while they are looked at, and most are not there.
         if identity(&process.join("ns/net")).is_ok_and(|found| found == wanted)
-            && let Ok(text) = fs::read_to_string(inside(&process))
+            && is_own(&process, wanted)
+            && let Ok(text) = fs::read_to_string(&file)
         {
-            // Whoever starts a container is in the Pod's network before the container is, and sees the files that the agent sees.
-            if identity(&process.join("ns/mnt")).is_ok_and(|files| files != own) {
+            if !StubResolver::parse(&text).servers.is_empty() {
                 return Ok(Some(text));
             }
-            shared.get_or_insert(text);
+            // What keeps a Pod's namespaces has the file of its image, if any.
+            without_servers.get_or_insert(text);
         }
     }
-    Ok(shared)
+    Ok(without_servers)
+}
+
+/// Whether the file that a process sees in a network is another than that of whoever started it from outside of the network, and
+/// than the agent's. Who starts a container is in the Pod's network before the container is, and sees the machine's file; so does
+/// what a runtime runs there.
+fn is_own(process: &Path, netns: (u64, u64)) -> bool {
+    let Ok(file) = identity(&inside(process)) else { return false };
+    let is_it = |path: &Path| identity(path).is_ok_and(|other| other == file);
+    let mut outside = parent(process);
+    while let Some(within) =
+        outside.take_if(|one| identity(&one.join("ns/net")).is_ok_and(|net| net == netns))
+    {
+        outside = parent(&within);
+    }
+    !is_it(Path::new(RESOLV_CONF)) && !outside.is_some_and(|outside| is_it(&inside(&outside)))
+}
+
+fn parent(process: &Path) -> Option<PathBuf> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(Path::new("/proc").join(pid.trim()))
 }
 
 fn inside(process: &Path) -> PathBuf {
     process.join("root/etc/resolv.conf")
 }
 
-/// What tells a namespace from others.
+/// What tells a namespace or a file from others.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -96,11 +120,15 @@ mod tests {
     };
 
     use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
         sys::signal::{Signal, killpg},
         unistd::Pid,
     };
 
     use super::*;
+
+    const OWN: &str = "nameserver 192.0.2.53\n";
 
     /// A group of processes; ended when dropped.
     struct Group(Child);
@@ -112,27 +140,60 @@ mod tests {
         }
     }
 
-    /// Who starts a container is in the network of the Pod before the container is, and sees the machine's files.
+    /// Processes in a network of their own: one that keeps it, with a file that names nobody, and one that starts a container there,
+    /// and sees the machine's files; and the container.
+    fn pod(folder: &Path) -> Group {
+        fs::write(folder.join("own"), OWN).unwrap();
+        fs::write(folder.join("pause"), "# of an image\n").unwrap();
+        let sees = |file: &str| {
+            let file = folder.join(file);
+            format!(
+                "unshare --mount sh -c 'mount --bind {} /etc/resolv.conf && exec sleep 60'",
+                file.display()
+            )
+        };
+        let starts = format!("{} & {} & wait", sees("pause"), sees("own"));
+        let mut command = Command::new("unshare");
+        Group(command.args(["--net", "sh", "-c", &starts]).process_group(0).spawn().unwrap())
+    }
+
+    fn finds_the_containers_file(pod: &Group) {
+        let netns = PathBuf::from(format!("/proc/{}/ns/net", pod.0.id()));
+        let machines = identity(Path::new("/proc/self/ns/net")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut found = None;
+        while found.as_deref() != Some(OWN) {
+            assert!(Instant::now() < deadline, "the container's file is not found, but {found:?}");
+            thread::sleep(Duration::from_millis(20));
+            // Before the namespace is made it is the machine's, where others run.
+            if identity(&netns).unwrap() != machines {
+                let place = Found { netns: Some(netns.clone()), addresses: Vec::new() };
+                found = resolv_conf(&place).unwrap();
+                assert!(found.as_ref().is_none_or(|text| text == OWN || text.starts_with('#')), "{found:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_files_of_a_pods_containers_count() {
-        const OWN: &str = "nameserver 192.0.2.53\n";
         let folder = weft_scratch::folder();
-        let file = folder.path().join("resolv.conf");
-        fs::write(&file, OWN).unwrap();
-        let container = format!("mount --bind {} /etc/resolv.conf && exec sleep 60", file.display());
-        let starts = format!("unshare --mount sh -c '{container}' & wait");
-        let mut command = Command::new("unshare");
-        let starter = Group(command.args(["--net", "sh", "-c", &starts]).process_group(0).spawn().unwrap());
-        let netns = PathBuf::from(format!("/proc/{}/ns/net", starter.0.id()));
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            // Before the namespace is made it is the machine's, where others run.
-            let place = Found { netns: Some(netns.clone()), addresses: Vec::new() };
-            if resolv_conf(&place).unwrap().as_deref() == Some(OWN) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "the container's file is not found");
-            thread::sleep(Duration::from_millis(20));
-        }
+        finds_the_containers_file(&pod(folder.path()));
+    }
+
+    /// A lab's agents see other files than the lab, which starts containers; and so does an agent in a container.
+    #[test]
+    fn the_machines_file_is_no_containers_whatever_the_agent_sees() {
+        let folder = weft_scratch::folder();
+        let agents = folder.path().join("agents");
+        fs::write(&agents, "nameserver 192.0.2.1\n").unwrap();
+        let pod = pod(folder.path());
+        let look = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(&agents), RESOLV_CONF, none, MsFlags::MS_BIND, none).unwrap();
+            finds_the_containers_file(&pod);
+        };
+        thread::scope(|scope| scope.spawn(look).join().unwrap());
     }
 }
