@@ -1,5 +1,9 @@
 //! `weft verify` proves the network model, and says no by name when it does not hold.
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use weft_netns::{Netlink, netlink::RouteSpec};
 use weft_tests::{Lab, wait_for, weft};
@@ -39,7 +43,8 @@ fn it_proves_every_pair_over_both_families() {
     assert!(table.contains("default/alone") && table.contains("the network model holds"), "{table}");
 }
 
-/// No other node stands in for its DNS, which has no backend then and is answered all the same.
+/// No other node stands in for its DNS, which has no backend then and is answered all the same. A backend on the node's own network
+/// sees the Service's address where the node asks.
 #[test]
 fn it_proves_a_cluster_of_one_node() {
     // Nobody here is let in to the one, and an address is not resolved.
@@ -53,6 +58,16 @@ apiVersion: v1
 kind: Service
 metadata: {name: away}
 spec: {type: ExternalName, externalName: 192.0.2.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: on-the-node, labels: {app: on-the-node}}
+spec: {hostNetwork: true, containers: [{name: dns, image: dns, ports: [{containerPort: 9053, protocol: UDP}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: on-the-node}
+spec: {selector: {app: on-the-node}, ports: [{port: 53, targetPort: 9053, protocol: UDP}]}
 ";
     let lab = Lab::with_nodes(1).running(PODS).running(services).up();
     let report = report(&lab, 0);
@@ -75,6 +90,7 @@ fn it_names_the_pairs_that_fail() {
     let table = weft(&["verify", "--name", lab.name()]);
     assert_eq!(table.code, Some(1));
     assert!(table.stdout.contains("default/alone -> ") && table.stdout.contains('✗'), "{}", table.stdout);
+    follows(&table.stdout, "reachable without NAT", "default/alone");
     inside.set_route(&RouteSpec { ..default }).unwrap();
     assert_eq!(report(&lab, 0)["holds"], true);
 }
@@ -110,8 +126,85 @@ spec: {type: NodePort, selector: {app: lost}, ports: [{port: 80}]}
         failed.iter().all(|one| one["service"] == "default/lost TCP" || one["from"] == "default/lost"),
         "{failed:#?}"
     );
+    let table = weft(&["verify", "--name", lab.name()]);
+    follows(&table.stdout, "Services reached", "default/lost");
     inside.set_route(&RouteSpec { ..default }).unwrap();
     assert_eq!(report(&lab, 0)["holds"], true);
+}
+
+/// The line with this verdict says NO, and the one below it tells of this.
+#[track_caller]
+fn follows(table: &str, verdict: &str, evidence: &str) {
+    let mut lines = table.lines().skip_while(|line| !line.starts_with(verdict));
+    let (said, shown) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    assert!(said.ends_with("NO") && shown.starts_with("  ") && shown.contains(evidence), "{table}");
+}
+
+const ENDING: &str = "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: short}
+spec:
+  completions: 500
+  parallelism: 4
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: work, image: busybox, command: [sleep, '0.5']}]
+";
+
+#[test]
+fn pods_that_end_meanwhile_are_left_out_and_named() {
+    let lab = Lab::with_nodes(2).running(PODS).up();
+    lab.apply(ENDING);
+    wait_for("a Pod that ends while it is looked at", || {
+        let report = report(&lab, 0);
+        let ended = report["ended"].as_array().unwrap();
+        let named = ended.iter().any(|pod| pod.as_str().unwrap().starts_with("default/short-"));
+        if named { Ok(()) } else { Err(report["ended"].to_string()) }
+    });
+}
+
+/// A process that does not run, until this is dropped.
+struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn one_stuck_agent_hides_nothing_of_the_others() {
+    let lab = Lab::with_nodes(2).running(PODS).up();
+    let stopped = Stopped(lab.agent("node-1"));
+    kill(stopped.0, Signal::SIGSTOP).unwrap();
+    let silent = "node-1 is not known: agent at ";
+    let status = weft(&["status", "--name", lab.name()]);
+    assert_eq!(status.code, Some(1), "{}", status.stderr);
+    let problem = format!("problem: {silent}");
+    assert!(status.stdout.contains("┌─ node-2") && status.stdout.contains(&problem), "{}", status.stdout);
+    let services = weft(&["service", "list", "-A", "--name", lab.name()]);
+    assert_eq!(services.code, Some(1), "{}", services.stdout);
+    assert!(
+        services.stdout.contains("kubernetes") && services.stderr.contains(silent),
+        "{}",
+        services.stderr
+    );
+    let other = weft(&["service", "list", "-A", "--node", "node-2", "--name", lab.name()]);
+    other.succeeds();
+    let verified = report(&lab, 1);
+    assert_eq!(verified["silent"][0]["node"], "node-1");
+    assert_eq!(verified["not_asked"], serde_json::json!([]));
+    assert_eq!(
+        (&verified["failed"], &verified["nodes"]),
+        (&serde_json::json!([]), &serde_json::json!(["node-2"]))
+    );
+    drop(stopped);
+    wait_for("all agents to answer", || {
+        let status = weft(&["status", "--name", lab.name()]);
+        if status.code == Some(0) { Ok(()) } else { Err(status.stdout) }
+    });
 }
 
 /// A Pod on each node that answers on SCTP, and Services of every type in front of them; a Pod with ports of its node, of

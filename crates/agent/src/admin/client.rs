@@ -19,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
+    deadline: Duration,
     stream: UnixStream,
 }
 
@@ -32,6 +33,14 @@ pub enum ClientError {
         socket: PathBuf,
         /// What went wrong.
         cause: io::Error,
+    },
+    /// It takes connections, and says nothing.
+    #[error("agent at {socket}: no answer within {} s; is its process stopped, or is there no CPU for it?", deadline.as_secs())]
+    Silent {
+        /// The agent's socket.
+        socket: PathBuf,
+        /// How long it was waited for.
+        deadline: Duration,
     },
     /// It answered what this version does not understand.
     #[error("agent at {socket}: its answer does not read: {cause}; is it of another version?")]
@@ -59,16 +68,24 @@ struct Envelope<'a> {
 }
 
 impl Client {
-    /// Connects to the agent at `socket`.
+    /// Connects to the agent at `socket`, to ask for what may take as long as a probe of many targets.
     ///
     /// # Errors
     /// When nobody listens there.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Self::connect_within(socket, DEADLINE)
+    }
+
+    /// The same; each answer is waited for until `deadline` has passed.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect_within(socket: &Path, deadline: Duration) -> Result<Self, ClientError> {
         let at = |cause| ClientError::Connection { socket: socket.to_owned(), cause };
         let stream = UnixStream::connect(socket).map_err(at)?;
-        stream.set_read_timeout(Some(DEADLINE)).map_err(at)?;
-        stream.set_write_timeout(Some(DEADLINE)).map_err(at)?;
-        Ok(Self { socket: socket.to_owned(), stream })
+        stream.set_read_timeout(Some(deadline)).map_err(at)?;
+        stream.set_write_timeout(Some(deadline)).map_err(at)?;
+        Ok(Self { socket: socket.to_owned(), deadline, stream })
     }
 
     /// Asks, and waits for the answer; never [`Response::Error`].
@@ -77,7 +94,13 @@ impl Client {
     /// When the connection breaks or the agent says no.
     pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
         let unreadable = |cause| ClientError::Answer { socket: self.socket.clone(), cause };
-        let broken = |cause| ClientError::Connection { socket: self.socket.clone(), cause };
+        let (socket, deadline) = (self.socket.clone(), self.deadline);
+        let broken = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                ClientError::Silent { socket: socket.clone(), deadline }
+            }
+            _ => ClientError::Connection { socket: socket.clone(), cause },
+        };
         let body = serde_json::to_vec(&Envelope { kind: "admin", request }).map_err(unreadable)?;
         frame::write(&mut self.stream, &body).map_err(broken)?;
         let answer = frame::read(&mut self.stream).map_err(broken)?;
@@ -113,5 +136,22 @@ impl Client {
                 message: format!("no Services: {other:?}"),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn who_takes_the_connection_and_says_nothing_is_silent() {
+        let folder = weft_scratch::folder();
+        let socket = folder.path().join("agent.sock");
+        let _stuck = UnixListener::bind(&socket).unwrap();
+        let mut client = Client::connect_within(&socket, Duration::from_millis(20)).unwrap();
+        let error = client.status().unwrap_err();
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
     }
 }

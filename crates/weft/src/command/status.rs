@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
-use weft_agent::admin::{ApiStatus, DnsStatus, PeerStatus, Status};
+use weft_agent::admin::{ApiStatus, CounterStatus, DnsStatus, PeerStatus, Status};
 
-use super::agents::{Agent, AgentArgs};
+use super::agents::{Agent, AgentArgs, Asked};
 use crate::output::{Format, OutputArgs, print_json};
 
 /// Show the nodes, their Pods and the paths between them, and whether all is fine
@@ -20,9 +20,10 @@ pub struct StatusCommand {
 
 impl StatusCommand {
     pub fn run(self) -> Result<ExitCode> {
-        let agents = self.agents.ask()?;
+        let Asked { agents, silent } = self.agents.ask()?;
         let statuses: Vec<&Status> = agents.iter().map(|agent| &agent.status).collect();
-        let problems: Vec<String> = statuses.iter().flat_map(|status| problems(status)).collect();
+        let mut problems: Vec<String> = statuses.iter().flat_map(|status| problems(status)).collect();
+        problems.extend(silent.iter().map(ToString::to_string));
         match self.output.output {
             Format::Json => print_json(&serde_json::json!({ "nodes": statuses, "problems": problems }))?,
             Format::Table => {
@@ -138,6 +139,16 @@ fn dns_line(dns: &DnsStatus) -> String {
     format!("DNS {listening}; outside by {others}")
 }
 
+/// How many packets were dropped since the node's programs were first loaded, and why.
+fn drops(counters: &[CounterStatus]) -> Vec<String> {
+    let dropped: Vec<(String, &str)> = (counters.iter())
+        .filter(|counter| counter.drop && counter.packets > 0)
+        .map(|counter| (counter.packets.to_string(), counter.name.as_str()))
+        .collect();
+    let width = dropped.iter().map(|(packets, _)| packets.len()).max().unwrap_or(0);
+    dropped.iter().map(|(packets, why)| format!("dropped {packets:>width$}  {why}")).collect()
+}
+
 /// Nodes as boxes, Pods inside, the paths to the others below.
 fn picture(agents: &[Agent]) -> String {
     let mut text = String::new();
@@ -170,6 +181,7 @@ fn node(status: &Status) -> (String, Vec<String>) {
     );
     let mut lines = vec![format!("Pods {ranges}{mtu}"), served];
     lines.extend(status.dns.as_ref().map(dns_line));
+    lines.extend(drops(&status.counters));
     lines.push(String::new());
     let name = |pod: &weft_agent::admin::PodStatus| {
         pod.pod.as_ref().map_or_else(|| pod.container_id.clone(), ToString::to_string)
@@ -194,4 +206,21 @@ fn path(peer: &PeerStatus) -> String {
     };
     let reachable = if peer.reachable == Some(false) { ", NOT reachable" } else { "" };
     format!("to {}: {} ({}){mtu}{reachable}", peer.name, peer.path, peer.why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_told_by_reason_where_there_are_any() {
+        let counter = |name: &str, drop, packets| CounterStatus { name: name.to_owned(), drop, packets };
+        let counters = [
+            counter("same-node", false, 5),
+            counter("source-address", true, 7),
+            counter("malformed", true, 0),
+            counter("service-source", true, 1200),
+        ];
+        assert_eq!(drops(&counters), ["dropped    7  source-address", "dropped 1200  service-source"]);
+    }
 }

@@ -54,8 +54,9 @@ struct Report {
 
 impl Query {
     pub fn run(self) -> Result<ExitCode> {
-        let agents = self.agents.ask()?;
-        let (agent, pod) = self.choose(&agents)?;
+        let asked = self.agents.ask()?;
+        asked.warn();
+        let (agent, pod) = self.choose(&asked.agents)?;
         let from = pod.and_then(|pod| pod.pod.clone());
         let request =
             Request::Dns { name: self.question.clone(), kind: self.kind.clone(), from: from.clone() };

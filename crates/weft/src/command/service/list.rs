@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use weft_agent::admin::{EndpointStatus, ServiceStatus};
 use weft_model::services::FrontendKind;
 
-use super::{Held, Key, NodeArgs, address, key, port_name};
+use super::{Answers, Held, Key, NodeArgs, address, key, port_name};
 use crate::output::{print_json, print_table};
 
 /// List the ports of Services as the nodes' kernels have them
@@ -42,21 +42,21 @@ enum Form {
 
 impl List {
     pub fn run(self) -> Result<ExitCode> {
-        let mut held = self.nodes.ask()?;
+        let Answers { mut held, silent } = self.nodes.ask()?;
         for node in &mut held {
             node.services.retain(|service| self.all_namespaces || service.namespace == self.namespace);
         }
         if self.output == Form::Json {
             print_json(&held)?;
         } else {
-            print(&held, self.output == Form::Wide);
+            print(&held, held.len() + silent.len(), self.output == Form::Wide);
         }
         let fine = held.iter().flat_map(|node| &node.services).all(|service| service.refused.is_none());
-        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if fine && silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-fn print(held: &[Held], wide: bool) {
+fn print(held: &[Held], nodes: usize, wide: bool) {
     let mut ports: BTreeMap<Key, Vec<(&str, &ServiceStatus)>> = BTreeMap::new();
     for node in held {
         for service in &node.services {
@@ -67,7 +67,7 @@ fn print(held: &[Held], wide: bool) {
         println!("no Services");
         return;
     }
-    let rows: Vec<[String; 7]> = ports.values().map(|copies| row(copies, held.len(), wide)).collect();
+    let rows: Vec<[String; 7]> = ports.values().map(|copies| row(copies, nodes, wide)).collect();
     print_table(["NAMESPACE", "NAME", "PORT", "REACHED BY", "BACKENDS", "CONNECTIONS", "NODES"], &rows);
     for (node, service) in ports.values().flatten() {
         if let Some(why) = &service.refused {

@@ -10,7 +10,10 @@ use clap::{Args, Subcommand};
 use weft_agent::admin::{Client, ServiceStatus};
 use weft_model::services::{Frontend, FrontendKind};
 
-use super::{Usage, agents::AgentArgs};
+use super::{
+    Usage,
+    agents::{AgentArgs, Asked, Silent},
+};
 
 /// Show what the kernel holds of Services now
 #[derive(Subcommand, Debug)]
@@ -45,9 +48,21 @@ struct Held {
     services: Vec<ServiceStatus>,
 }
 
+/// What the nodes hold whose agents answer, and who does not.
+struct Answers {
+    held: Vec<Held>,
+    silent: Vec<Silent>,
+}
+
 impl NodeArgs {
-    fn ask(&self) -> Result<Vec<Held>> {
-        let agents = self.agents.ask()?;
+    fn ask(&self) -> Result<Answers> {
+        let Asked { agents, mut silent } = self.agents.ask()?;
+        if let Some(node) = &self.node {
+            silent.retain(|one| one.node == *node);
+            if let Some(one) = silent.first() {
+                bail!("{one}");
+            }
+        }
         let known: Vec<String> = agents.iter().map(|agent| agent.status.node.to_string()).collect();
         if let Some(node) = self.node.as_ref().filter(|node| !known.contains(node)) {
             bail!(Usage(format!("no agent of a node {node} was asked; there are: {}", known.join(", "))));
@@ -56,11 +71,18 @@ impl NodeArgs {
             agents.iter().zip(known).filter(|(_, node)| self.node.as_ref().is_none_or(|one| one == node));
         let mut held = Vec::new();
         for (agent, node) in asked {
-            let mut services = Client::connect(&agent.socket)?.services()?;
-            services.sort_by_key(key);
-            held.push(Held { node, services });
+            match Client::connect(&agent.socket).and_then(|mut client| client.services()) {
+                Ok(mut services) => {
+                    services.sort_by_key(key);
+                    held.push(Held { node, services });
+                }
+                Err(why) => silent.push(Silent { node, why: why.to_string() }),
+            }
         }
-        Ok(held)
+        for one in &silent {
+            eprintln!("weft: {one}");
+        }
+        Ok(Answers { held, silent })
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use weft_agent::admin::{BackendStatus, EndpointStatus, ServiceStatus};
 
-use super::{Held, NodeArgs, address, kind, port_name};
+use super::{Answers, Held, NodeArgs, address, kind, port_name};
 use crate::{
     command::Usage,
     output::{Format, OutputArgs, print_json, print_table},
@@ -29,7 +29,7 @@ pub struct Show {
 impl Show {
     pub fn run(self) -> Result<ExitCode> {
         let (namespace, name) = self.service.split_once('/').unwrap_or((&self.namespace, &self.service));
-        let mut held = self.nodes.ask()?;
+        let Answers { mut held, silent } = self.nodes.ask()?;
         let near = near(&held, name);
         for node in &mut held {
             node.services.retain(|service| service.namespace == namespace && service.name == name);
@@ -49,7 +49,7 @@ impl Show {
             Format::Json => print_json(&held)?,
             Format::Table => held.iter().for_each(print),
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

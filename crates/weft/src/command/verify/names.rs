@@ -21,7 +21,10 @@ use weft_agent::admin::{Client, LookUp, LookedUp, Request, Response, StubResolve
 use weft_lab::LabDir;
 use weft_model::services::{AddressType, EndpointSlice, Event, Service, ServiceKey, ServiceType, SliceKey};
 
-use super::pairs::{Endpoint, side_by_side};
+use super::{
+    ended::ended,
+    pairs::{Endpoint, side_by_side},
+};
 use crate::command::agents::Agent;
 
 /// Look-ups up to which every name is looked up in every Pod; beyond, a sample of the names in each.
@@ -236,7 +239,14 @@ fn askers<'a>(
         listed.services.values().flat_map(|service| &service.cluster_ips).collect();
     let mut askers = Vec::new();
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.host) {
-        let Some(text) = resolv_conf(agents, endpoint, lab)? else {
+        let text = match resolv_conf(agents, endpoint, lab) {
+            Err(_) if is_gone(agents, endpoint) => {
+                left_out.push(format!("{}: it has ended meanwhile", endpoint.name));
+                continue;
+            }
+            text => text?,
+        };
+        let Some(text) = text else {
             left_out.push(format!("{}: no process runs in it that says whom it asks", endpoint.name));
             continue;
         };
@@ -327,17 +337,16 @@ fn look_up(agents: &[Agent], asker: &Asker<'_>) -> Result<Result<Vec<Failure>, G
             }));
         }
     }
+    // A Pod that ends loses its network before its processes know.
+    if !failures.is_empty() && is_gone(agents, asker.endpoint) {
+        return Ok(Err(Gone(asker.endpoint.name.clone())));
+    }
     Ok(Ok(failures))
 }
 
 /// Its agent does not know it any more.
 fn is_gone(agents: &[Agent], endpoint: &Endpoint) -> bool {
-    let known = |agent: &Agent| -> Result<bool> {
-        let status = Client::connect(&agent.socket)?.status()?;
-        let mut names = status.pods.iter().filter_map(|pod| pod.pod.as_ref()).map(ToString::to_string);
-        Ok(names.any(|name| name == endpoint.name))
-    };
-    agents.get(endpoint.agent).is_some_and(|agent| matches!(known(agent), Ok(false)))
+    ended(agents, std::slice::from_ref(endpoint)).is_ok_and(|ended| !ended.is_empty())
 }
 
 fn problem(expected: &Where, outcome: &LookedUp) -> Option<String> {

@@ -1,11 +1,16 @@
 //! Who connects to whom, and what comes of it.
 
-use std::{collections::BTreeMap, net::IpAddr, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    thread,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Serialize;
 use weft_agent::admin::{Client, Outcome, Place, Reply, Request, Response, Target};
 
+use super::ended::ended;
 use crate::command::agents::Agent;
 
 /// A Pod, or a node (and with it every Pod on the host's network).
@@ -127,28 +132,56 @@ fn of(index: usize, agent: &Agent) -> Vec<Endpoint> {
     [host].into_iter().chain(pods).collect()
 }
 
-/// Connects every endpoint to every other.
-pub fn prove(agents: &[Agent], endpoints: &[Endpoint]) -> Result<Vec<Proof>> {
-    let listening = side_by_side(endpoints.iter().collect(), |endpoint| listen(agents, endpoint))?;
+/// How many connections it takes to connect every endpoint to every other, over each family that both have.
+pub fn count(endpoints: &[Endpoint]) -> usize {
+    let of = |from: &Endpoint| {
+        let others = endpoints.iter().filter(|to| to.name != from.name);
+        others.flat_map(|to| &to.addresses).filter(|address| from.has_family(address)).count()
+    };
+    endpoints.iter().map(of).sum()
+}
+
+/// Connects every endpoint to every other. Gives what came of it, and the Pods that ended meanwhile and are left out.
+pub fn prove(agents: &[Agent], endpoints: &[Endpoint]) -> Result<(Vec<Proof>, BTreeSet<String>)> {
+    let listening = side_by_side(endpoints.iter().collect(), |endpoint| Ok(listen(agents, endpoint)))?;
     let sources = side_by_side((0..endpoints.len()).collect(), |from| {
         let endpoint = endpoints.get(from).context("an endpoint")?;
-        let families =
-            |address: &IpAddr| endpoint.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
         let targets: Vec<(usize, Target)> = listening
             .iter()
             .enumerate()
             .filter(|(to, _)| *to != from)
+            .filter_map(|(to, listening)| Some((to, listening.as_ref().ok()?)))
             .flat_map(|(to, (_, targets))| targets.iter().map(move |target| (to, *target)))
-            .filter(|(_, target)| families(&target.address))
+            .filter(|(_, target)| endpoint.has_family(&target.address))
             .collect();
-        probe(agents, endpoint, from, &targets)
-    });
-    for (endpoint, (id, _)) in endpoints.iter().zip(&listening) {
+        Ok(probe(agents, endpoint, from, &targets))
+    })?;
+    for (endpoint, (id, _)) in
+        endpoints.iter().zip(&listening).filter_map(|(one, listening)| Some((one, listening.as_ref().ok()?)))
+    {
         // They close by themselves as well.
         let _ =
             client(agents, endpoint).and_then(|mut client| Ok(client.ask(&Request::ProbeClose { id: *id })?));
     }
-    Ok(sources?.into_iter().flatten().collect())
+    let failed = |proofs: &Vec<Proof>| proofs.iter().any(|proof| !proof.holds(endpoints));
+    let all_is_well = listening.iter().all(Result::is_ok)
+        && sources.iter().all(|proofs| proofs.as_ref().is_ok_and(|proofs| !failed(proofs)));
+    let ended = if all_is_well { BTreeSet::new() } else { ended(agents, endpoints)? };
+    let is_left = |at: usize| endpoints.get(at).is_some_and(|endpoint| !ended.contains(&endpoint.name));
+    for (_, listening) in listening.into_iter().enumerate().filter(|(at, _)| is_left(*at)) {
+        listening?;
+    }
+    let mut proved = Vec::new();
+    for (_, proofs) in sources.into_iter().enumerate().filter(|(at, _)| is_left(*at)) {
+        proved.extend(proofs?.into_iter().filter(|proof| is_left(proof.to)));
+    }
+    Ok((proved, ended))
+}
+
+impl Endpoint {
+    fn has_family(&self, address: &IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4())
+    }
 }
 
 fn listen(agents: &[Agent], endpoint: &Endpoint) -> Result<(u64, Vec<Target>)> {

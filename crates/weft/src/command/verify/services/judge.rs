@@ -25,8 +25,10 @@ pub(super) fn problem(visitor: &Visitor, planned: &Planned, visited: &Visited) -
         }
         (Expected::Answer, Visited::Answered { by, source }) => {
             let source = source.filter(|source| !visitor.addresses.contains(source))?;
-            // Who is given itself may see itself under another name.
-            let itself = by.as_ref() == Some(&visitor.name);
+            // Who is given itself may see itself under another name, and a node's Pods on its network are the node: it sees the
+            // Service's address (docs/decisions/0002-source-addresses.md).
+            let itself =
+                by.as_ref() == Some(&visitor.name) || planned.itself && source == planned.visit.address;
             (!itself).then(|| format!("seen as {source}, which is not the client's address"))
         }
         (Expected::Answer, Visited::Connected)
@@ -116,7 +118,8 @@ mod tests {
         let visit = Visit { protocol: Protocol::Sctp, address, port: 8080, ask: true, times: 1 };
         let host_port = Some("shop/web".to_owned());
         let service = "a host port".into();
-        problem(&visitor, &Planned { service, visit, expected, host_port, backend: None }, visited)
+        let planned = Planned { service, visit, expected, host_port, backend: None, itself: false };
+        problem(&visitor, &planned, visited)
     }
 
     fn answered(by: &str, source: [u8; 4]) -> Visited {
@@ -137,5 +140,27 @@ mod tests {
             assert_eq!(says(Expected::NotThatPod, &fine), None);
         }
         assert!(says(Expected::NotThatPod, &answered("shop/web", [192, 0, 2, 9])).is_some());
+    }
+
+    #[test]
+    fn a_node_that_is_given_itself_sees_the_services_address() {
+        let service = [10, 96, 1, 1].into();
+        let visitor = Visitor {
+            name: "node-1".into(),
+            kind: Kind::Node,
+            addresses: vec![[192, 0, 2, 1].into()],
+            from: From::Netns(PathBuf::new()),
+            plan: Vec::new(),
+        };
+        let says = |itself, source: [u8; 4]| {
+            let visit = Visit { protocol: Protocol::Udp, address: service, port: 53, ask: true, times: 1 };
+            let (expected, host_port) = (Expected::Answer, None);
+            let planned = Planned { service: "hn".into(), visit, expected, host_port, backend: None, itself };
+            problem(&visitor, &planned, &answered("default/hn", source))
+        };
+        assert_eq!(says(true, [10, 96, 1, 1]), None);
+        assert_eq!(says(true, [192, 0, 2, 1]), None);
+        assert!(says(false, [10, 96, 1, 1]).is_some(), "by a backend elsewhere");
+        assert!(says(true, [192, 0, 2, 9]).is_some());
     }
 }

@@ -26,7 +26,7 @@ use weft_agent::admin::{
 use weft_lab::OutsideRecord;
 use weft_model::Protocol;
 
-use super::pairs::Endpoint;
+use super::{ended::ended, pairs::Endpoint};
 use crate::command::agents::Agent;
 
 /// A frame may be lost, and what is expected may be changing: what fails is tried again after this.
@@ -134,6 +134,8 @@ struct Planned {
     host_port: Option<String>,
     /// One of the backends that it may be given.
     backend: Option<SocketAddr>,
+    /// The visitor may be given itself.
+    itself: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,18 +148,56 @@ enum Expected {
     NotThatPod,
 }
 
-/// Proves what can be proved. `outside` is the lab's host, from which and in which programs may be asked who they are.
+/// Proves what can be proved. `outside` is the lab's host, from which and in which programs may be asked who they are. Gives the
+/// Pods as well that ended meanwhile and are left out.
 pub fn prove(
     agents: &[Agent],
     endpoints: &[Endpoint],
     outside: Option<&OutsideRecord>,
-) -> Result<ServicesReport> {
-    let mut held = Vec::new();
-    for agent in agents {
-        held.push(Client::connect(&agent.socket)?.services().context("ask for its Services")?);
+) -> Result<(ServicesReport, BTreeSet<String>)> {
+    let mut gone = BTreeSet::new();
+    let mut held = held_by(agents)?;
+    let mut attempt = 1;
+    loop {
+        let left: Vec<Endpoint> = endpoints.iter().filter(|one| !gone.contains(&one.name)).cloned().collect();
+        let report = once(agents, &left, &held, outside);
+        if report.as_ref().is_ok_and(ServicesReport::holds) || attempt == ATTEMPTS {
+            return Ok((report?, gone));
+        }
+        // Where nothing has changed meanwhile, it fails; else the failure says nothing.
+        let (now, ended) = (held_by(agents)?, ended(agents, &left)?);
+        if ended.is_empty() && expected(&now) == expected(&held) {
+            return Ok((report?, gone));
+        }
+        gone.extend(ended);
+        held = now;
+        attempt += 1;
     }
-    let mut visitors: Vec<Visitor> = plan::inside(agents, endpoints, &held, outside.is_some());
-    visitors.extend(outside.map(|outside| plan::from_outside(outside, agents, &held)));
+}
+
+fn held_by(agents: &[Agent]) -> Result<Vec<Vec<ServiceStatus>>> {
+    let ask = |agent: &Agent| Client::connect(&agent.socket)?.services().context("ask for its Services");
+    agents.iter().map(ask).collect()
+}
+
+/// What visits go by: everything but the counters.
+fn expected(held: &[Vec<ServiceStatus>]) -> Vec<Vec<ServiceStatus>> {
+    let mut held = held.to_vec();
+    for service in held.iter_mut().flatten() {
+        (service.connections, service.without_backend) = (0, 0);
+        service.backends.iter_mut().for_each(|backend| backend.connections = 0);
+    }
+    held
+}
+
+fn once(
+    agents: &[Agent],
+    endpoints: &[Endpoint],
+    held: &[Vec<ServiceStatus>],
+    outside: Option<&OutsideRecord>,
+) -> Result<ServicesReport> {
+    let mut visitors: Vec<Visitor> = plan::inside(agents, endpoints, held, outside.is_some());
+    visitors.extend(outside.map(|outside| plan::from_outside(outside, agents, held)));
     let count = |host_port: bool| {
         let ports = held.iter().zip(agents).flat_map(|(services, agent)| {
             let meant = services.iter().filter(move |service| service.host_port == host_port);
@@ -190,7 +230,7 @@ pub fn prove(
     })?;
     judge::judge(&visitors, &outcomes, &mut report);
     if outside.is_some() {
-        report.uneven = spread::uneven(&visitors, &held)?;
+        report.uneven = spread::uneven(&visitors, held)?;
     }
     Ok(report)
 }

@@ -82,6 +82,10 @@ fn planned(
             .iter()
             .find(|backend| chosen(backend))
             .map(|backend| SocketAddr::new(backend.key.address, backend.key.port)),
+        itself: service
+            .backends
+            .iter()
+            .any(|backend| chosen(backend) && visitor.contains(&backend.key.address)),
     })
 }
 
