@@ -15,6 +15,7 @@ use weft_model::{
 use super::{
     Claimant, Leftovers, Limits, ServiceError, Services, Stores, Surroundings,
     backends::Backends,
+    counters::Counters,
     host_ports,
     own_addresses::OwnAddresses,
     port::{Entry, Installed, Run},
@@ -52,8 +53,10 @@ impl Services {
             backends: Backends::adopt(
                 ArrayTable::adopt_dense(stores.backends)?,
                 ArrayTable::adopt(stores.backend_ports, BACKEND_PORT_WORDS)?,
+                Counters::new(stores.backend_counters),
             ),
             free_ports: Vec::new(),
+            counters: Counters::new(stores.service_counters),
             claims: Claims::default(),
             own_addresses: OwnAddresses::default(),
             installed: BTreeMap::new(),

@@ -11,7 +11,7 @@ use weft_model::{
     services::{BackendKey, BackendState},
 };
 
-use super::slots::REST;
+use super::{counters::Counters, slots::REST};
 use crate::{
     encode,
     table::{ArrayTable, BpfTableError, Written},
@@ -40,6 +40,7 @@ pub(super) struct Backends {
     table: ArrayTable<Backend>,
     /// Ports that backends have or had; bits are never taken back.
     ports: ArrayTable<u64>,
+    counters: Counters<u64>,
     records: HashMap<(BackendKey, Protocol), Record>,
     /// Indexes that were used and are free.
     free: Vec<u32>,
@@ -50,10 +51,15 @@ pub(super) struct Backends {
 
 impl Backends {
     /// Takes over what the kernel holds: listed by nobody yet, retired by [`Backends::retire_unlisted`] if that stays so.
-    pub(super) fn adopt(table: ArrayTable<Backend>, ports: ArrayTable<u64>) -> Backends {
+    pub(super) fn adopt(
+        table: ArrayTable<Backend>,
+        ports: ArrayTable<u64>,
+        counters: Counters<u64>,
+    ) -> Backends {
         let mut backends = Backends {
             table,
             ports,
+            counters,
             records: HashMap::new(),
             free: Vec::new(),
             resting: VecDeque::new(),
@@ -97,7 +103,8 @@ impl Backends {
         let key = (state.key, protocol);
         if !self.records.contains_key(&key) {
             self.wake(now);
-            let Some(index) = self.free.pop().or_else(|| self.unused()) else { return };
+            let used = self.free.pop().inspect(|index| self.counters.begin(*index));
+            let Some(index) = used.or_else(|| self.unused()) else { return };
             // What remembers the entry's last life must see that this is another.
             let generation = self.table.get(index).generation;
             let (word, bit) = backend_port(state.key.port);
@@ -145,6 +152,7 @@ impl Backends {
         for key in std::mem::take(&mut self.touched) {
             self.write_flags(&key);
         }
+        self.counters.flush()?;
         let mut written = self.ports.flush()?;
         written += self.table.flush()?;
         Ok(written)

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod backends;
+mod counters;
 mod datapath;
 mod host_ports;
 mod installed;
@@ -21,7 +22,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use weft_abi::{
     AffinityMember, Frontend, FrontendKey, MAX_AFFINITY_MEMBERS, MAX_FRONTENDS, MAX_SOURCE_RANGES,
-    ServicePort, SourceRange, maps,
+    ServiceCounters, ServicePort, SourceRange, maps,
 };
 use weft_model::{
     Claims,
@@ -31,8 +32,8 @@ use weft_model::{
 pub(crate) use self::host_ports::host_port_plan;
 pub use self::installed::{InstalledBackend, InstalledServicePort};
 use self::{
-    backends::Backends, host_ports::is_host_port, own_addresses::OwnAddresses, port::Installed,
-    slots::SlotRuns,
+    backends::Backends, counters::Counters, host_ports::is_host_port, own_addresses::OwnAddresses,
+    port::Installed, slots::SlotRuns,
 };
 pub(crate) use self::{backends::Gone, installed::CountReaders, sockets::SocketEnder};
 use crate::{
@@ -129,6 +130,8 @@ pub(crate) struct Stores {
     pub(crate) slots: Box<dyn ArrayStore<u32> + Send>,
     pub(crate) backends: Box<dyn ArrayStore<weft_abi::Backend> + Send>,
     pub(crate) backend_ports: Box<dyn ArrayStore<u64> + Send>,
+    pub(crate) service_counters: Box<dyn ArrayStore<ServiceCounters> + Send>,
+    pub(crate) backend_counters: Box<dyn ArrayStore<u64> + Send>,
 }
 
 /// Who wants a frontend; their order is who has it.
@@ -151,6 +154,7 @@ pub(crate) struct Services {
     runs: SlotRuns,
     /// Indexes of Service ports that are free, last the next to be used.
     free_ports: Vec<u32>,
+    counters: Counters<ServiceCounters>,
     /// Of several Service ports that want the same frontend, the first by name has it: the same on every node. Ports of the node
     /// that lead to Pods come after all Services, as with kube-proxy.
     claims: Claims<FrontendKey, Claimant>,
@@ -243,6 +247,8 @@ impl Services {
     }
 
     fn write_new(&mut self) -> Result<Written, ServiceError> {
+        // Before anything leads to them.
+        self.counters.flush()?;
         let mut written = self.backends.flush()?;
         written += self.slots.flush()?;
         written += self.members.flush()?;
@@ -324,6 +330,8 @@ impl Stores {
             slots: Box::new(BpfArray::new(maps::SLOTS, map(maps::SLOTS)?)?),
             backends: Box::new(BpfArray::new(maps::BACKENDS, map(maps::BACKENDS)?)?),
             backend_ports: Box::new(BpfArray::new(maps::BACKEND_PORTS, map(maps::BACKEND_PORTS)?)?),
+            service_counters: Box::new(BpfArray::new(maps::SERVICE_COUNTERS, map(maps::SERVICE_COUNTERS)?)?),
+            backend_counters: Box::new(BpfArray::new(maps::BACKEND_COUNTERS, map(maps::BACKEND_COUNTERS)?)?),
         };
         let counts = CountReaders {
             service_ports: Box::new(BpfArray::new(maps::SERVICE_COUNTERS, map(maps::SERVICE_COUNTERS)?)?),

@@ -202,7 +202,11 @@ impl Services {
         let Some(wanted) = wanted else { return Ok(None) };
         let index = match old {
             Some(old) => old.index,
-            None => self.free_ports.pop().ok_or(Refused::Full("Service ports"))?,
+            None => {
+                let free = self.free_ports.pop().ok_or(Refused::Full("Service ports"))?;
+                self.counters.begin(free);
+                free
+            }
         };
         let mut prepared = Prepared { index, inside: None, outside: None };
         let lists = [

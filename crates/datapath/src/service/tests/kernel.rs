@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use weft_abi::{Backend, Plain, ServicePort};
+use weft_abi::{Backend, Plain, ServiceCounters, ServicePort};
 use weft_model::services::BackendKey;
 
 use super::{super::*, plans::NODE};
@@ -24,6 +24,8 @@ pub struct Kernel {
     pub slots: Elements<u32>,
     pub backends: Elements<Backend>,
     pub backend_ports: Elements<u64>,
+    pub service_counters: Elements<ServiceCounters>,
+    pub backend_counters: Elements<u64>,
     pub writes: Arc<Writes>,
 }
 
@@ -103,6 +105,11 @@ impl Kernel {
             slots: Elements(Arc::new(Mutex::new(vec![0; slots])), writes.clone()),
             backends: Elements(Arc::new(Mutex::new(vec![Backend::default(); backends])), writes.clone()),
             backend_ports: Elements(Arc::new(Mutex::new(vec![0; 1024])), writes.clone()),
+            service_counters: Elements(
+                Arc::new(Mutex::new(vec![ServiceCounters::default(); service_ports])),
+                writes.clone(),
+            ),
+            backend_counters: Elements(Arc::new(Mutex::new(vec![0; backends])), writes.clone()),
             writes,
         }
     }
@@ -121,6 +128,8 @@ impl Kernel {
             slots: Box::new(self.slots.clone()),
             backends: Box::new(self.backends.clone()),
             backend_ports: Box::new(self.backend_ports.clone()),
+            service_counters: Box::new(self.service_counters.clone()),
+            backend_counters: Box::new(self.backend_counters.clone()),
         };
         let surroundings = Surroundings {
             node_addresses: vec![NODE],

@@ -1,5 +1,6 @@
 //! The tables of Services, against a kernel in memory.
 
+mod counters;
 mod kernel;
 mod limits;
 mod plans;

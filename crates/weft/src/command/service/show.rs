@@ -109,7 +109,7 @@ fn backends(service: &ServiceStatus) {
             ]
         })
         .collect();
-    print_table(["    BACKEND", "STATE", "CHOSEN FOR", "CONNECTIONS"], &rows);
+    print_table(["    BACKEND", "STATE", "CHOSEN FOR", "CONNECTIONS BY ALL SERVICES"], &rows);
 }
 
 fn state(backend: &BackendStatus) -> &'static str {
