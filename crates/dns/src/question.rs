@@ -36,6 +36,8 @@ pub struct Reply {
 pub enum Origin {
     /// Configured names.
     Hosts,
+    /// A name that is configured to stand for another.
+    Rewrite,
     /// Remembered for so long.
     Cache(Duration),
     /// Remembered for longer than it is good for, since nobody could be asked (RFC 8767).

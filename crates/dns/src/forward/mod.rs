@@ -112,7 +112,7 @@ impl Forwarder {
                 // The zone's names are the zone's to answer: the server follows the alias.
                 if question.kind == RecordType::CNAME || config.routes.is_own(&target) {
                     let (code, authorities) = (ResponseCode::NoError, Vec::new());
-                    return Reply { code, answers: vec![alias], authorities, origin: Origin::Hosts };
+                    return Reply { code, answers: vec![alias], authorities, origin: Origin::Rewrite };
                 }
                 let target = Question { name: target, ..question.clone() };
                 let mut reply = self.shared.ask(&config, &target).await;

@@ -122,6 +122,8 @@ pub enum Source {
     Loop,
     /// Names that the administrator has set.
     Hosts,
+    /// A name that the administrator has set to stand for another.
+    Rewrite,
     /// Remembered, since so many seconds.
     Cache {
         /// Seconds.
@@ -271,6 +273,7 @@ impl From<&Origin> for Source {
     fn from(origin: &Origin) -> Self {
         match origin {
             Origin::Hosts => Self::Hosts,
+            Origin::Rewrite => Self::Rewrite,
             Origin::Cache(age) => Self::Cache { age: age.as_secs() },
             Origin::Stale(age) => Self::Stale { age: age.as_secs() },
             Origin::Upstream(server) => Self::Upstream { server: server.to_string() },
@@ -310,6 +313,7 @@ impl fmt::Display for Source {
             }
             Self::Loop => f.write_str("names that lead to each other"),
             Self::Hosts => f.write_str("hosts in the ConfigMap kube-system/weft"),
+            Self::Rewrite => f.write_str("rewrites in the ConfigMap kube-system/weft"),
             Self::Cache { age } => write!(f, "remembered for {age} s"),
             Self::Stale { age } => {
                 write!(f, "remembered for {age} s, longer than it is good for: nobody can be asked")

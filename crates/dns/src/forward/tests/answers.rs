@@ -216,6 +216,7 @@ async fn an_alias_into_the_cluster_is_left_to_the_zone() {
     assert_eq!(said(&reply), ["www.example.com. web.shop.svc.cluster.local."]);
     let reply = forwarder.ask(&a("old.example.")).await;
     assert_eq!(said(&reply), ["old.example. a.b.svc.cluster.local."]);
+    assert_eq!(reply.origin, Origin::Rewrite);
 }
 
 #[tokio::test]
