@@ -36,7 +36,7 @@ use serde::Deserialize;
 
 /// What is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("ConfigMap kube-system/weft, key dns: what was set before stays in force: {0}")]
+#[error("ConfigMap kube-system/weft, key dns: {0}")]
 pub struct SettingsError(String);
 
 /// How the cluster's DNS is to work.
@@ -103,7 +103,7 @@ pub struct CacheSettings {
 
 /// A time to live, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u32")]
+#[serde(try_from = "String")]
 pub struct Ttl(pub u32);
 
 /// A DNS server: UDP, and TCP for what is too large, or TCP alone.
@@ -188,7 +188,7 @@ impl FromStr for Settings {
             return Ok(Self::default());
         }
         let settings: Self =
-            serde_saphyr::from_str(yaml).map_err(|error| SettingsError(error.to_string()))?;
+            serde_saphyr::from_str(yaml).map_err(|error| SettingsError(in_one_line(&error, yaml)))?;
         settings.check().map_err(SettingsError)?;
         Ok(settings)
     }
@@ -233,15 +233,13 @@ impl Default for ClientLimits {
 
 // === impl Ttl ===
 
-impl TryFrom<u32> for Ttl {
+impl TryFrom<String> for Ttl {
     type Error = String;
 
-    fn try_from(seconds: u32) -> Result<Self, String> {
-        match seconds {
-            0..=3600 => Ok(Self(seconds)),
-            _ => Err(format!(
-                "a TTL of {seconds} is longer than 3600 seconds: Services change sooner than that"
-            )),
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.trim().parse() {
+            Ok(seconds @ 0..=3600) => Ok(Self(seconds)),
+            _ => Err(format!("{text:?} is no TTL: write a number of seconds, 3600 at most, as in 5")),
         }
     }
 }
@@ -374,6 +372,31 @@ impl TryFrom<RewriteFields> for Rewrite {
     }
 }
 
+/// What is wrong, after the setting's name and line: `dns.cache.maxTtl (line 2): …`.
+fn in_one_line(error: &serde_saphyr::Error, yaml: &str) -> String {
+    let text = error.without_snippet().to_string();
+    let what = text.lines().next().unwrap_or_default();
+    let what = what.split(" at line ").next().unwrap_or_default().trim_end_matches(':');
+    let Some(line) = error.location().map(|location| location.line()) else { return what.to_owned() };
+    let lines = yaml.lines().take(usize::try_from(line).unwrap_or(usize::MAX));
+    format!("{} (line {line}): {what}", setting(lines.collect()))
+}
+
+/// The name of the setting that the last of these lines is of: its key, and those that it stands below.
+fn setting(lines: Vec<&str>) -> String {
+    let mut keys: Vec<&str> = Vec::new();
+    let mut depth = usize::MAX;
+    for line in lines.into_iter().rev() {
+        let indented = line.len() - line.trim_start().len();
+        let Some((key, _)) = line.trim().split_once(':').filter(|_| indented < depth) else { continue };
+        if !key.starts_with(['-', '{', '[', '#']) {
+            keys.insert(0, key.trim_matches(['\'', '"']));
+            depth = indented;
+        }
+    }
+    ["dns"].into_iter().chain(keys).collect::<Vec<_>>().join(".")
+}
+
 /// A number of seconds, or a number with its unit: `500ms`, `2s`, `30m`, `1h`, `1d`.
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -460,8 +483,9 @@ cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: 
             ("ttl: 5\nupstreams: [192.0.2.530]", "line 2", "write 192.0.2.53"),
             ("ttl: 5\n\nupstreams: ['tls://192.0.2.53']", "line 3", "tls is not spoken"),
             ("searchwalk: true", "line 1", "searchwalk"),
-            ("ttl: 86400", "line 1", "3600"),
-            ("cache:\n  maxTtl: soon", "line 2", "write it as in 500ms"),
+            ("ttl: 86400", "dns.ttl (line 1)", "3600"),
+            ("ttl: five", "dns.ttl (line 1)", "\"five\" is no TTL: write a number of seconds"),
+            ("cache:\n  maxTtl: soon", "dns.cache.maxTtl (line 2)", "write it as in 500ms"),
             ("hosts:\n  db.example.com: [db]", "line 2", "db"),
             ("rewrites:\n- {name: a.example, suffix: b.example, to: c.example}", "line 2", "one of both"),
             ("rewrites:\n- {suffix: a.example, to: b.a.example}", "line 2", "no end"),
@@ -469,6 +493,7 @@ cache: {bytes: 1048576, maxTtl: 1h, maxNegativeTtl: 30, staleFor: 1d, prefetch: 
         for (yaml, line, remedy) in cases {
             let error = error(yaml);
             assert!(error.starts_with("ConfigMap kube-system/weft, key dns: "), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
             assert!(error.contains(line), "{yaml:?} should name {line}: {error}");
             assert!(error.contains(remedy), "{yaml:?} should say {remedy:?}: {error}");
         }
