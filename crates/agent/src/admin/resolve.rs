@@ -1,12 +1,17 @@
 //! Names looked up from a place, as a process there would; and what such a process is told to ask.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    sys::stat::Mode,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::JoinSet};
 use weft_dns::stub::{LookedUp, StubResolver};
@@ -17,6 +22,8 @@ use super::place::{Found, run_in};
 const AT_ONCE: usize = 64;
 /// Whom processes are told to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// So much of it is read, bytes.
+const LONGEST: u64 = 65_536;
 
 /// A name to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,11 +71,10 @@ pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
     let mut without_servers = None;
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
-        let file = inside(&process);
         // Processes end while they are looked at, and most are not there.
         if identity(&process.join("ns/net")).is_ok_and(|found| found == wanted)
             && is_own(&process, wanted)
-            && let Ok(text) = fs::read_to_string(&file)
+            && let Ok(text) = inside(&process).and_then(|file| read(&file))
         {
             if !StubResolver::parse(&text).servers.is_empty() {
                 return Ok(Some(text));
@@ -84,15 +90,16 @@ pub(crate) fn resolv_conf(of: &Found) -> io::Result<Option<String>> {
 /// than the agent's. Who starts a container is in the Pod's network before the container is, and sees the machine's file; so does
 /// what a runtime runs there.
 fn is_own(process: &Path, netns: (u64, u64)) -> bool {
-    let Ok(file) = identity(&inside(process)) else { return false };
-    let is_it = |path: &Path| identity(path).is_ok_and(|other| other == file);
+    let Ok(file) = inside(process).and_then(|file| file.metadata()) else { return false };
+    let is_it = |other: io::Result<Metadata>| other.is_ok_and(|other| told(&other) == told(&file));
     let mut outside = parent(process);
     while let Some(within) =
         outside.take_if(|one| identity(&one.join("ns/net")).is_ok_and(|net| net == netns))
     {
         outside = parent(&within);
     }
-    !is_it(Path::new(RESOLV_CONF)) && !outside.is_some_and(|outside| is_it(&inside(&outside)))
+    let its = outside.map(|outside| inside(&outside).and_then(|file| file.metadata()));
+    !is_it(fs::metadata(RESOLV_CONF)) && !its.is_some_and(is_it)
 }
 
 fn parent(process: &Path) -> Option<PathBuf> {
@@ -101,13 +108,33 @@ fn parent(process: &Path) -> Option<PathBuf> {
     Some(Path::new("/proc").join(pid.trim()))
 }
 
-fn inside(process: &Path) -> PathBuf {
-    process.join("root/etc/resolv.conf")
+/// The file as a process sees it, whose links lead nowhere else; not open yet, because to open what is no file may wait, or do something.
+fn inside(process: &Path) -> io::Result<File> {
+    let folder = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(&process.join("root"), folder, Mode::empty())?;
+    let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(way);
+    Ok(File::from(openat2(root, RESOLV_CONF, how)?))
+}
+
+/// Its text, so far as anybody reads it.
+fn read(file: &File) -> io::Result<String> {
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut text = String::new();
+    let opened = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    opened.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|metadata| told(&metadata))
 }
 
 /// What tells a namespace or a file from others.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+fn told(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 #[cfg(test)]
@@ -123,7 +150,7 @@ mod tests {
         mount::{MsFlags, mount},
         sched::{CloneFlags, unshare},
         sys::signal::{Signal, killpg},
-        unistd::Pid,
+        unistd::{Pid, mkfifo},
     };
 
     use super::*;
@@ -145,6 +172,8 @@ mod tests {
     fn pod(folder: &Path) -> Group {
         fs::write(folder.join("own"), OWN).unwrap();
         fs::write(folder.join("pause"), "# of an image\n").unwrap();
+        // Whoever opens it waits for a writer.
+        mkfifo(&folder.join("pipe"), Mode::S_IRUSR).unwrap();
         let sees = |file: &str| {
             let file = folder.join(file);
             format!(
@@ -152,7 +181,7 @@ mod tests {
                 file.display()
             )
         };
-        let starts = format!("{} & {} & wait", sees("pause"), sees("own"));
+        let starts = format!("{} & {} & {} & wait", sees("pipe"), sees("pause"), sees("own"));
         let mut command = Command::new("unshare");
         Group(command.args(["--net", "sh", "-c", &starts]).process_group(0).spawn().unwrap())
     }
