@@ -161,6 +161,7 @@ async fn run_once(options: &Options, shutdown: impl Future<Output = ()> + Send) 
         nodes: api.nodes.clone(),
         pods: api.pods.clone(),
         missing: missed,
+        settings: dns.clone(),
         dns: options.cluster_dns.clone(),
         domain: options.cluster_domain.clone(),
     };

@@ -15,6 +15,7 @@ use weft_model::{DnsPolicy, Node, NodeName, Phase, Pod, PodKey, services::Servic
 
 use crate::{
     admin::{self, LookUp, Place, Status},
+    dns::Dns,
     drain::Drain,
     found::Missing,
     node::thread::Handle,
@@ -48,6 +49,8 @@ pub(crate) struct Sources {
     pub(crate) pods: watch::Receiver<Mirror<PodKey, Pod>>,
     /// The facts of the cluster that are not known yet.
     pub(crate) missing: watch::Receiver<Missing>,
+    /// What knows whether the settings of DNS are in force.
+    pub(crate) settings: Option<Dns>,
     /// The cluster's DNS, as this node answers it, and the cluster's domain.
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) domain: String,
@@ -85,6 +88,7 @@ pub(crate) async fn look(
         sources.tell_unused(&status, &mut unused, &mut symptoms);
         sources.tell_waiting(&status, &mut waiting, &mut symptoms);
         sources.tell_silent(&status, &mut symptoms);
+        sources.tell_refused_settings(&mut symptoms);
         let looked = timeout(LOOK, sources.look_up(&status, &mut names));
         tokio::select! {
             () = drain.begun() => return Ok(()),
@@ -231,6 +235,16 @@ impl Sources {
                 message,
                 "silent".to_owned(),
             ));
+        }
+    }
+
+    /// Settings of DNS that are wrong, as an Event on the ConfigMap. `weft status` has it from DNS.
+    fn tell_refused_settings(&self, symptoms: &mut Symptoms) {
+        let Some(error) = self.settings.as_ref().and_then(Dns::settings_error) else { return };
+        if self.speaks_for_all(&[]) {
+            let about = ObjectRef::config_map("kube-system", "weft");
+            let message = format!("what was set before stays in force: {error}");
+            symptoms.events.push(self.warning(about, "DnsSettingsRefused", message, "dns".to_owned()));
         }
     }
 

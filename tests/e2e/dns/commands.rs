@@ -138,6 +138,12 @@ fn status_shows_who_answers_and_what_is_wrong() {
         let parts = ["problem: node-1 answers DNS as it was set before", "tttl"];
         if parts.iter().all(|part| shown.stdout.contains(part)) { Ok(()) } else { Err(shown) }
     });
+    wait_for("an Event on the ConfigMap", || {
+        let which = ["events", "-n", "kube-system", "--field-selector", "reason=DnsSettingsRefused"];
+        let found = lab.get(&which);
+        let about = &found["items"][0]["involvedObject"];
+        if about["kind"] == "ConfigMap" && about["name"] == "weft" { Ok(()) } else { Err(found.to_string()) }
+    });
     patch_settings(&lab, &serde_json::json!({ "data": { "dns": null } }));
     lab.cut_off("outside");
     let client = lab.pod("shop/client");

@@ -218,6 +218,11 @@ impl Dns {
         }
     }
 
+    /// Why the settings are not in force, if they are not.
+    pub(crate) fn settings_error(&self) -> Option<String> {
+        self.standing().settings_error.clone()
+    }
+
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
