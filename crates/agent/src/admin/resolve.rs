@@ -22,7 +22,7 @@ use super::place::{Found, run_in};
 const AT_ONCE: usize = 64;
 /// Whom processes are told to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// So much of it is read, bytes.
+/// Bytes of it that are read, maximum.
 const LONGEST: u64 = 65_536;
 
 /// A name to look up.

@@ -16,7 +16,7 @@ use super::{
 
 /// Offset of the source address in the Ethernet header.
 const SOURCE: usize = 6;
-/// In the place of a gateway's address: there is none that is known as a neighbour now.
+/// Stands for a gateway's address if no gateway is known as a neighbour now.
 const NOBODY: u32 = u32::MAX;
 
 /// A neighbour on the uplink's link.
