@@ -4,10 +4,11 @@
 
 mod support;
 
-use std::process::Command;
+use std::{net::UdpSocket, process::Command};
 
-use support::{Fabric, Pod, host_behind, udp, until};
+use support::{DEADLINE, Fabric, Pod, host_behind, tcp, udp, until};
 use weft_datapath::Path;
+use weft_netns::{Netlink, netlink::RouteSpec};
 
 fn ping(pod: &Pod, arguments: &[&str]) -> (bool, String) {
     let mut ping = Command::new("ping");
@@ -63,4 +64,38 @@ fn ping_works_to_pods_to_nodes_and_outside_and_traceroute_sees_the_node() {
         assert!(!answered && said.contains("exceeded"), "{said}");
     }
     drop(far);
+}
+
+/// Where a router knows the Pods' ranges, hosts outside reach Pods by their own addresses, and what Pods answer is not masqueraded.
+#[test]
+fn a_host_outside_that_has_a_route_reaches_a_pod_and_is_answered_from_its_address() {
+    let fabric = Fabric::new();
+    let (mut node, other) = (fabric.node(2), fabric.bare_node(3));
+    node.join(&[&other], Path::Native);
+    let far = host_behind(&fabric, 1500);
+    let pod = node.pod();
+    let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
+    let link = router.link("br0").unwrap().index;
+    for (family, outside) in ["198.51.100.2", "2001:db8::2"].into_iter().enumerate() {
+        let (outside, address) = (outside.parse().unwrap(), pod.addresses[family]);
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let route =
+            RouteSpec { gateway: Some(node.addresses[family]), ..RouteSpec::new(address, bits, link) };
+        router.set_route(&route).unwrap();
+        until("small packets to arrive", || udp(&far.0, &pod.netns.0, address, 100).is_ok());
+        assert_eq!(tcp(&far.0, &pod.netns.0, address).unwrap(), outside, "the server sees who asks");
+        let server = pod.netns.0.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
+        let client = far.0.run(|| UdpSocket::bind((outside, 0)).unwrap()).unwrap();
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        }
+        client.connect(server.local_addr().unwrap()).unwrap();
+        client.send(b"?").unwrap();
+        let mut buffer = [0; 8];
+        let (_, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(b"!", from).unwrap();
+        assert_eq!(client.recv(&mut buffer).expect("an answer from the Pod's own address"), 1);
+        // The other way it is the node that others see, as ever.
+        assert_eq!(tcp(&pod.netns.0, &far.0, outside).unwrap(), node.addresses[family]);
+    }
 }

@@ -21,7 +21,7 @@ const UDP: u8 = 17;
 /// `PACKET_OTHERHOST` (linux/if_packet.h): seen by chance, because a switch did not know better.
 const OTHER_HOST: u32 = 3;
 
-/// Natively routed packets for the Pods of this node skip the host's stack; the rest is a Service's or the node's own.
+/// Natively routed packets of other nodes for the Pods of this node skip the host's stack; the rest is a Service's or the node's own.
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     from_uplink(&ctx).0
@@ -46,6 +46,10 @@ fn from_uplink(ctx: &TcContext) -> Verdict {
                 && !label
                 && let Some(pod) = local_pod(&destination)
             {
+                // What is from outside is tracked by the host, as the Pod's answers are: else they would be masqueraded.
+                if way(config, &source).is_none() {
+                    return Verdict::NEXT;
+                }
                 return to_local_pod(ctx, pod, &hops, Counter::FromNative);
             }
             // Neighbours are asked for by multicast.
