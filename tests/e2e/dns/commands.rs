@@ -78,6 +78,17 @@ fn query_shows_the_answer_and_why() {
         let shown = query(&lab, &[asked.as_slice(), &from].concat()).succeeds();
         assert!(parts.iter().all(|part| shown.contains(part)), "{asked:?}: {parts:?} in\n{shown}");
     }
+    // Names of addresses, types by their number, and Pods as kubectl names them.
+    let api = lab.get(&["service", "-n", "shop", "api"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let reverse = query(&lab, &[&api]).succeeds();
+    assert!(reverse.contains("PTR api.shop.svc.cluster.local."), "{reverse}");
+    let none = query(&lab, &["api", "type65", "--from", "pod/client", "-n", "shop"]);
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.stdout.contains("api.shop.svc.cluster.local. HTTPS: NOERROR\n    no records"), "{none:?}");
+    for wrong in [&["api", "FOO"][..], &["a..b"]] {
+        let said = query(&lab, wrong).fails_with(2);
+        assert!(said.contains(wrong.last().unwrap()), "{said}");
+    }
     // The whole walk, where nothing is found: the answer is no.
     let absent = query(&lab, &["absent", "--from", "client", "-n", "shop"]);
     assert_eq!(absent.code, Some(1), "{absent:?}");

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::{NodeName, PodKey};
 
 pub use weft_dns::{
+    question::record_type,
     server::{Explained, Explanation},
     stub::{Answer, LookedUp, StubResolver},
 };

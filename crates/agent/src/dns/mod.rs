@@ -27,6 +27,7 @@ use tokio::{
 };
 use weft_dns::{
     forward::{ForwardCounts, Forwarder, UpstreamStatus},
+    question::record_type,
     server::{Explanation, Server},
 };
 use weft_kube::{Client, Mirror, WatchHealth, watch_namespaces, watch_settings};
@@ -174,10 +175,7 @@ impl Dns {
             let why = self.standing().error.clone();
             why.unwrap_or_else(|| "this node answers no DNS yet: not all names are known".to_owned())
         })?;
-        let kind = kind
-            .to_uppercase()
-            .parse()
-            .map_err(|_| format!("{kind:?} is no type of records: write A, AAAA, SRV, PTR, TXT"))?;
+        let kind = record_type(kind).ok_or_else(|| format!("{kind:?} is no type of records"))?;
         server.explain(name, kind, client).await.map_err(|error| format!("{name:?}: {error}"))
     }
 

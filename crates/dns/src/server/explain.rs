@@ -150,13 +150,16 @@ pub enum Source {
 const LONGEST: usize = 65_535;
 
 /// What the client at `client`, or one whose search is not known, would be answered when it looks for `name`: with its search if
-/// `name` does not end with a dot.
+/// `name` does not end with a dot. An address stands for its name below `in-addr.arpa` or `ip6.arpa`.
 pub async fn explain(
     core: &Core,
     name: &str,
     kind: RecordType,
     client: Option<IpAddr>,
 ) -> Result<Explanation, weft_model::dns::NameError> {
+    let reverse =
+        name.parse::<IpAddr>().ok().map(|address| hickory_proto::rr::Name::from(address).to_string());
+    let name = reverse.as_deref().unwrap_or(name);
     let asked: Name = name.parse()?;
     let search = client.and_then(|client| core.clients.search(client)).filter(|_| !name.ends_with('.'));
     let names = search.map_or_else(|| vec![asked.clone()], |search| steps(&search, &asked));

@@ -155,7 +155,8 @@ impl Server {
     }
 
     /// What a client would be answered that looks for `name`, and why: the one at `client`, by its search unless `name` ends
-    /// with a dot; or, with `None`, one that asks for just this name. Others may be asked for it.
+    /// with a dot; or, with `None`, one that asks for just this name. An address stands for its name in the reverse zones. Others may
+    /// be asked.
     ///
     /// # Errors
     /// That is no name.

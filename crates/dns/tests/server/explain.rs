@@ -1,7 +1,10 @@
 //! Why an answer is what it is, and what was counted.
 
 use hickory_proto::rr::RecordType;
-use weft_dns::server::{Kind, Source, stats};
+use weft_dns::{
+    question::record_type,
+    server::{Kind, Source, stats},
+};
 
 use crate::support::{Place, endpoint, headless, hear_service, hear_slice, ip, namespace, service, slice};
 
@@ -50,6 +53,30 @@ fn a_service_is_named() {
         explained(&place(), "db-0.db.default.svc.cluster.local.", Kind::A, None)[1],
         "- db-0.db.default.svc.cluster.local. an endpoint of Service default/db"
     );
+}
+
+#[test]
+fn an_address_is_looked_up_by_its_reverse_name() {
+    let place = place();
+    assert_eq!(
+        explained(&place, "10.96.0.1", Kind::PTR, None)[0],
+        "1.0.96.10.in-addr.arpa. PTR NOERROR: 1.0.96.10.in-addr.arpa. 5 PTR web.default.svc.cluster.local."
+    );
+    // Whatever a Pod searches: it is a whole name.
+    place.pod("127.0.0.2", "shop", &[]);
+    assert_eq!(explained(&place, "10.96.0.1", Kind::PTR, Some("127.0.0.2")).len(), 2);
+    let six = &explained(&place, "fd00::1", Kind::PTR, None)[0];
+    assert!(six.starts_with("1.0.0.0.") && six.contains(".0.0.d.f.ip6.arpa. PTR"), "{six}");
+}
+
+#[test]
+fn types_of_records_are_read_as_clients_write_them() {
+    assert_eq!(record_type("aaaa"), Some(RecordType::AAAA));
+    assert_eq!(record_type("type65"), Some(RecordType::HTTPS));
+    assert_eq!(record_type("TYPE65280"), Some(RecordType::from(65280)));
+    for text in ["FOO", "TYPE", "TYPE65536", "TYPE-1", ""] {
+        assert_eq!(record_type(text), None, "{text}");
+    }
 }
 
 #[test]

@@ -5,9 +5,12 @@ use std::{net::IpAddr, process::ExitCode};
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
-use weft_agent::admin::{Client, Explained, Explanation, PodStatus, Request, Response};
+use weft_agent::admin::{Client, Explained, Explanation, PodStatus, Request, Response, record_type};
 use weft_lab::is_of_workload;
-use weft_model::PodKey;
+use weft_model::{
+    PodKey,
+    dns::{Name, NameError},
+};
 
 use crate::{
     command::{
@@ -22,13 +25,13 @@ use crate::{
 pub struct Query {
     #[command(flatten)]
     agents: AgentArgs,
-    /// The name; without a final dot it is looked for as the Pod of --from does, by its search list
-    #[arg(id = "NAME")]
+    /// The name; without a final dot it is looked for as the Pod of --from does, by its search list. Of an address, its names
+    #[arg(id = "NAME", value_parser = question)]
     question: String,
-    /// The type of record
-    #[arg(default_value = "A", value_name = "TYPE")]
-    kind: String,
-    /// POD, NAMESPACE/POD, or deploy/NAME (or another workload's): as this Pod is answered, by its own node
+    /// The type of record, by its name or as TYPE and its number [default: A, or PTR of an address]
+    #[arg(value_name = "TYPE", value_parser = kind)]
+    kind: Option<String>,
+    /// POD, NAMESPACE/POD, pod/NAME, or deploy/NAME (or another workload's): as this Pod is answered, by its own node
     #[arg(long, value_name = "POD")]
     from: Option<String>,
     /// Namespace of a POD or workload
@@ -58,8 +61,7 @@ impl Query {
         asked.warn();
         let (agent, pod) = self.choose(&asked.agents)?;
         let from = pod.and_then(|pod| pod.pod.clone());
-        let request =
-            Request::Dns { name: self.question.clone(), kind: self.kind.clone(), from: from.clone() };
+        let request = Request::Dns { name: self.question.clone(), kind: self.kind(), from: from.clone() };
         let explanation = match Client::connect(&agent.socket)?.ask(&request)? {
             Response::Dns { explanation } => explanation,
             other => bail!("ask for {}: the agent answered {other:?}", self.question),
@@ -73,6 +75,11 @@ impl Query {
             Format::Table => self.print(&report),
         }
         Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn kind(&self) -> String {
+        let usual = if self.question.parse::<IpAddr>().is_ok() { "PTR" } else { "A" };
+        self.kind.clone().unwrap_or_else(|| usual.to_owned())
     }
 
     /// Who is asked, and for which Pod.
@@ -118,7 +125,7 @@ impl Query {
             (Some(pod), Some(address)) => format!("Pod {pod} ({address})"),
             _ => "a client that is no Pod of it".to_owned(),
         };
-        println!("{} {}, as {} answers {whom}", self.question, self.kind, report.node);
+        println!("{} {}, as {} answers {whom}", self.question, self.kind(), report.node);
         for question in &report.explanation.questions {
             println!();
             print_question(question);
@@ -126,8 +133,28 @@ impl Query {
     }
 }
 
+/// A name or an address.
+fn question(text: &str) -> Result<String, NameError> {
+    if text.parse::<IpAddr>().is_err() {
+        text.parse::<Name>()?;
+    }
+    Ok(text.to_owned())
+}
+
+/// A type of records, in capitals.
+fn kind(text: &str) -> Result<String, String> {
+    let kind = record_type(text);
+    kind.map(|_| text.to_ascii_uppercase()).ok_or_else(|| {
+        "no such type of records: write A, AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT or another by its name, or TYPE and its number"
+            .to_owned()
+    })
+}
+
 fn print_question(question: &Explained) {
     println!("{} {}: {}", question.name, question.kind, question.code);
+    if question.answers.is_empty() && question.code == "NOERROR" {
+        println!("    no records of this type");
+    }
     for record in question.answers.iter().chain(&question.additionals) {
         println!("    {record}");
     }
