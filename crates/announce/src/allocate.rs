@@ -53,10 +53,11 @@ pub enum Problem {
 }
 
 fn exhausted(pools: &[String]) -> String {
-    if pools.is_empty() {
-        return "no pool of loadBalancerPools (ConfigMap kube-system/weft) has any for this Service".into();
+    match pools {
+        [] => "no pool of loadBalancerPools (ConfigMap kube-system/weft) has any for this Service".into(),
+        [pool] => format!("pool {pool} is full; enlarge it, or free addresses"),
+        _ => format!("pools {} are full; enlarge one, or free addresses", pools.join(", ")),
     }
-    format!("pool {} is full; enlarge it, or free addresses", pools.join(" and pool "))
 }
 
 impl Problem {
