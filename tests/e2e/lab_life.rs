@@ -166,6 +166,16 @@ fn a_lab_that_does_not_exist_is_named() {
 }
 
 #[test]
+fn a_lab_that_cannot_be_is_wrong_usage() {
+    let name = Lab::random_name();
+    for (arguments, part) in [(["--zones", "9"], "3 nodes"), (["--mtu", "100"], "576")] {
+        let problem = weft(&[&["lab", "up", "--name", &name][..], &arguments].concat()).fails_with(2);
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert_nothing_left(&name);
+}
+
+#[test]
 fn malformed_manifests_are_refused_with_file_and_line_before_anything_is_made() {
     for (text, line) in [
         ("apiVersion: v1\nkind: Pod\nmetadata:\n  name: [unclosed\n", None),
@@ -193,7 +203,7 @@ fn what_the_api_server_refuses_is_named_with_file_and_line_and_nothing_stays() {
     fs::write(&file, manifest).unwrap();
     let name = Lab::random_name();
     let output = weft(&["lab", "up", "--name", &name, "-f", file.to_str().unwrap()]);
-    let problem = output.fails_with(1);
+    let problem = output.fails_with(2);
     assert!(problem.contains("app.yaml:5") && problem.contains("PriorityClass"), "{problem}");
     assert_nothing_left(&name);
 }

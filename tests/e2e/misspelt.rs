@@ -102,7 +102,7 @@ fn names_that_lead_nowhere_are_told() {
     assert!(said.contains("did you mean default/fine?"), "{said}");
     let said = ask(&["service", "show", "shop/fine"]).fails_with(2);
     assert!(said.contains("did you mean default/fine?"), "{said}");
-    let said = lab.weft_lab("forward", &["fine", "0:81"]).fails_with(1);
+    let said = lab.weft_lab("forward", &["fine", "0:81"]).fails_with(2);
     assert!(said.contains("Service fine has no port 81; it has 80"), "{said}");
     ask(&["dns", "query", "fine", "--from", "deploy/web"]).succeeds();
     let said = ask(&["dns", "query", "fine", "--from", "deploy/we"]).fails_with(2);
@@ -122,7 +122,7 @@ fn all_that_is_refused_is_told_at_once() {
         )
     };
     write(&format!("{}{}{}", pod("one", "none"), pod("two", ""), pod("three", "none")));
-    let said = apply().fails_with(1);
+    let said = apply().fails_with(2);
     assert!(said.contains("2 objects are refused:"), "{said}");
     assert!(said.contains("app.yaml:2: ") && said.contains("app.yaml:12: "), "{said}");
     lab.get(&["pod", "two"]);

@@ -126,11 +126,11 @@ spec: {containers: [{name: a, image: b, ports: [{containerPort: 8080}]}]}
 ",
         )
         .up();
-    let said = lab.weft_lab("forward", &["world", "0:80"]).fails_with(1);
+    let said = lab.weft_lab("forward", &["world", "0:80"]).fails_with(2);
     assert!(said.contains("Service world is but another name for example.com"), "{said}");
     let names = lab.weft_lab("exec", &["svc/web", "--", "cat", "/etc/hostname"]).succeeds();
     assert_eq!(names, "web\n");
-    let said = lab.weft_lab("exec", &["dep/web", "--", "true"]).fails_with(1);
+    let said = lab.weft_lab("exec", &["dep/web", "--", "true"]).fails_with(2);
     assert!(said.contains("'dep' is no kind that has Pods"), "{said}");
     let said = lab.weft_lab("apply", &["-f", "https://example.com/app.yaml"]).fails_with(2);
     assert!(said.contains("URLs are not read"), "{said}");

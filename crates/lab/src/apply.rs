@@ -11,7 +11,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::manifest::{Manifest, unknown};
+use crate::{
+    Usage,
+    manifest::{Manifest, unknown},
+};
 
 const MANAGER: &str = "weft-lab";
 /// Where kubectl keeps what it has applied last.
@@ -80,27 +83,38 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applie
             .map(|manifest| {
                 let served = kinds.get(&kind_of(manifest)).cloned();
                 async move {
-                    let served = served
-                        .with_context(|| format!("{}: {}", manifest.place, not_served(manifest, kinds)))?;
-                    apply_one(client, manifest, &served).await.with_context(|| manifest.place.to_string())
+                    let served = served.ok_or_else(|| Usage(not_served(manifest, kinds)));
+                    match served {
+                        Ok(served) => apply_one(client, manifest, &served).await,
+                        Err(unknown) => Err(unknown.into()),
+                    }
+                    .with_context(|| manifest.place.to_string())
                 }
             })
             .buffered(AT_ONCE)
             .collect()
             .await;
         let mut refused = Vec::new();
+        let mut is_usage = true;
         for (index, applied) in members.into_iter().zip(applied) {
             match (applied, results.get_mut(index)) {
                 (Ok(applied), Some(result)) => *result = Some(applied),
                 (Ok(_), None) => {}
-                (Err(error), _) => refused.push(format!("{error:#}")),
+                (Err(error), _) => {
+                    is_usage &= error.is::<Usage>();
+                    refused.push(format!("{error:#}"));
+                }
             }
         }
-        match refused.as_slice() {
-            [] => {}
-            [one] => bail!("{one}"),
-            several => bail!("{} objects are refused:\n  {}", several.len(), several.join("\n  ")),
+        let what = match refused.as_slice() {
+            [] => continue,
+            [one] => one.clone(),
+            several => format!("{} objects are refused:\n  {}", several.len(), several.join("\n  ")),
+        };
+        if is_usage {
+            bail!(Usage(what));
         }
+        bail!(what);
     }
     Ok(extra.into_iter().chain(results.into_iter().flatten()).collect())
 }
@@ -221,9 +235,12 @@ fn shown(served: &Served, name: &str) -> String {
     if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
 }
 
-/// The API server's own words, without the transport's.
+/// The API server's own words, without the transport's: [`Usage`] if the object is what is wrong.
 fn plain(error: kube::Error) -> anyhow::Error {
     match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
+            Usage(status.message).into()
+        }
         kube::Error::Api(status) => anyhow!("{}", status.message),
         other => other.into(),
     }

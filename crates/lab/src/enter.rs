@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, ExitCode},
@@ -13,6 +14,7 @@ use kube::{Api, Client, api::ListParams};
 use weft_netns::Netns;
 
 use crate::{
+    Usage,
     controllers::{is_finished, is_ready, is_terminating},
     kubelet::{ContainerPlace, ContainerSpec, read_spec, run},
     place::{self, Cgroup, LabDir, Names, PodRecord},
@@ -65,10 +67,10 @@ pub fn exec_in(
         let running = running.filter(|entry| entry.path().join("pid").exists());
         let names: Vec<String> = running.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        bail!(
+        bail!(Usage(format!(
             "no container {container} of {namespace}/{target} runs a program of its own (those that do: {names}): without -c \
              the command runs in the Pod's network, and 'kubectl exec' makes a container for a stand-in"
-        );
+        )));
     }
     let spec = read_spec(&own.join("spec.json"))?;
     let procs = Cgroup::at(&record.cgroup).below(container)?.procs();
@@ -99,9 +101,9 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
     }
     if let Some(node) = target.strip_prefix("node/") {
         let record = lab.record()?;
-        let node = record.nodes.iter().find(|one| one.name == node).with_context(|| {
+        let node = record.nodes.iter().find(|one| one.name == node).ok_or_else(|| {
             let names: Vec<&str> = record.nodes.iter().map(|node| node.name.as_str()).collect();
-            format!("lab {} has no node {node}; it has {}", lab.name(), names.join(", "))
+            Usage(format!("lab {} has no node {node}; it has {}", lab.name(), names.join(", ")))
         })?;
         return found(node.netns.clone(), &node.cgroup, &lab.node(&node.name));
     }
@@ -110,42 +112,28 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
 }
 
 /// Whether a Pod is one of `deploy/NAME`, or of another kind of workload, by its name: workloads name their Pods after themselves.
+/// `pod/NAME` is that Pod alone.
 pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
-    let rest = pod.strip_prefix(workload).and_then(|rest| rest.strip_prefix('-'));
-    // As kubectl has it, `deployment.apps` is a kind too.
-    let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
-    let parts = match kind {
+    let Some(rest) = pod.strip_prefix(workload) else { return false };
+    // What follows begins with a dash, or there is nothing.
+    let parts = rest.split('-').count() - 1;
+    (rest.is_empty() || rest.starts_with('-'))
+        && parts_after(kind).is_some_and(|range| range.contains(&parts))
+}
+
+/// How many parts the names of Pods have after that of their workload; `None` if a word, as kubectl has it, is none for Pods or a
+/// kind of workload.
+fn parts_after(kind: &str) -> Option<RangeInclusive<usize>> {
+    Some(match kind.split_once('.').map_or(kind, |(kind, _)| kind) {
+        "pod" | "pods" | "po" => 0..=0,
         // They have another object between them and their Pods.
         "deploy" | "deployment" | "deployments" | "cj" | "cronjob" | "cronjobs" => 2..=2,
         // Those of an indexed Job have their index as well.
         "job" | "jobs" => 1..=2,
-        _ => 1..=1,
-    };
-    rest.is_some_and(|rest| parts.contains(&rest.split('-').count()))
-}
-
-/// Whether a word names a kind of workload, as kubectl has it.
-fn is_workload(kind: &str) -> bool {
-    matches!(
-        kind.split_once('.').map_or(kind, |(kind, _)| kind),
-        "deploy"
-            | "deployment"
-            | "deployments"
-            | "rs"
-            | "replicaset"
-            | "replicasets"
-            | "sts"
-            | "statefulset"
-            | "statefulsets"
-            | "ds"
-            | "daemonset"
-            | "daemonsets"
-            | "job"
-            | "jobs"
-            | "cj"
-            | "cronjob"
-            | "cronjobs"
-    )
+        "rs" | "replicaset" | "replicasets" | "sts" | "statefulset" | "statefulsets" | "ds" | "daemonset"
+        | "daemonsets" => 1..=1,
+        _ => return None,
+    })
 }
 
 /// The name of a Pod that a Service selects, a ready one if there is one. `service` is the Service's name.
@@ -155,7 +143,7 @@ fn is_workload(kind: &str) -> bool {
 pub async fn pod_of_service(client: Client, namespace: &str, service: &str) -> Result<String> {
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let found = services.get_opt(service).await?;
-    let found = found.with_context(|| format!("namespace {namespace} has no Service {service}"))?;
+    let found = found.ok_or_else(|| Usage(format!("namespace {namespace} has no Service {service}")))?;
     let selector = found.spec.and_then(|spec| spec.selector).filter(|selector| !selector.is_empty());
     let selector = selector.with_context(|| format!("Service {namespace}/{service} selects no Pods"))?;
     let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -171,14 +159,14 @@ fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
     match target.split_once('/') {
         None => lab.pod_record(namespace, target),
         Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod),
-        Some((kind, _)) if !is_workload(kind) => bail!(
+        Some((kind, _)) if parts_after(kind).is_none() => bail!(Usage(format!(
             "'{kind}' is no kind that has Pods: name a Pod, svc/NAME, or deploy/NAME, rs/NAME, sts/NAME, ds/NAME, job/NAME or cj/NAME"
-        ),
+        ))),
         Some((kind, workload)) => {
             let pods = lab.pods_in(namespace)?;
             let first = pods.into_iter().find(|pod| is_of_workload(pod, kind, workload));
             let first = first
-                .with_context(|| format!("no Pod of {namespace}/{target} runs in lab {}", lab.name()))?;
+                .ok_or_else(|| Usage(format!("no Pod of {namespace}/{target} runs in lab {}", lab.name())))?;
             lab.pod_record(namespace, &first)
         }
     }
@@ -186,15 +174,15 @@ fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_of_workload, is_workload};
+    use super::{is_of_workload, parts_after};
 
     #[test]
     fn what_is_no_workload_is_known() {
         for kind in ["deploy", "deployment.apps", "sts", "ds", "job", "cj", "replicasets"] {
-            assert!(is_workload(kind), "{kind}");
+            assert!(parts_after(kind).is_some(), "{kind}");
         }
         for kind in ["dep", "svc", "", "configmap"] {
-            assert!(!is_workload(kind), "{kind}");
+            assert!(parts_after(kind).is_none(), "{kind}");
         }
     }
 
@@ -209,5 +197,9 @@ mod tests {
         assert!(!is_of_workload("web", "deploy", "web"));
         assert!(is_of_workload("web-5d9c7b8f6-x2x4k", "deployment.apps", "web"));
         assert!(is_of_workload("load-0-x2x4k", "job", "load"), "of an indexed Job");
+        assert!(is_of_workload("web", "pod", "web"));
+        assert!(!is_of_workload("web-0", "pod", "web"));
+        assert!(!is_of_workload("webs-0", "sts", "web"));
+        assert!(!is_of_workload("web-0", "dep", "web"));
     }
 }

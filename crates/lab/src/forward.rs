@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_netns::Netns;
 
-use crate::place::LabDir;
+use crate::{Usage, place::LabDir};
 
 /// Where a forwarded connection goes.
 pub struct Forward {
@@ -52,7 +52,8 @@ impl Forward {
             Some(("svc" | "service" | "services", name)) => (Some(name), None),
             Some(("pod" | "po" | "pods", name)) => (None, Some(name)),
             Some((kind, _)) => {
-                bail!("cannot forward to a {kind}: name a Service (svc/NAME) or a Pod (pod/NAME)")
+                let what = "name a Service (svc/NAME) or a Pod (pod/NAME)";
+                bail!(Usage(format!("cannot forward to a {kind}: {what}")))
             }
             None => (Some(target), Some(target)),
         };
@@ -65,12 +66,13 @@ impl Forward {
             (None, Some(name)) => {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 let found = pods.get_opt(name).await?;
-                found.with_context(|| {
-                    format!("namespace {namespace} has no Service and no Pod named {name}")
+                found.ok_or_else(|| {
+                    let kinds = if service.is_some() { "Service and no Pod" } else { "Pod" };
+                    Usage(format!("namespace {namespace} has no {kinds} named {name}"))
                 })?;
                 Target::Pod(name.to_owned())
             }
-            (None, None) => bail!("namespace {namespace} has no Service {target}"),
+            (None, None) => bail!(Usage(format!("namespace {namespace} has no Service {target}"))),
         };
         let nodes = lab.record()?.nodes.into_iter().map(|node| (node.name, node.netns)).collect();
         let (namespace, port) = (namespace.to_owned(), port.to_owned());
@@ -151,7 +153,7 @@ impl Forward {
         let named = containers
             .flat_map(|container| container.ports.iter().flatten())
             .find(|port| port.name.as_deref() == Some(self.port.as_str()));
-        let named = named.with_context(|| format!("Pod {name} has no port named {}", self.port))?;
+        let named = named.ok_or_else(|| Usage(format!("Pod {name} has no port named {}", self.port)))?;
         let port = u16::try_from(named.container_port)?;
         Ok((pod, port))
     }
@@ -162,9 +164,9 @@ impl Forward {
         let spec = service.spec.unwrap_or_default();
         if spec.type_.as_deref() == Some("ExternalName") {
             let other = spec.external_name.unwrap_or_default();
-            bail!(
+            bail!(Usage(format!(
                 "Service {name} is but another name for {other} (ExternalName): it has no Pods to forward to"
-            );
+            )));
         }
         let ports = spec.ports.unwrap_or_default();
         let wanted = ports.iter().find(|port| {
@@ -172,11 +174,12 @@ impl Forward {
                 || port.name.as_deref() == Some(self.port.as_str())
                 || matches!(&port.target_port, Some(IntOrString::String(name)) if *name == self.port)
         });
-        wanted.cloned().with_context(|| {
+        let wanted = wanted.cloned().ok_or_else(|| {
             let known: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            format!("Service {name} has no port {}; it has {known}", self.port)
-        })
+            Usage(format!("Service {name} has no port {}; it has {known}", self.port))
+        })?;
+        Ok(wanted)
     }
 
     async fn service(&self, name: &str) -> Result<(String, SocketAddr)> {

@@ -18,6 +18,7 @@ mod place;
 mod ranges;
 mod references;
 mod responder;
+mod usage;
 mod world;
 
 pub use apply::{Applied, Outcome, apply};
@@ -31,3 +32,4 @@ pub use place::{
 };
 pub use ranges::{IpFamily, Ranges};
 pub use references::dangling;
+pub use usage::Usage;

@@ -30,6 +30,7 @@ use weft_apiserver::{ApiServer, Config};
 use weft_netns::Netns;
 
 use crate::{
+    Usage,
     apply::{Applied, apply},
     controllers,
     kubelet::{Kubelets, Logs, Node, Sessions},
@@ -134,14 +135,15 @@ fn check(options: &Options) -> Result<()> {
         bail!(NotRoot);
     }
     if !(1..=200).contains(&options.nodes) {
-        bail!("a lab has 1 to 200 nodes, not {}", options.nodes);
+        bail!(Usage(format!("a lab has 1 to 200 nodes, not {}", options.nodes)));
     }
     if !(1..=options.nodes).contains(&options.zones) {
-        bail!("{} cannot be spread over {} zones", plural(options.nodes.into(), "node"), options.zones);
+        let nodes = plural(options.nodes.into(), "node");
+        bail!(Usage(format!("{nodes} cannot be spread over {} zones", options.zones)));
     }
     let least = if options.ip_family == IpFamily::Ipv4 { 576 } else { 1400 };
     if !(least..=9216).contains(&options.mtu) {
-        bail!("the MTU must be {least} to 9216 bytes, not {}", options.mtu);
+        bail!(Usage(format!("the MTU must be {least} to 9216 bytes, not {}", options.mtu)));
     }
     let plugin = plugin_of(options);
     if !plugin.is_file() {

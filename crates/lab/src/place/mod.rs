@@ -31,7 +31,7 @@ pub(crate) use names::Names;
 pub(crate) use spawn::{Spawner, enter};
 pub(crate) use tree::Tree;
 
-use crate::IpFamily;
+use crate::{IpFamily, Usage};
 
 /// Where every lab has a folder.
 const LABS: &str = "/run/weft/labs";
@@ -243,7 +243,10 @@ impl LabDir {
     pub fn pod_record(&self, namespace: &str, name: &str) -> Result<PodRecord> {
         let path = self.pod_record_path(namespace, name);
         if !path.exists() {
-            bail!("no Pod {namespace}/{name} runs in lab {} (kubectl get pods -A lists them)", self.name);
+            bail!(Usage(format!(
+                "no Pod {namespace}/{name} runs in lab {} (kubectl get pods -A lists them)",
+                self.name
+            )));
         }
         read_json(&path)
     }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::runtime::{self, Runtime};
-use weft_lab::{BadName, NameTaken, NotRoot, manifest::ManifestError};
+use weft_lab::{BadName, NameTaken, NotRoot, Usage, manifest::ManifestError};
 
 /// The Kubernetes network in one binary
 #[derive(Parser, Debug)]
@@ -78,11 +78,6 @@ impl Cli {
         }
     }
 }
-
-/// The command line, or what it names, is wrong: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
 
 /// The machine lacks something: exit code 3.
 #[derive(Debug, thiserror::Error)]

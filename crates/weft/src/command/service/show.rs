@@ -40,8 +40,10 @@ impl Show {
             } else {
                 format!(" (did you mean {}?)", near.join(" or "))
             };
+            let holder =
+                if silent.is_empty() { "no node holds" } else { "of the nodes that answered none holds" };
             bail!(Usage(format!(
-                "no node holds anything of a Service {namespace}/{name}{near}. Headless and ExternalName Services are DNS \
+                "{holder} anything of a Service {namespace}/{name}{near}. Headless and ExternalName Services are DNS \
                  alone: kubectl get services -A lists what there is"
             )));
         }
