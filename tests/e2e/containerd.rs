@@ -31,7 +31,7 @@ spec: {nodeName: node-2, containers: [{name: web, image: nginx, ports: [{contain
 /// nowhere else.
 struct Containerd {
     process: Child,
-    folder: weft_scratch::TempDir,
+    folder: weft_scratch::Folder,
 }
 
 impl Containerd {

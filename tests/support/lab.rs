@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr, path::PathBuf, process::Command};
 use nix::unistd::Pid;
 use serde_json::Value;
 use weft_netns::{Netlink, Netns, random_name};
-use weft_scratch::TempDir;
+use weft_scratch::Folder;
 
 use crate::{
     Output, Place, assert_nothing_left,
@@ -257,7 +257,7 @@ impl LabBuilder {
 
 /// A file of this manifest.
 pub struct ManifestFile {
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl ManifestFile {

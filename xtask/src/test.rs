@@ -9,17 +9,23 @@ use crate::{
     setup, tidy,
 };
 
+/// Built apart: what it needs of libraries would have everything built once more.
+const END_TO_END: &str = "weft-tests";
+
 /// The task.
 pub fn run() -> anyhow::Result<()> {
     setup::need_root("test")?;
     setup::run_quietly_if_done()?;
-    let steps: [(&str, &dyn Fn() -> anyhow::Result<()>); 5] = [
+    let steps: [(&str, &dyn Fn() -> anyhow::Result<()>); 6] = [
         ("format", &|| command::run("cargo", &["fmt", "--all", "--check"])),
         ("rules of the repository", &tidy::run),
         ("lints, and all programs", &|| lint_and(&["build", "--quiet", "--all-targets"])),
         // What the tests need of a library may be what makes the programs compile: alone they must do so as well.
         ("the programs that are delivered, alone", &|| {
             lint_and(&["build", "--quiet", "--package", "weft", "--package", "weft-cni"])
+        }),
+        ("the end-to-end tests", &|| {
+            lint_and(&["build", "--quiet", "--all-targets", "--package", END_TO_END])
         }),
         ("tests", &tests),
     ];
@@ -39,7 +45,12 @@ fn tests() -> anyhow::Result<()> {
     let weft = target.join("debug/weft");
     let weft = weft.to_str().context("the path of the target folder is no text")?;
     let arguments: &[&str] = if has("cargo-nextest") { &["nextest", "run"] } else { &["test"] };
-    lint_with(&[("WEFT_BIN", weft)], &[arguments, &["--no-fail-fast"]].concat())
+    let run = |packages: &[&str]| {
+        lint_with(&[("WEFT_BIN", weft)], &[arguments, &["--no-fail-fast"], packages].concat())
+    };
+    // All of them are run, whatever fails.
+    let results = [run(&[]), run(&["--package", END_TO_END])];
+    results.into_iter().collect()
 }
 
 fn lint_and(arguments: &[&str]) -> anyhow::Result<()> {

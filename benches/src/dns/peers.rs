@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use weft_scratch::TempDir;
+use weft_scratch::Folder;
 
 use super::{names, upstream::Upstream};
 use crate::topology::{Scratch, join};
@@ -46,7 +46,7 @@ pub struct Candidate {
     /// Whom it asks.
     pub upstream: Upstream,
     /// Its files, and the list of questions.
-    pub folder: TempDir,
+    pub folder: Folder,
     process: Child,
     _server: Scratch,
 }

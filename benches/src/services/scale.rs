@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle as JoinHandleOf};
 use weft_agent::admin::{Client, Status};
 use weft_apiserver::{ApiServer, Config};
-use weft_scratch::TempDir;
+use weft_scratch::Folder;
 
 use crate::{
     binaries,
@@ -104,7 +104,7 @@ pub struct Cluster {
     _fabric: Scratch,
     cgroup: Cgroup,
     bpffs: Bpffs,
-    folder: TempDir,
+    folder: Folder,
     /// Where requests are made.
     pub runtime: Runtime,
     client: kube::Client,

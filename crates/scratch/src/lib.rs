@@ -6,15 +6,15 @@
 mod janitor;
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
     net::IpAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-pub use tempfile::TempDir;
 use weft_netns::{Netlink, Netns, random_name};
 
 /// A network namespace.
@@ -128,16 +128,35 @@ impl Drop for Cgroup {
     }
 }
 
+/// A folder that only its owner may use.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of it goes with the process.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A folder.
 ///
 /// # Panics
 /// When it cannot be made.
 #[track_caller]
-pub fn folder() -> TempDir {
-    let name = random_name("t-dir-");
-    janitor::remove("folder", &[text(&std::env::temp_dir().join(&name))]);
-    let made = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir();
-    made.unwrap_or_else(|error| panic!("make folder {name}: {error}"))
+pub fn folder() -> Folder {
+    let path = std::env::temp_dir().join(random_name("t-dir-"));
+    janitor::remove("folder", &[text(&path)]);
+    let made = DirBuilder::new().mode(0o700).create(&path);
+    made.unwrap_or_else(|error| panic!("make folder {}: {error}", path.display()));
+    Folder(path)
 }
 
 /// A network namespace of this name, which the caller makes.

@@ -37,7 +37,7 @@ struct Cluster {
     node: Scratch,
     _fabric: Scratch,
     kubeconfig: PathBuf,
-    folder: weft_scratch::TempDir,
+    folder: weft_scratch::Folder,
     stop: watch::Sender<bool>,
     serving: Option<JoinHandle<()>>,
 }

@@ -61,7 +61,7 @@ pub struct Runtime {
     /// Holds the namespaces.
     holder: Child,
     containerd: Option<Child>,
-    folder: weft_scratch::TempDir,
+    folder: weft_scratch::Folder,
     /// Everything in there runs in it, and ends with it.
     cgroup: weft_scratch::Cgroup,
     runtime: runtime::Runtime,
@@ -127,7 +127,7 @@ impl Runtime {
     }
 
     /// The namespaces; no containerd runs in them yet.
-    pub fn begin(home: Home<'_>, folder: weft_scratch::TempDir) -> Runtime {
+    pub fn begin(home: Home<'_>, folder: weft_scratch::Folder) -> Runtime {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
             r#"version = 2

@@ -36,7 +36,7 @@ spec: {clusterIP: 10.96.9.9, ports: [{port: 80}]}
 /// A process that looks a name up again and again, as programs do: through glibc, with its usual time-outs.
 struct LookUps {
     child: Option<Child>,
-    folder: weft_scratch::TempDir,
+    folder: weft_scratch::Folder,
 }
 
 /// How many, and how many of them without success.

@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn votes_outlive_the_agent_and_what_cannot_be_read_is_not_taken_for_none() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = weft_scratch::folder();
         let mut votes = KeptVotes::in_dir(folder.path());
         let voted = BTreeMap::from([("node-1".to_owned(), 7)]);
         votes.save(&voted).unwrap();

@@ -28,7 +28,7 @@ use weft_netns::{
     Netlink,
     netlink::{RouteSpec, VethSpec},
 };
-pub use weft_scratch::{Bpffs, Cgroup, Scratch, TempDir};
+pub use weft_scratch::{Bpffs, Cgroup, Folder, Scratch};
 
 pub const NODE: &str = "node-1";
 /// Where the cluster's DNS is.
@@ -39,7 +39,7 @@ pub struct Machine {
     pub cgroup: Cgroup,
     pub netns: Scratch,
     pub bpffs: Bpffs,
-    pub state: TempDir,
+    pub state: Folder,
     fabric: Scratch,
 }
 

@@ -10,14 +10,14 @@ use std::{
 use tokio::sync::watch;
 use weft_apiserver::{ApiServer, Config};
 use weft_kube::Client;
-use weft_scratch::TempDir;
+use weft_scratch::Folder;
 
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
     pub server: ApiServer,
     pub kube: kube::Client,
-    folder: TempDir,
+    folder: Folder,
     stop: watch::Sender<bool>,
 }
 

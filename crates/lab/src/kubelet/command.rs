@@ -360,7 +360,7 @@ mod tests {
         assert!(!here(&["sh", "-c", "cp -n /usr/local/bin/no-such-tool /scripts/tool"]));
         assert!(!here(&["sh", "-ec", "cat /etc/no-such-file > /scripts/x"]));
         assert!(!here(&["python3", "-u", "/app/no-such.py"]));
-        let machine = tempfile_in("/tmp");
+        let machine = folder_in("/tmp");
         assert!(!here(&["sh", machine.path().join("x.sh").to_str().unwrap()]));
         assert!(!here(&["sh", "-c", &format!(". {}/x.sh", machine.path().display())]));
 
@@ -380,7 +380,7 @@ mod tests {
         assert!(!runs(&["/shared/tool", "--flag"]));
     }
 
-    fn tempfile_in(folder: &str) -> weft_scratch::TempDir {
+    fn folder_in(folder: &str) -> weft_scratch::Folder {
         let made = weft_scratch::folder();
         assert!(made.path().starts_with(folder), "{}", made.path().display());
         fs::write(made.path().join("x.sh"), "").unwrap();

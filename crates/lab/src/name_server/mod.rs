@@ -191,7 +191,7 @@ mod tests {
 
     struct Fixture {
         server: Server,
-        folder: weft_scratch::TempDir,
+        folder: weft_scratch::Folder,
     }
 
     impl Fixture {

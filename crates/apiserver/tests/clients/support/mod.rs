@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;
 use weft_apiserver::{ApiServer, Config};
-use weft_scratch::TempDir;
+use weft_scratch::Folder;
 
 /// How long anything may take that is waited for.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -24,7 +24,7 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 pub struct Cluster {
     pub server: ApiServer,
     pub url: String,
-    folder: TempDir,
+    folder: Folder,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
