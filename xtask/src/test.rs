@@ -44,12 +44,17 @@ fn tests() -> anyhow::Result<()> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| command::root().join("target"), PathBuf::from);
     let weft = target.join("debug/weft");
     let weft = weft.to_str().context("the path of the target folder is no text")?;
-    let arguments: &[&str] = if has("cargo-nextest") { &["nextest", "run"] } else { &["test"] };
-    let run = |packages: &[&str]| {
-        lint_with(&[("WEFT_BIN", weft)], &[arguments, &["--no-fail-fast"], packages].concat())
+    // Labs wait for each other's processes more than they compute.
+    let at_once = (std::thread::available_parallelism()?.get() * 3 / 2).to_string();
+    let (arguments, at_once): (&[&str], &[&str]) = if has("cargo-nextest") {
+        (&["nextest", "run"], &["--test-threads", &at_once])
+    } else {
+        (&["test"], &["--", "--test-threads", &at_once])
     };
+    let run =
+        |more: &[&str]| lint_with(&[("WEFT_BIN", weft)], &[arguments, &["--no-fail-fast"], more].concat());
     // All of them are run, whatever fails.
-    let results = [run(&[]), run(&["--package", END_TO_END])];
+    let results = [run(&[]), run(&[&["--package", END_TO_END], at_once].concat())];
     results.into_iter().collect()
 }
 
