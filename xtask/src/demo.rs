@@ -16,7 +16,7 @@ const WEFT: &str = "target/debug/weft";
 pub fn run() -> anyhow::Result<()> {
     setup::need_root("demo")?;
     setup::run_quietly_if_done()?;
-    println!("==> Building Weft (a quarter of an hour the first time on two cores)");
+    println!("==> Building Weft (up to ten minutes the first time on two cores)");
     // Not a release build: it takes three times as long, and packets are moved by the kernel programs either way.
     command::run("cargo", &["build", "--package", "weft", "--package", "weft-cni"])?;
     if weft(&["lab", "down", "--name", LAB], false)?.success() {
