@@ -125,6 +125,15 @@ fn all_that_is_refused_is_told_at_once() {
     let said = apply().fails_with(2);
     assert!(said.contains("2 objects are refused:"), "{said}");
     assert!(said.contains("app.yaml:2: ") && said.contains("app.yaml:12: "), "{said}");
+    let config = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 203.0.113.1, ports: [{port: 80}]}\n";
+    write(&format!("{config}{service}{}", pod("four", "")));
+    let tried = apply();
+    assert!(tried.stdout.contains("configmap/settings created"), "what was applied is told: {tried:?}");
+    assert!(tried.fails_with(2).contains("1 more that may need them are not applied"), "{tried:?}");
+    write("apiVersion: v1\nkind: Service\nmetadata: {name: \"a\\e[31mb\"}\nspec: {ports: [{port: 80}]}\n");
+    let said = apply().fails_with(2);
+    assert!(said.contains("\\u{1b}[31m") && !said.contains('\u{1b}'), "{said:?}");
     lab.get(&["pod", "two"]);
     write("apiVersion: apps/v1\nkind: Deploymet\nmetadata: {name: web}\n");
     let said = apply().fails_with(2);

@@ -43,6 +43,8 @@ pub struct Reply {
 pub enum Origin {
     /// Configured names.
     Hosts,
+    /// A name that is the same everywhere (RFC 6761).
+    Special,
     /// A name that is configured to stand for another.
     Rewrite,
     /// Remembered for so long.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use futures::{StreamExt, stream};
 use kube::{
     Api, Client, ResourceExt,
@@ -35,6 +35,17 @@ pub struct Applied {
     pub outcome: Outcome,
 }
 
+/// Objects were refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Refused {
+    what: String,
+    /// What was applied all the same, and stays.
+    pub applied: Vec<Applied>,
+    /// The objects are what is wrong, not the API server or the way to it.
+    pub is_usage: bool,
+}
+
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -57,7 +68,7 @@ struct Served {
 /// A namespace that no manifest makes is made; a kind that nobody defines is defined as one of any content.
 ///
 /// # Errors
-/// The objects that were refused, with their files and lines. What was applied stays; after namespaces and custom resource
+/// [`Refused`] with the objects that were, and their files and lines. What was applied stays; after namespaces and custom resource
 /// definitions, and after what workloads refer to, nothing further is applied if one was refused.
 pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applied>> {
     let mut kinds = discover(client).await?;
@@ -106,15 +117,17 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applie
                 }
             }
         }
-        let what = match refused.as_slice() {
+        let mut what = match refused.as_slice() {
             [] => continue,
             [one] => one.clone(),
             several => format!("{} objects are refused:\n  {}", several.len(), several.join("\n  ")),
         };
-        if is_usage {
-            bail!(Usage(what));
+        let applied: Vec<Applied> = extra.into_iter().chain(results.into_iter().flatten()).collect();
+        let others = manifests.iter().filter(|manifest| stage_of(manifest) > stage).count();
+        if others > 0 {
+            what += &format!("\n{others} more that may need them are not applied");
         }
-        bail!(what);
+        return Err(Refused { what, applied, is_usage }.into());
     }
     Ok(extra.into_iter().chain(results.into_iter().flatten()).collect())
 }

@@ -21,7 +21,7 @@ mod responder;
 mod usage;
 mod world;
 
-pub use apply::{Applied, Outcome, apply};
+pub use apply::{Applied, Outcome, Refused, apply};
 pub use enter::{exec, exec_in, is_of_workload, pod_of_service};
 pub use forward::Forward;
 pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};

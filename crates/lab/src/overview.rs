@@ -58,10 +58,10 @@ impl Overview {
         Ok(Overview { nodes, pods })
     }
 
-    /// Nodes that are not Ready, and Pods that neither are nor have succeeded, with their states.
+    /// Nodes that are not Ready, and Pods that neither are, nor have succeeded, nor are to end, with their states.
     pub fn not_ready(&self) -> Vec<String> {
         let nodes = self.nodes.iter().filter(|node| !node.ready).map(|node| format!("node {}", node.name));
-        let fine = |pod: &&PodOverview| matches!(pod.state.as_str(), "Ready" | "Completed");
+        let fine = |pod: &&PodOverview| matches!(pod.state.as_str(), "Ready" | "Completed" | "Terminating");
         let pods = self.pods.iter().filter(|pod| !fine(pod));
         nodes.chain(pods.map(|pod| format!("Pod {}/{} ({})", pod.namespace, pod.name, pod.state))).collect()
     }

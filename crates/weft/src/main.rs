@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("weft: {error:#}");
+            eprintln!("weft: {}", output::printable(&format!("{error:#}")));
             command::exit_code(&error)
         }
     }

@@ -24,6 +24,19 @@ pub struct OutputArgs {
     pub output: Format,
 }
 
+/// A text that does nothing to a terminal: names come from whoever wrote a manifest.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\n' {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
 /// Prints a value as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);

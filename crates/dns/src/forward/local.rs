@@ -92,11 +92,11 @@ impl Local {
             let record = |name: &Name| {
                 Record::from_rdata(question.name.clone(), self.ttl, RData::PTR(PTR(name.clone())))
             };
-            return Some(reply(ResponseCode::NoError, names.iter().map(record).collect()));
+            return Some(reply(ResponseCode::NoError, names.iter().map(record).collect(), Origin::Hosts));
         }
         let addresses = self.exact.get(&question.name).or_else(|| self.wildcard(&question.name))?;
         // A configured name is configured as a whole: it has no records of other types.
-        Some(reply(ResponseCode::NoError, records(question, addresses, self.ttl)))
+        Some(reply(ResponseCode::NoError, records(question, addresses, self.ttl), Origin::Hosts))
     }
 
     /// The addresses of the closest domain that has some for every name below it.
@@ -118,8 +118,8 @@ fn records(question: &Question, addresses: &[IpAddr], ttl: u32) -> Vec<Record> {
     of_type.map(|data| Record::from_rdata(question.name.clone(), ttl, data)).collect()
 }
 
-fn reply(code: ResponseCode, answers: Vec<Record>) -> Reply {
-    Reply { code, answers, authorities: Vec::new(), origin: Origin::Hosts }
+fn reply(code: ResponseCode, answers: Vec<Record>, origin: Origin) -> Reply {
+    Reply { code, answers, authorities: Vec::new(), origin }
 }
 
 /// Names that are the same everywhere, and must not be asked for: `localhost`, `invalid`, `onion`.
@@ -128,9 +128,9 @@ fn special(question: &Question) -> Option<Reply> {
     match top {
         b"localhost" => {
             let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            Some(reply(ResponseCode::NoError, records(question, &addresses, FOREVER)))
+            Some(reply(ResponseCode::NoError, records(question, &addresses, FOREVER), Origin::Special))
         }
-        b"invalid" | b"onion" => Some(reply(ResponseCode::NXDomain, Vec::new())),
+        b"invalid" | b"onion" => Some(reply(ResponseCode::NXDomain, Vec::new(), Origin::Special)),
         _ => None,
     }
 }

@@ -122,6 +122,8 @@ pub enum Source {
     Loop,
     /// Names that the administrator has set.
     Hosts,
+    /// A name that is the same everywhere (RFC 6761).
+    Special,
     /// A name that the administrator has set to stand for another.
     Rewrite,
     /// Remembered, since so many seconds.
@@ -276,6 +278,7 @@ impl From<&Origin> for Source {
     fn from(origin: &Origin) -> Self {
         match origin {
             Origin::Hosts => Self::Hosts,
+            Origin::Special => Self::Special,
             Origin::Rewrite => Self::Rewrite,
             Origin::Cache(age) => Self::Cache { age: age.as_secs() },
             Origin::Stale(age) => Self::Stale { age: age.as_secs() },
@@ -316,6 +319,7 @@ impl fmt::Display for Source {
             }
             Self::Loop => f.write_str("names that lead to each other"),
             Self::Hosts => f.write_str("hosts in the ConfigMap kube-system/weft"),
+            Self::Special => f.write_str("the same everywhere, and never asked for (RFC 6761)"),
             Self::Rewrite => f.write_str("rewrites in the ConfigMap kube-system/weft"),
             Self::Cache { age } => write!(f, "remembered for {age} s"),
             Self::Stale { age } => {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::runtime::{self, Runtime};
-use weft_lab::{BadName, NameTaken, NotRoot, Usage, manifest::ManifestError};
+use weft_lab::{BadName, NameTaken, NotRoot, Refused, Usage, manifest::ManifestError};
 
 /// The Kubernetes network in one binary
 #[derive(Parser, Debug)]
@@ -93,6 +93,9 @@ pub struct Unfit {
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<NotRoot>() || error.is::<weft_agent::NotRoot>() || error.is::<Unfit>() {
         return ExitCode::from(3);
+    }
+    if error.downcast_ref::<Refused>().is_some_and(|refused| refused.is_usage) {
+        return ExitCode::from(2);
     }
     if error.is::<Usage>() || error.is::<BadName>() || error.is::<NameTaken>() || error.is::<ManifestError>()
     {

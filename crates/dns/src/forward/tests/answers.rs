@@ -276,5 +276,6 @@ async fn a_configured_host_asks_nobody() {
     let forwarder = forwarder(&[&server], "hosts: {db.example.com: [192.0.2.7]}");
     let reply = forwarder.ask(&a("db.example.com.")).await;
     assert_eq!((said(&reply), reply.origin), (vec!["db.example.com. 192.0.2.7".to_owned()], Origin::Hosts));
+    assert_eq!(forwarder.ask(&a("localhost.")).await.origin, Origin::Special);
     assert_eq!(server.asked(), 0);
 }

@@ -17,7 +17,7 @@ use crate::{
         Usage,
         agents::{Agent, AgentArgs},
     },
-    output::{Format, OutputArgs, print_json},
+    output::{Format, OutputArgs, print_json, printable},
 };
 
 /// Show what a name leads to, and why: which Service, which step of a search, memory, or a server outside
@@ -125,7 +125,8 @@ impl Query {
             (Some(pod), Some(address)) => format!("Pod {pod} ({address})"),
             _ => "a client that is no Pod of it".to_owned(),
         };
-        println!("{} {}, as {} answers {whom}", self.question, self.kind(), report.node);
+        let question = printable(&self.question);
+        println!("{question} {}, as {} answers {whom}", self.kind(), report.node);
         for question in &report.explanation.questions {
             println!();
             print_question(question);

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
-use weft_lab::{apply, client_of, dangling};
+use weft_lab::{Applied, Refused, apply, client_of, dangling};
 
 use super::LabArgs;
 use crate::{
@@ -31,15 +31,30 @@ impl Apply {
         let kubeconfig = self.lab.choose()?.kubeconfig();
         let kubeconfig =
             std::fs::read_to_string(&kubeconfig).with_context(|| kubeconfig.display().to_string())?;
-        let (applied, dangling) = block_on(async {
+        let outcome = block_on(async {
             let client = client_of(&kubeconfig).await?;
             let applied = apply(&client, &manifests).await?;
             Ok((applied, dangling(&client, &manifests).await?))
-        })?;
-        super::warn(&dangling);
+        });
+        match outcome {
+            Ok((applied, dangling)) => {
+                super::warn(&dangling);
+                self.print(&applied)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => {
+                if let Some(refused) = error.downcast_ref::<Refused>() {
+                    self.print(&refused.applied)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn print(&self, applied: &[Applied]) -> Result<()> {
         match self.output.output {
             Format::Table => {
-                for one in &applied {
+                for one in applied {
                     println!("{} {}", one.object, one.outcome);
                 }
             }
@@ -51,6 +66,6 @@ impl Apply {
                 print_json(&rows)?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }

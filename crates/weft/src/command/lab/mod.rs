@@ -21,6 +21,7 @@ use weft_lab::{
 };
 
 use super::Usage;
+use crate::output::printable;
 
 /// A Kubernetes network on this machine, from plain manifests
 #[derive(Subcommand, Debug)]
@@ -105,7 +106,7 @@ fn load(files: &[PathBuf]) -> Result<Vec<Manifest>> {
 
 fn warn(warnings: &[Warning]) {
     for warning in warnings {
-        eprintln!("weft: warning: {}: {}", warning.place, warning.what);
+        eprintln!("weft: warning: {}", printable(&format!("{}: {}", warning.place, warning.what)));
     }
 }
 

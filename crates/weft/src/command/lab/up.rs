@@ -14,7 +14,10 @@ use weft_agent::requirements;
 use weft_lab::{IpFamily, LabDir, LabName, LabRecord, Options, Progress};
 
 use super::process::{Message, Order};
-use crate::{command::Unfit, output::print_table};
+use crate::{
+    command::Unfit,
+    output::{print_table, printable},
+};
 
 /// Bring a lab up
 #[derive(Args, Debug)]
@@ -161,7 +164,7 @@ fn follow(child: &mut Child, screen: &mut Screen, order: &Order) -> Result<ExitC
             Message::Failed { problem, code } => {
                 screen.end();
                 child.wait()?;
-                eprintln!("weft: {problem}");
+                eprintln!("weft: {}", printable(&problem));
                 return Ok(ExitCode::from(code));
             }
             Message::Progress(progress) => {
@@ -210,7 +213,7 @@ impl Screen {
             }
             Progress::Warning(text) => {
                 self.end();
-                eprintln!("weft: warning: {text}");
+                eprintln!("weft: warning: {}", printable(text));
             }
             Progress::Waiting(text) if self.live => {
                 eprint!("\r\x1b[K  {text}");
