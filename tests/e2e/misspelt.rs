@@ -130,7 +130,8 @@ fn all_that_is_refused_is_told_at_once() {
     write(&format!("{config}{service}{}", pod("four", "")));
     let tried = apply();
     assert!(tried.stdout.contains("configmap/settings created"), "what was applied is told: {tried:?}");
-    assert!(tried.fails_with(2).contains("1 more that may need them are not applied"), "{tried:?}");
+    let said = tried.fails_with(2);
+    assert!(said.contains("1 more that may need them are not applied"), "{said}");
     write("apiVersion: v1\nkind: Service\nmetadata: {name: \"a\\e[31mb\"}\nspec: {ports: [{port: 80}]}\n");
     let said = apply().fails_with(2);
     assert!(said.contains("\\u{1b}[31m") && !said.contains('\u{1b}'), "{said:?}");
