@@ -121,8 +121,8 @@ pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
         && parts_after(kind).is_some_and(|range| range.contains(&parts))
 }
 
-/// How many parts the names of Pods have after that of their workload; `None` if a word, as kubectl has it, is none for Pods or a
-/// kind of workload.
+/// The number of parts that a Pod's name has after that of its workload. `None` if `kind` is not what kubectl calls Pods or a kind
+/// of workload.
 fn parts_after(kind: &str) -> Option<RangeInclusive<usize>> {
     Some(match kind.split_once('.').map_or(kind, |(kind, _)| kind) {
         "pod" | "pods" | "po" => 0..=0,

@@ -97,3 +97,25 @@ fn pod(pod: Pod) -> Result<PodOverview> {
         state,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_to_end_is_no_fault_of_the_lab() {
+        let pod = |name: &str, state: &str| PodOverview {
+            namespace: "default".into(),
+            name: name.into(),
+            node: "node-1".into(),
+            addresses: Vec::new(),
+            host_network: false,
+            restarts: 0,
+            state: state.into(),
+        };
+        let states = ["Ready", "Completed", "Terminating", "Pending", "Error"];
+        let pods = states.iter().map(|state| pod(&state.to_lowercase(), state)).collect();
+        let overview = Overview { nodes: Vec::new(), pods };
+        assert_eq!(overview.not_ready(), ["Pod default/pending (Pending)", "Pod default/error (Error)"]);
+    }
+}

@@ -95,6 +95,15 @@ fn a_full_pool_is_said() {
 }
 
 #[test]
+fn several_full_pools_are_named() {
+    let exhausted = Problem::Exhausted { family: "IPv4", pools: vec!["a".into(), "b".into()] };
+    assert_eq!(
+        exhausted.to_string(),
+        "no free IPv4 address: pools a, b are full; enlarge one, or free addresses"
+    );
+}
+
+#[test]
 fn both_families_are_given_where_there_are_both() {
     let mut dual = service("dual");
     dual.families = vec![true, false];
