@@ -167,7 +167,7 @@ impl Flow {
     pub const BACKEND_OUTSIDE: u8 = 2;
     /// Untranslated through [`crate::DIRECT_VNI`] to the backend's node, which translates and answers itself.
     pub const BACKEND_DIRECT: u8 = 3;
-    /// What entered by another node, to its backend on this one.
+    /// What entered by another node, or is [`Flow::ADDRESSED`], to its backend on this one.
     pub const BACKEND_ENTERED: u8 = 4;
     // Ways, of packets towards the client.
     /// To a Pod or node of the cluster.
@@ -178,6 +178,8 @@ impl Flow {
     pub const CLIENT_NODE: u8 = 7;
     /// Through [`crate::ENTRY_VNI`] to the node that the flow entered by.
     pub const CLIENT_ENTRY: u8 = 8;
+    /// Out of the cluster by the host's stack, which took in what the client sent: [`Flow::ADDRESSED`].
+    pub const CLIENT_STACK: u8 = 9;
 
     /// TCP: a packet without SYN passed; of other protocols any.
     pub const OPENED: u8 = 1;
@@ -199,6 +201,9 @@ impl Flow {
     pub const LABELLED: u16 = 2;
     /// The backend sees another source port than the client's.
     pub const OTHER_PORT: u16 = 4;
+    /// The client is outside and addressed the Pod itself, which is a backend of Services too: the flow is in the table so that
+    /// the two are told apart, and nothing but its source port is ever translated.
+    pub const ADDRESSED: u16 = 8;
 
     /// The client, given the key of the packets that go towards the backend.
     #[inline(always)]

@@ -19,7 +19,7 @@ pub const MAX_DATAGRAM_PEERS: u32 = 65_536;
 pub struct SocketPeer {
     /// What the process asked for.
     pub frontend: FrontendKey,
-    /// Index of the backend.
+    /// Index of the backend, or [`SocketPeer::BY_PACKET`].
     pub backend: u32,
     /// The backend's generation then.
     pub generation: u32,
@@ -27,6 +27,12 @@ pub struct SocketPeer {
     pub reserved: u32,
     /// Cookie of the socket's network namespace, to find it by when its backend is gone.
     pub netns_cookie: u64,
+}
+
+impl SocketPeer {
+    /// Of a frontend: what is sent to it is translated packet by packet, because the socket has dealings with the backend otherwise, and
+    /// at the socket an answer does not say which it is to.
+    pub const BY_PACKET: u32 = u32::MAX;
 }
 
 /// A peer of a socket that sends datagrams without being connected: both a frontend, to come back to the same backend, and a

@@ -9,7 +9,7 @@ use crate::{
         Verdict, count,
         deliver::{local_pod, to_local_pod, to_other_node},
         parse::{self, Ip, Packet, is_link_local, skb, stays_on_link},
-        service::{self, hook},
+        service::{self, addressed, hook},
         ways::way,
     },
 };
@@ -66,13 +66,13 @@ fn from_pod(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn to_pod(ctx: &TcContext) -> Verdict {
     match parse::packet(ctx) {
-        Packet::Ip(Ip { destination, .. }) => {
-            let pod = own(ctx, &destination);
-            if pod.is_none() && !stays_on_link(&destination) {
+        Packet::Ip(ip) => {
+            let pod = own(ctx, &ip.destination);
+            if pod.is_none() && !stays_on_link(&ip.destination) {
                 return Verdict::drop(Counter::NotThisPod);
             }
             count::packet(Counter::FromHost);
-            if pod.is_some_and(|pod| pod.flags & Pod::HAS_FLOWS != 0) {
+            if pod.is_some_and(|pod| pod.flags & Pod::HAS_FLOWS != 0 || addressed::may_be(ctx, &ip)) {
                 return service::begin(ctx, hook::POD_INGRESS, None);
             }
             Verdict::NEXT

@@ -102,3 +102,98 @@ fn a_port_of_the_superuser_stays_one() {
         }
     }
 }
+
+/// Clients outside keep their port (what they are told of it crosses NAT: STUN), unless they have dealings with the Pod already.
+#[test]
+fn a_host_outside_asks_a_service_and_its_backend_from_the_same_port() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::new(path);
+        let backend = cluster.nodes[0].pod();
+        let mut ports = 40_000..;
+        for family in BOTH {
+            let pod = Served::start(client(&backend), backend.addresses[family], family);
+            pod.by(&mut cluster);
+            cluster.route_outside(backend.addresses[family], 0);
+            for node in [0, 1] {
+                pod.asked_from_outside(&cluster, node, &mut ports);
+            }
+            // What asks one of the two alone keeps its port.
+            for to in [pod.tcp, cluster.node_port(0, family), cluster.node_port(1, family)] {
+                let port = ports.next().unwrap();
+                let answer = ask_and_close(&Tcp::connect_from(cluster.outside(), port, to).unwrap());
+                assert_eq!(answer.client.port(), port, "{to}");
+            }
+        }
+    }
+}
+
+/// The same of a process of the node itself (`hostNetwork`), which many more can address.
+#[test]
+fn a_host_outside_asks_a_service_and_the_node_that_is_its_backend_from_the_same_port() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::new(path);
+        let mut ports = 40_000..;
+        for family in BOTH {
+            let node = &cluster.nodes[0];
+            let process = Served::start(&node.netns.0, node.addresses[family], family);
+            process.by(&mut cluster);
+            for node in [0, 1] {
+                process.asked_from_outside(&cluster, node, &mut ports);
+            }
+        }
+    }
+}
+
+/// The backend of a Service that has node ports.
+struct Served {
+    tcp: SocketAddr,
+    udp: SocketAddr,
+    family: usize,
+}
+
+impl Served {
+    fn start(netns: &Netns, address: IpAddr, family: usize) -> Served {
+        Served {
+            tcp: Server::tcp(netns, "there", address).address,
+            udp: Server::udp(netns, "there", address).address,
+            family,
+        }
+    }
+
+    fn by(&self, cluster: &mut Cluster) {
+        cluster.serve(&service(Protocol::Tcp, &[self.tcp]).node_port(self.family, NODE_PORT));
+        cluster.serve(&service(Protocol::Udp, &[self.udp]).named("udp").node_port(self.family, NODE_PORT));
+    }
+
+    fn asked_from_outside(&self, cluster: &Cluster, node: usize, ports: &mut impl Iterator<Item = u16>) {
+        let (from, to) = (cluster.outside(), cluster.node_port(node, self.family));
+        for order in [[to, self.tcp], [self.tcp, to]] {
+            let port = ports.next().unwrap();
+            for to in order {
+                ask_and_close(
+                    &Tcp::connect_from(from, port, to).unwrap_or_else(|error| panic!("{to}: {error}")),
+                );
+            }
+            let port = ports.next().unwrap();
+            let both = order.map(|to| {
+                Tcp::connect_from(from, port, to).unwrap_or_else(|error| panic!("{to} of {order:?}: {error}"))
+            });
+            for (connection, to) in both.iter().zip(order) {
+                let (_, length) =
+                    connection.ask_for(100_000).unwrap_or_else(|error| panic!("{to} of {order:?}: {error}"));
+                assert_eq!(length, 100_000, "{to} of {order:?}");
+            }
+        }
+        for first in [self.udp, to] {
+            let port = ports.next().unwrap();
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+            let socket = from.run(|| UdpSocket::bind((any, port)).unwrap()).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            for to in [first, to, self.udp, to, self.udp] {
+                socket.send_to(b"?", to).unwrap();
+                let (_, answered) = socket.recv_from(&mut [0; 256]).unwrap();
+                assert_eq!(answered, to, "after {first}");
+            }
+        }
+    }
+}

@@ -154,7 +154,52 @@ fn an_unconnected_udp_socket_stays_with_its_backend_and_moves_when_that_is_gone_
     assert_eq!((from, text), (at(VIP, 53), format!("{} {}", left.name, SocketAddr::new(client.v4(), port))));
 }
 
-/// A1: Java and .NET open such sockets for everything.
+/// One socket has dealings with a Pod both as the backend of Services and as itself: each is answered by whom it asked.
+#[test]
+fn an_unconnected_udp_socket_asks_two_services_and_their_backend() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    // Cluster IPs are routed to the programs.
+    services.node.join(&[], Path::Overlay);
+    let (client, backend) = (services.node.pod(), services.node.pod());
+    let other = "10.96.0.11";
+    let server = Server::udp(&backend, backend.v4());
+    let mut wanted = plan(Protocol::Udp, &[server.address]);
+    wanted.frontend(at(VIP, 53), FrontendKind::ClusterIp);
+    wanted.frontend(at(other, 53), FrontendKind::ClusterIp);
+    services.serve(wanted);
+    let orders = [
+        [at(VIP, 53), at(other, 53), server.address],
+        [at(VIP, 53), server.address, at(other, 53)],
+        [server.address, at(VIP, 53), at(other, 53)],
+    ];
+    for (mut process, place) in
+        [(Process::in_pod(&services, &client), "Pod"), (Process::on_node(&services), "node")]
+    {
+        for order in orders {
+            process.udp();
+            for to in order.into_iter().chain(order) {
+                process.send(to).unwrap();
+                assert_eq!(process.receive().0, to, "{order:?} of the {place}");
+            }
+            // All at once.
+            for to in order {
+                process.send(to).unwrap();
+            }
+            let mut answered = order.map(|_| process.receive().0);
+            answered.sort();
+            let mut asked = order;
+            asked.sort();
+            assert_eq!(answered, asked, "{order:?} of the {place}");
+            process.send(at(VIP, 53)).unwrap();
+            process.receive();
+            process.connect(server.address).unwrap();
+            process.send_connected().unwrap();
+            assert_eq!(process.receive().0, server.address, "connected to the backend");
+        }
+    }
+}
+
 /// A backend of the node's own (`hostNetwork`) sees a client of its node come from the cluster IP: its answers go there.
 #[test]
 fn a_udp_server_of_the_node_answers_the_node_s_own_clients() {
@@ -182,6 +227,7 @@ fn a_udp_server_of_the_node_answers_the_node_s_own_clients() {
     }
 }
 
+/// A1: Java and .NET open such sockets for everything.
 #[test]
 fn an_ipv6_socket_with_an_ipv4_mapped_address_is_an_ipv4_client() {
     let fabric = Fabric::new();

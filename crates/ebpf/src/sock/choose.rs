@@ -1,10 +1,14 @@
 //! Which backend a new connection is given.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use weft_abi::{Address, Affinity, AffinityKey, AffinityMember, Backend, Counter, ServicePort, Slots};
+use weft_abi::{
+    Address, Affinity, AffinityKey, AffinityMember, Backend, Counter, ServicePort, Slots, backend_port,
+};
 
 use crate::{
-    maps::{AFFINITIES, AFFINITY_MEMBERS, BACKEND_COUNTERS, BACKENDS, SERVICE_COUNTERS, SLOTS},
+    maps::{
+        AFFINITIES, AFFINITY_MEMBERS, BACKEND_COUNTERS, BACKEND_PORTS, BACKENDS, SERVICE_COUNTERS, SLOTS,
+    },
     steps::count,
 };
 
@@ -134,4 +138,11 @@ pub fn count_without_backend(service_port: u32) {
         // SAFETY: the element is never removed.
         count::add(unsafe { &raw mut (*counters).without_backend });
     }
+}
+
+/// Whether any backend has or had this port.
+#[inline(always)]
+pub fn may_be_backend(port_be: u16) -> bool {
+    let (word, bit) = backend_port(u16::from_be(port_be));
+    BACKEND_PORTS.get(word).is_some_and(|bits| *bits & bit != 0)
 }

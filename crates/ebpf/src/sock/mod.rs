@@ -16,15 +16,15 @@ use aya_ebpf::{
 };
 use weft_abi::{
     AGENT_PRIORITY, Address, Config, Counter, DatagramKey, Frontend, FrontendKey, ServicePort, Slots,
-    SocketPeer, backend_port,
+    SocketPeer,
 };
 
 use self::{
     address::{Family, V4, V6, protocol},
-    choose::{Choice, Spread, backend_of, choose, count_connection},
+    choose::{Choice, Spread, backend_of, choose, count_connection, may_be_backend},
 };
 use crate::{
-    maps::{BACKEND_PORTS, CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
+    maps::{CONFIG, DATAGRAM_PEERS, FRONTENDS, SERVICE_PORTS, SOCKETS},
     steps::{
         count,
         node_socket::{self, Sender},
@@ -98,6 +98,9 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(protocol) = protocol(ctx) else { return ALLOW };
     let Some(place) = place(ctx) else { return ALLOW };
+    if protocol == UDP {
+        tell_apart(&place, &F::address(ctx), address::port(ctx));
+    }
     if protocol == UDP && !place.is_node || place.is_node && is_agents(ctx) {
         return ALLOW;
     }
@@ -154,7 +157,10 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let asked =
         FrontendKey { address: F::address(ctx), port_be: address::port(ctx), protocol: UDP, reserved: 0 };
     let found = match find(&asked, &place) {
-        Found::Nothing => return ALLOW,
+        Found::Nothing => {
+            tell_apart(&place, &asked.address, asked.port_be);
+            return ALLOW;
+        }
         Found::Refused if may_answer(ctx, &place) => return ALLOW,
         Found::Refused => return refuse(),
         Found::Frontend(found) => found,
@@ -167,29 +173,29 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     if address::is_connected(ctx, asked.port_be) && F::peer(ctx) == asked.address {
         return ALLOW;
     }
-    let to_frontend = DatagramKey {
-        cookie: place.socket,
-        address: asked.address,
-        port_be: asked.port_be,
-        is_backend: 0,
-        reserved: 0,
-    };
+    let to_frontend = datagram_key(&place, &asked.address, asked.port_be, false);
     // SAFETY: an entry that is replaced while it is read names a backend of this socket all the same.
     let before = unsafe { DATAGRAM_PEERS.get(&to_frontend) };
+    if before.is_some_and(|peer| peer.backend == SocketPeer::BY_PACKET) && is_by_packet(&found, &place) {
+        return ALLOW;
+    }
     if let Some(backend) = before.and_then(|peer| backend_of(peer.backend, peer.generation, true)) {
         F::set(ctx, &backend.address, backend.port_be);
         return ALLOW;
     }
     match given(&found, &place) {
         Given::Backend(choice) => {
-            let peer = remembered(&asked, &choice, &place);
-            let from_backend = DatagramKey {
-                cookie: place.socket,
-                address: choice.backend.address,
-                port_be: choice.backend.port_be,
-                is_backend: 1,
-                reserved: 0,
-            };
+            let mut peer = remembered(&asked, &choice, &place);
+            let backend = choice.backend;
+            let from_backend = datagram_key(&place, &backend.address, backend.port_be, true);
+            // SAFETY: as above.
+            let other = unsafe { DATAGRAM_PEERS.get(&from_backend) };
+            // The socket has it as another Service's already.
+            if other.is_some_and(|other| other.frontend != asked) && is_by_packet(&found, &place) {
+                peer.backend = SocketPeer::BY_PACKET;
+                let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
+                return ALLOW;
+            }
             // Without these the answer has the backend's address, which a process that looks at it would not take.
             let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
             let _ = DATAGRAM_PEERS.insert(&from_backend, &peer, 0);
@@ -200,6 +206,40 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         Given::Refused => refuse(),
         Given::Dropped if place.is_node && found.flags & Frontend::ROUTED == 0 => DENY,
         Given::Dropped => ALLOW,
+    }
+}
+
+/// Whether packets to a frontend are translated where a process did not name its backend.
+#[inline(always)]
+fn is_by_packet(found: &Frontend, place: &Place) -> bool {
+    !place.is_node || found.flags & (Frontend::ROUTED | Frontend::NODE_SOCKET) == Frontend::ROUTED
+}
+
+/// From here on, what comes from this address is said to be from there: the process addresses it itself. If it is a backend whose
+/// answers the socket takes for a Service's, the Service is left to the packets' programs, which tell the two apart.
+#[inline(always)]
+fn tell_apart(place: &Place, address: &Address, port_be: u16) {
+    if !may_be_backend(port_be) {
+        return;
+    }
+    let from_backend = datagram_key(place, address, port_be, true);
+    // SAFETY: an entry that is replaced while it is read names a frontend of this socket all the same.
+    let Some(mut peer) = unsafe { DATAGRAM_PEERS.get(&from_backend) }.copied() else { return };
+    peer.backend = SocketPeer::BY_PACKET;
+    let to_frontend = datagram_key(place, &peer.frontend.address, peer.frontend.port_be, false);
+    let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
+    // Another system call may have removed it.
+    let _ = DATAGRAM_PEERS.remove(&from_backend);
+}
+
+#[inline(always)]
+fn datagram_key(place: &Place, address: &Address, port_be: u16, is_backend: bool) -> DatagramKey {
+    DatagramKey {
+        cookie: place.socket,
+        address: *address,
+        port_be,
+        is_backend: u16::from(is_backend),
+        reserved: 0,
     }
 }
 
@@ -267,13 +307,6 @@ fn remembered(asked: &FrontendKey, choice: &Choice, place: &Place) -> SocketPeer
 #[inline(always)]
 fn may_answer(ctx: &SockAddrContext, place: &Place) -> bool {
     place.is_node && may_be_backend(address::own_port(ctx).to_be())
-}
-
-/// Whether any backend has or had this port.
-#[inline(always)]
-fn may_be_backend(port_be: u16) -> bool {
-    let (word, bit) = backend_port(u16::from_be(port_be));
-    BACKEND_PORTS.get(word).is_some_and(|bits| *bits & bit != 0)
 }
 
 fn refuse() -> i32 {

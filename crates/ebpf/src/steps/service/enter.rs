@@ -1,4 +1,6 @@
-//! What entered the cluster by another node, at the node of its backend: answers must go back the way it came.
+//! What entered the cluster by another node, at the node of its backend: answers must go back the way it came. And what a host outside
+//! sends to a Pod's own address ([`addressed`]), if the Pod may be a backend: the host may ask a Service of it from the same port, and
+//! an answer tells the two apart by nothing else.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
 use weft_abi::{Address, Counter, Flow, Side, Step};
@@ -6,7 +8,7 @@ use weft_abi::{Address, Counter, Flow, Side, Step};
 use super::{
     TCP, Verdict, Work,
     flow::lookup,
-    is_here, jump, part,
+    hook, is_here, is_own, jump, part,
     request::{at_backend, other_port},
     table::{self, SYN},
 };
@@ -36,14 +38,17 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.label_be != 0 && work.entry.source == work.key.source {
         return Verdict::drop(Counter::TunnelSource);
     }
+    // What the host's stack brings is not there by grace of the table.
+    let full = if work.hook == hook::ENTRY { Verdict::drop(Counter::FlowsFull) } else { Verdict::NEXT };
     if work.again == 0 && !table::may_begin(&work.key.source, Side::Outside) {
-        return Verdict::drop(Counter::FlowsFull);
+        return full;
     }
     let client = &work.key.source;
     let in_cluster = is_here(config, client) || route(client).is_some();
+    let other = in_cluster || is_own(config, &work.key.destination);
     for attempt in 0..TRIES {
         let port_be = match attempt {
-            0 if in_cluster => at_backend(&work.key),
+            0 if other => at_backend(&work.key),
             0 => work.key.source_port_be,
             _ => other_port(),
         };
@@ -51,13 +56,14 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
             Ok(()) => false,
             Err(error) if error == -EEXIST => true,
-            Err(_) => return Verdict::drop(Counter::FlowsFull),
+            Err(_) => return full,
         };
         if exists && !replaces(work) {
             continue;
         }
         if table::put(work, &work.entry).is_err() {
-            return Verdict::drop(Counter::FlowsFull);
+            let _ = FLOWS.remove(&work.other);
+            return full;
         }
         if work.again == 0 {
             table::count_begun(&work.key.source, Side::Outside);
@@ -68,18 +74,19 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 }
 
 /// Writes over the other direction, which is there already, if it is this flow's: one that came by this node before, that ends, or
-/// that has moved here from a node that no longer takes it in.
+/// that has moved here from a node that no longer takes it in. A flow that did not enter as a Service's takes the place of one that is over.
 #[inline(always)]
 fn replaces(work: &Work) -> bool {
     let Some(reply) = lookup(&work.other) else {
         // Gone in between.
         return FLOWS.insert(&work.other, &work.reply, 0).is_ok();
     };
-    let same = reply.way == Flow::CLIENT_ENTRY
-        && reply.tunnel == work.tunnel
+    let same = reply.way == work.reply.way
+        && reply.tunnel == work.reply.tunnel
         && reply.destination == work.reply.destination
         && reply.destination_port_be == work.reply.destination_port_be;
-    if !same && !table::takes_over(work, reply) {
+    let gives_way = if work.hook == hook::ENTRY { table::takes_over(work, reply) } else { reply.is_over() };
+    if !same && !gives_way {
         return false;
     }
     *reply = work.reply;
@@ -90,6 +97,11 @@ fn replaces(work: &Work) -> bool {
 fn entries(work: &mut Work, port_be: u16) {
     let key = &work.key;
     let labelled = if work.label_be != 0 { Flow::LABELLED } else { 0 };
+    let (addressed, way, tunnel) = if work.hook == hook::ENTRY {
+        (0, Flow::CLIENT_ENTRY, work.tunnel)
+    } else {
+        (Flow::ADDRESSED, Flow::CLIENT_STACK, Address { words_be: [0; 4] })
+    };
     let seen = if key.protocol != TCP || work.tcp & SYN == 0 { Flow::OPENED } else { 0 };
     work.flow = Flow {
         last_ns: work.now_ns,
@@ -104,7 +116,7 @@ fn entries(work: &mut Work, port_be: u16) {
         pair_entry: 0,
         way: Flow::BACKEND_ENTERED,
         seen,
-        flags: labelled | if port_be == key.source_port_be { 0 } else { Flow::OTHER_PORT },
+        flags: labelled | addressed | if port_be == key.source_port_be { 0 } else { Flow::OTHER_PORT },
         answered_ns: 0,
     };
     work.other = key.pair(&work.flow);
@@ -112,14 +124,14 @@ fn entries(work: &mut Work, port_be: u16) {
         last_ns: work.now_ns,
         source: key.destination,
         destination: work.entry.source,
-        tunnel: work.tunnel,
+        tunnel,
         source_port_be: key.destination_port_be,
         destination_port_be: work.entry.source_port_be,
         backend: Flow::NO_BACKEND,
         generation: 0,
         ifindex: 0,
         pair_entry: work.entry.entry,
-        way: Flow::CLIENT_ENTRY,
+        way,
         seen: if seen != 0 { Flow::ANSWERED } else { 0 },
         flags: labelled,
         answered_ns: 0,

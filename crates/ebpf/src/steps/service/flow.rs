@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use weft_abi::{AffinityMember, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, Route, Step};
 
 use super::{
-    TCP, UDP, Verdict, Work, hook, is_own, jump, label,
+    TCP, UDP, Verdict, Work, addressed, hook, is_own, jump, label,
     send::{self, too_large},
     table::{self, RST},
     translate,
@@ -44,7 +44,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         if table::opens(work) && flow.is_closing() || over && work.key.protocol != TCP {
             work.again = 1;
             // A client that uses its port again begins anew where it enters, and at its backend's node as well.
-            return jump(ctx, if work.hook == hook::ENTRY { Step::Enter } else { Step::Request });
+            let enters = work.hook == hook::ENTRY || flow.flags & Flow::ADDRESSED != 0;
+            return jump(ctx, if enters { Step::Enter } else { Step::Request });
         }
         // An RST needs no answer and may end what is left at the other end.
         if over && work.tcp & RST == 0 {
@@ -79,7 +80,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
 pub fn hops_of_translated(config: &Config, work: &Work) -> Result<Hops, Verdict> {
     let hops = work.hops();
     let from_stack = matches!(work.hook, hook::POD_INGRESS | hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS);
-    if from_stack || work.flow.way == Flow::CLIENT_NODE || is_own(config, &work.flow.destination) {
+    let to_stack = matches!(work.flow.way, Flow::CLIENT_NODE | Flow::CLIENT_STACK);
+    if from_stack || to_stack || is_own(config, &work.flow.destination) {
         return Ok(hops);
     }
     if hops.are_spent() && is_own(config, &work.key.destination) {
@@ -191,6 +193,7 @@ pub fn without_flow(ctx: &TcContext, work: &Work) -> Verdict {
         },
         hook::OVERLAY_INGRESS | hook::UPLINK_INGRESS | hook::DIRECT => jump(ctx, Step::Request),
         hook::ENTRY => jump(ctx, Step::Enter),
+        hook::POD_INGRESS if addressed::begins(ctx, work) => jump(ctx, Step::Enter),
         _ => Verdict::NEXT,
     }
 }

@@ -3,6 +3,7 @@
 //! A hook that meets a packet which may be a Service's says where it stands ([`begin`]) and jumps to the first step:
 //! [`flow`] finds the packet's flow and translates it; [`request`] begins one. Steps hand their findings on in [`Work`].
 
+pub mod addressed;
 pub mod enter;
 pub mod error;
 pub mod flow;

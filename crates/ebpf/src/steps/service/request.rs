@@ -245,7 +245,7 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     // The node's own address has sockets of its own behind it; a Service's has none.
     let mut source_port_be = if change_port || borrowed && source != key.destination {
         other_port()
-    } else if inside || here && from_client.is_some() {
+    } else if inside || here && (from_client.is_some() || is_own(config, &backend.address)) {
         at_backend(key)
     } else {
         key.source_port_be
@@ -338,7 +338,8 @@ fn node_address(config: &Config, key: &FlowKey) -> Address {
     if own.words_be == [0; 4] { key.destination } else { *own }
 }
 
-/// The source port that a backend sees of this client in the cluster. SCTP keeps its own, as all ends of an association do.
+/// The source port that a backend sees of a client in the cluster, and a process of this node of any. SCTP keeps its own, as all ends of
+/// an association do.
 #[inline(always)]
 pub fn at_backend(key: &FlowKey) -> u16 {
     if key.protocol == SCTP {

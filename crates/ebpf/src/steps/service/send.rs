@@ -48,6 +48,10 @@ pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Way>) ->
         Flow::CLIENT_LINK => by_link(flow.ifindex),
         Flow::CLIENT_NODE => to_node(ctx, config, work.hook),
         Flow::CLIENT_ENTRY => to_client_of_entry(ctx, config, work),
+        Flow::CLIENT_STACK => {
+            count::packet(Counter::ToHost);
+            Verdict::NEXT
+        }
         _ => to_client(ctx, config, work),
     }
 }
@@ -63,7 +67,7 @@ pub fn too_large(ctx: &TcContext, config: &Config, work: &Work) -> Option<u32> {
     let (ifindex, mtu) = match flow.way {
         Flow::CLIENT_ENTRY | Flow::BACKEND_DIRECT => (config.overlay_ifindex, config.overlay_mtu),
         Flow::CLIENT_LINK => (config.uplink_ifindex, config.uplink_mtu),
-        Flow::CLIENT_NODE | Flow::BACKEND_ENTERED => return None,
+        Flow::CLIENT_NODE | Flow::CLIENT_STACK | Flow::BACKEND_ENTERED => return None,
         _ if local_pod(&flow.destination).is_some() => return None,
         way => match route(&flow.destination) {
             Some(route) if way != Flow::BACKEND_OUTSIDE && route.path == Path::Native as u32 => {
