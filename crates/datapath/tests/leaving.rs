@@ -4,11 +4,14 @@
 
 mod support;
 
-use std::{net::UdpSocket, process::Command};
+use std::{
+    net::{IpAddr, UdpSocket},
+    process::Command,
+};
 
-use support::{DEADLINE, Fabric, Pod, host_behind, tcp, udp, until};
-use weft_datapath::Path;
-use weft_netns::{Netlink, netlink::RouteSpec};
+use support::{DEADLINE, Fabric, Node, Pod, host_behind, tcp, udp, until};
+use weft_datapath::{Counter, Path};
+use weft_netns::{Netlink, Netns, netlink::RouteSpec};
 
 fn ping(pod: &Pod, arguments: &[&str]) -> (bool, String) {
     let mut ping = Command::new("ping");
@@ -47,7 +50,7 @@ fn ping_works_to_pods_to_nodes_and_outside_and_traceroute_sees_the_node() {
     two.join(&[&one], Path::Overlay);
     let far = host_behind(&fabric, 1500);
     let (a, b, c) = (one.pod(), one.pod(), two.pod());
-    let outside: [std::net::IpAddr; 2] = ["198.51.100.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+    let outside: [IpAddr; 2] = ["198.51.100.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
     for family in [0, 1] {
         for target in [
             b.addresses[family],
@@ -64,6 +67,21 @@ fn ping_works_to_pods_to_nodes_and_outside_and_traceroute_sees_the_node() {
         assert!(!answered && said.contains("exceeded"), "{said}");
     }
     drop(far);
+}
+
+/// Whether a datagram from one address to another is answered from there.
+fn is_answered(from: &Netns, own: IpAddr, to: &Netns, address: IpAddr) -> bool {
+    let server = to.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
+    let client = from.run(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+    client.connect(server.local_addr().unwrap()).unwrap();
+    client.send(b"?").unwrap();
+    let mut buffer = [0; 8];
+    let (_, asking) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(b"!", asking).unwrap();
+    client.recv(&mut buffer).is_ok()
 }
 
 /// Where a router knows the Pods' ranges, hosts outside reach Pods by their own addresses, and what Pods answer is not masqueraded.
@@ -84,18 +102,42 @@ fn a_host_outside_that_has_a_route_reaches_a_pod_and_is_answered_from_its_addres
         router.set_route(&route).unwrap();
         until("small packets to arrive", || udp(&far.0, &pod.netns.0, address, 100).is_ok());
         assert_eq!(tcp(&far.0, &pod.netns.0, address).unwrap(), outside, "the server sees who asks");
-        let server = pod.netns.0.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
-        let client = far.0.run(|| UdpSocket::bind((outside, 0)).unwrap()).unwrap();
-        for socket in [&server, &client] {
-            socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        }
-        client.connect(server.local_addr().unwrap()).unwrap();
-        client.send(b"?").unwrap();
-        let mut buffer = [0; 8];
-        let (_, from) = server.recv_from(&mut buffer).unwrap();
-        server.send_to(b"!", from).unwrap();
-        assert_eq!(client.recv(&mut buffer).expect("an answer from the Pod's own address"), 1);
+        assert!(is_answered(&far.0, outside, &pod.netns.0, address), "from the Pod's own address");
         // The other way it is the node that others see, as ever.
         assert_eq!(tcp(&pod.netns.0, &far.0, outside).unwrap(), node.addresses[family]);
+    }
+}
+
+/// A router may know one node for the Pods of all.
+#[test]
+fn a_host_outside_reaches_a_pod_by_way_of_another_node_where_nodes_reach_each_other_natively() {
+    for path in [Path::Native, Path::Overlay] {
+        let fabric = Fabric::new();
+        let (mut node, mut other) = (fabric.node(2), fabric.node(3));
+        node.join(&[&other], path);
+        other.join(&[&node], path);
+        let far = host_behind(&fabric, 1500);
+        let pod = node.pod();
+        let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
+        let link = router.link("br0").unwrap().index;
+        for (family, outside) in ["198.51.100.2", "2001:db8::2"].into_iter().enumerate() {
+            let (outside, address) = (outside.parse().unwrap(), pod.addresses[family]);
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let route =
+                RouteSpec { gateway: Some(other.addresses[family]), ..RouteSpec::new(address, bits, link) };
+            router.set_route(&route).unwrap();
+            if path == Path::Native {
+                until("small packets to arrive", || udp(&far.0, &pod.netns.0, address, 100).is_ok());
+                assert_eq!(tcp(&far.0, &pod.netns.0, address).unwrap(), outside, "the server sees who asks");
+                assert!(is_answered(&far.0, outside, &pod.netns.0, address), "from the Pod's own address");
+                continue;
+            }
+            let dropped = |node: &mut Node| node.drops(Counter::TunnelSource);
+            let before = dropped(&mut node) + dropped(&mut other);
+            until("a node to drop it", || {
+                assert!(udp(&far.0, &pod.netns.0, address, 100).is_err(), "a node wraps what its own send");
+                dropped(&mut node) + dropped(&mut other) > before
+            });
+        }
     }
 }
