@@ -14,6 +14,10 @@ pub const MAX_FLOWS_OF_OUTSIDER: u32 = MAX_FLOWS / 2 / 2;
 /// Most flows that come from outside, together: a quarter of the table is left to what begins on this node.
 pub const MAX_FLOWS_OUTSIDE: u32 = MAX_FLOWS / 2 / 4 * 3;
 
+/// Most flows that come from outside and are in the table although they are no Service's ([`Flow::ADDRESSED`]), together with those that
+/// are: half of the share.
+pub const MAX_FLOWS_ADDRESSED: u32 = MAX_FLOWS_OUTSIDE / 2;
+
 /// Most clients that flows are counted of.
 pub const MAX_FLOW_CLIENTS: u32 = MAX_FLOWS / 2;
 

@@ -26,8 +26,9 @@ pub use backend::{BACKEND_PORT_WORDS, Backend, MAX_BACKENDS, backend_port};
 pub use config::Config;
 pub use counter::Counter;
 pub use flow::{
-    BACKEND_TRIES, Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_OF_CLIENT,
-    MAX_FLOWS_OF_OUTSIDER, MAX_FLOWS_OUTSIDE, MAX_FRAGMENTS, Side, port_at_backend, spread, spread_again,
+    BACKEND_TRIES, Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_ADDRESSED,
+    MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER, MAX_FLOWS_OUTSIDE, MAX_FRAGMENTS, Side, port_at_backend,
+    spread, spread_again,
 };
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_PODS, Pod};

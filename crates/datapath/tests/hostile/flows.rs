@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aya::maps::{Array, Map, MapData};
-use weft_abi::{MAX_FLOWS_OUTSIDE, Side, maps};
+use weft_abi::{MAX_FLOWS_ADDRESSED, MAX_FLOWS_OUTSIDE, Side, maps};
 use weft_datapath::{Counter, Path};
 use weft_model::Protocol;
 use weft_netns::Netlink;
@@ -66,6 +66,26 @@ fn a6_half_open_connections_leave_the_nodes_own_flows_their_share() {
     });
     neighbours.into_iter().for_each(Neighbours::lost_nothing);
     eventually("a true client again", || Tcp::connect(cluster.outside(), port)?.ask());
+}
+
+/// What hosts outside send to Pods themselves is in the table as long as there is much room for Services' clients, and gets there without.
+#[test]
+fn what_is_sent_to_pods_themselves_leaves_room_for_the_clients_of_services() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let backend = cluster.nodes[0].pod();
+    let server = Server::tcp(&backend.netns.0, "tcp", backend.v4());
+    cluster.serve(&service(Protocol::Tcp, &[server.address]).node_port(0, NODE_PORT));
+    cluster.route_outside(backend.v4(), 0);
+    let index = Side::Outside as u32;
+    for room in [0, 1] {
+        let full = u64::from(MAX_FLOWS_ADDRESSED) - room;
+        for (to, begun) in [(server.address, room), (cluster.node_port(0, 0), 1)] {
+            outside(&cluster.nodes[0]).set(index, full, 0).unwrap();
+            let connection = Tcp::connect(cluster.outside(), to).unwrap();
+            assert_eq!(connection.ask().unwrap().client, connection.local());
+            assert_eq!(outside(&cluster.nodes[0]).get(&index, 0).unwrap() - full, begun, "{to}");
+        }
+    }
 }
 
 fn outside(node: &Node) -> Array<MapData, u64> {

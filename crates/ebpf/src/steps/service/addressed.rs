@@ -1,6 +1,7 @@
 //! What a host outside sends to a Pod's own address, brought by the host's stack ([`weft_abi::Flow::ADDRESSED`]).
 
 use aya_ebpf::programs::TcContext;
+use weft_abi::{MAX_FLOWS_ADDRESSED, Side};
 
 use super::{TCP, UDP, Work, part, table};
 use crate::{
@@ -25,8 +26,7 @@ pub fn may_be(ctx: &TcContext, ip: &Ip) -> bool {
         && route(&ip.source).is_none()
 }
 
-/// Whether a packet that belongs to no flow begins one. Of UDP that an answer might as well, which does no harm; but only ports that
-/// backends have are looked at.
+/// Whether a packet that belongs to no flow begins one. A datagram that answers a Pod may do so as well, and is none the worse for it.
 #[inline(always)]
 pub fn begins(ctx: &TcContext, work: &Work) -> bool {
     let key = &work.key;
@@ -34,6 +34,7 @@ pub fn begins(ctx: &TcContext, work: &Work) -> bool {
         && work.part != part::LATER
         && (key.protocol == UDP || table::opens(work))
         && may_be_backend(key.destination_port_be)
+        && table::in_table(Side::Outside) < i64::from(MAX_FLOWS_ADDRESSED)
         && local_pod(&key.source).is_none()
         && route(&key.source).is_none()
 }

@@ -38,7 +38,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.label_be != 0 && work.entry.source == work.key.source {
         return Verdict::drop(Counter::TunnelSource);
     }
-    // What the host's stack brings is not there by grace of the table.
+    // What the host's stack brings needs no place in the table.
     let full = if work.hook == hook::ENTRY { Verdict::drop(Counter::FlowsFull) } else { Verdict::NEXT };
     if work.again == 0 && !table::may_begin(&work.key.source, Side::Outside) {
         return full;

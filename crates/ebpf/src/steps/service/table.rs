@@ -145,7 +145,7 @@ pub fn may_begin(client: &Address, side: Side) -> bool {
 
 /// Flows that began on a side and are still in the table.
 #[inline(always)]
-fn in_table(side: Side) -> i64 {
+pub fn in_table(side: Side) -> i64 {
     let count = |index: u32| FLOW_SIDES.get(index).copied().unwrap_or(0);
     count(side as u32).wrapping_sub(count(Side::COUNT + side as u32)) as i64
 }
