@@ -8,6 +8,7 @@ mod adopt;
 mod backends;
 mod counters;
 mod datapath;
+mod frontends;
 mod host_ports;
 mod installed;
 mod maglev;
