@@ -19,4 +19,5 @@ mod slow_machine;
 mod symptoms;
 mod traits;
 mod verify;
+mod volumes;
 mod workloads;

@@ -53,6 +53,7 @@ use tokio::sync::watch as signal;
 pub use discovery::VERSION;
 pub use faults::Faults;
 pub use logs::{LogError, LogOptions, PodLogs};
+pub use quantity::Quantity;
 pub use review::{Refusal, builtin_kinds, check};
 pub use server::ServeError;
 pub use sessions::{Output, PodSessions, SessionError, SessionOptions, Streams, TerminalSize};

@@ -5,7 +5,7 @@ const NANO: i128 = 1_000_000_000;
 
 /// An amount, in nanos, and how it is written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Quantity {
+pub struct Quantity {
     nanos: i128,
     form: Form,
 }
@@ -38,7 +38,7 @@ impl PartialOrd for Quantity {
 
 impl Quantity {
     /// Reads an amount; what is smaller than a nano is rounded up, what is too large is the largest.
-    pub(crate) fn parse(text: &str) -> Option<Quantity> {
+    pub fn parse(text: &str) -> Option<Quantity> {
         let (negative, rest) = match text.as_bytes().first()? {
             b'-' => (true, text.get(1..)?),
             b'+' => (false, text.get(1..)?),

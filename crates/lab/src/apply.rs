@@ -64,7 +64,7 @@ struct Served {
     namespaced: bool,
 }
 
-/// Applies everything: namespaces and custom resource definitions first, then what others refer to, then the rest.
+/// Applies everything: namespaces, custom resource definitions and volumes first, then what others refer to, then the rest.
 /// A namespace that no manifest makes is made; a kind that nobody defines is defined as one of any content.
 ///
 /// # Errors
@@ -136,7 +136,8 @@ const STAGES: usize = 3;
 
 fn stage_of(manifest: &Manifest) -> usize {
     match manifest.kind() {
-        "Namespace" | "CustomResourceDefinition" => 0,
+        // A claim finds the volumes and classes that are there when it is made.
+        "Namespace" | "CustomResourceDefinition" | "StorageClass" | "PersistentVolume" => 0,
         "Deployment"
         | "StatefulSet"
         | "DaemonSet"

@@ -138,7 +138,7 @@ pub(super) fn claim_at(spec: &Value, at: &str, errors: &mut Errors) {
     one_of(&spec["volumeMode"], &format!("{at}.volumeMode"), &["Block", "Filesystem"], errors);
 }
 
-/// What may change of a claim: its size, once it has a volume, and the volume itself, while it has none.
+/// What may change of a claim: its size, once it has a volume, and the volume itself and the class, while it has none.
 pub(super) fn claim_update(before: &Value, object: &Value, errors: &mut Errors) {
     let bound = before["status"]["phase"] == "Bound";
     let frozen = |object: &Value| {
@@ -146,6 +146,9 @@ pub(super) fn claim_update(before: &Value, object: &Value, errors: &mut Errors) 
         if let Value::Object(map) = &mut spec {
             if before["spec"]["volumeName"].is_null() {
                 map.remove("volumeName");
+            }
+            if before["spec"]["storageClassName"].is_null() {
+                map.remove("storageClassName");
             }
             if bound {
                 map.remove("resources");
@@ -191,5 +194,25 @@ pub(super) fn limits(spec: &Value, errors: &mut Errors) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::claim_update;
+
+    #[test]
+    fn a_claim_is_given_a_class_once() {
+        let refused = |before, after| {
+            let mut errors = Vec::new();
+            claim_update(&json!({ "spec": before }), &json!({ "spec": after }), &mut errors);
+            !errors.is_empty()
+        };
+        assert!(!refused(json!({}), json!({ "storageClassName": "standard", "volumeName": "pvc-1" })));
+        assert!(refused(json!({ "storageClassName": "" }), json!({ "storageClassName": "standard" })));
+        assert!(refused(json!({ "storageClassName": "standard" }), json!({})));
+        assert!(refused(json!({}), json!({ "accessModes": ["ReadWriteMany"] })));
     }
 }

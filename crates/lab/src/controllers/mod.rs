@@ -12,11 +12,13 @@ mod namespace;
 mod node_ranges;
 mod orphaned_pods;
 mod owned;
+mod persistent_volume_claim;
 mod replica_set;
 mod scheduler;
 mod selector;
 mod stateful_set;
 mod status;
+mod volume_choice;
 
 use std::{future::Future, time::Duration};
 
@@ -28,7 +30,7 @@ pub(crate) use owned::{controller_uid, is_finished, is_ready, is_terminating, ow
 pub(crate) use selector::selects_labels;
 pub(crate) use status::now;
 
-use crate::{ranges::Ranges, world::World};
+use crate::{place::LabDir, ranges::Ranges, world::World};
 
 /// When a controller must look again although nothing changed.
 pub(crate) type Again = Option<Duration>;
@@ -58,7 +60,7 @@ impl Pass {
 }
 
 /// Starts every controller in `tasks`. `authority` is the API server's, PEM.
-pub(crate) fn start(world: &World, ranges: &Ranges, authority: &str, tasks: &mut JoinSet<()>) {
+pub(crate) fn start(world: &World, lab: &LabDir, ranges: &Ranges, authority: &str, tasks: &mut JoinSet<()>) {
     macro_rules! controller {
         ($module:ident, [$($input:ident),*] $(, $more:expr)*) => {{
             let world = world.clone();
@@ -71,7 +73,7 @@ pub(crate) fn start(world: &World, ranges: &Ranges, authority: &str, tasks: &mut
     }
     controller!(deployment, [deployments, replica_sets, pods]);
     controller!(replica_set, [replica_sets, pods]);
-    controller!(stateful_set, [stateful_sets, pods]);
+    controller!(stateful_set, [stateful_sets, pods, persistent_volume_claims]);
     controller!(daemon_set, [daemon_sets, pods, nodes]);
     controller!(job, [jobs, pods]);
     controller!(cron_job, [cron_jobs, jobs]);
@@ -79,6 +81,12 @@ pub(crate) fn start(world: &World, ranges: &Ranges, authority: &str, tasks: &mut
     controller!(orphaned_pods, [pods, nodes]);
     controller!(endpoint_slice, [services, pods, endpoint_slices, nodes]);
     controller!(endpoints, [services, endpoint_slices, endpoints]);
+    let lab = lab.clone();
+    controller!(
+        persistent_volume_claim,
+        [persistent_volume_claims, persistent_volumes, storage_classes, pods],
+        lab
+    );
     let authority = authority.to_owned();
     controller!(namespace, [namespaces, service_accounts], authority);
     let ranges = ranges.clone();

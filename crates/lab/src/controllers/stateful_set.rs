@@ -9,17 +9,13 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-};
 use serde_json::json;
 
 use super::{
     Again, Pass,
     owned::{count, hash_of, is_active, is_finished, is_ready, is_terminating, label, owned, pod_from},
 };
-use crate::world::World;
+use crate::world::{World, key_of};
 
 const REVISION: &str = "controller-revision-hash";
 
@@ -53,7 +49,9 @@ async fn one(world: &World, set: &StatefulSet, mut pods: Vec<Arc<Pod>>) -> kube:
         let pod = pods.iter().find(|pod| ordinal(pod) == Some(number));
         match pod {
             None => {
-                claim_volumes(world, set, spec, number).await?;
+                if !claim_volumes(world, set, spec, number).await? {
+                    return Ok(again);
+                }
                 let pod = pod_of(set, spec, name, number, &revision);
                 world.pods.create(&world.client, &pod).await?;
             }
@@ -157,36 +155,34 @@ fn pod_of(set: &StatefulSet, spec: &StatefulSetSpec, name: &str, number: i32, re
     pod
 }
 
-/// Makes the claims of one Pod. They stay when the Pod goes, and are bound at once: the lab's volumes are folders.
+/// Makes the claims of one Pod, which stay when it goes. Whether they are there: one that was deleted is waited for, as long as
+/// it has not ended.
 async fn claim_volumes(
     world: &World,
     set: &StatefulSet,
     spec: &StatefulSetSpec,
     number: i32,
-) -> kube::Result<()> {
-    let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(world.client.clone(), namespace);
+) -> kube::Result<bool> {
+    let (namespace, set_name) = key_of(&set.metadata);
+    let mut are_there = true;
     for template in spec.volume_claim_templates.iter().flatten() {
-        let (set_name, given) = (set.metadata.name.as_deref().unwrap_or_default(), template.metadata.clone());
+        let given = template.metadata.clone();
         let name = format!("{}-{set_name}-{number}", given.name.as_deref().unwrap_or_default());
+        if let Some(held) = world.persistent_volume_claims.get(&namespace, &name) {
+            are_there &= held.metadata.deletion_timestamp.is_none();
+            continue;
+        }
+        let mut labels = given.labels.unwrap_or_default();
+        labels.extend(spec.selector.match_labels.clone().unwrap_or_default());
         let metadata = ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(name),
             namespace: set.metadata.namespace.clone(),
-            labels: spec.selector.match_labels.clone(),
+            labels: Some(labels),
+            annotations: given.annotations,
             ..ObjectMeta::default()
         };
         let claim = PersistentVolumeClaim { metadata, spec: template.spec.clone(), status: None };
-        match api.create(&PostParams::default(), &claim).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => continue,
-            other => other?,
-        };
-        let wanted = template.spec.as_ref();
-        let bound = json!({ "status": {
-            "phase": "Bound",
-            "accessModes": wanted.and_then(|spec| spec.access_modes.clone()),
-            "capacity": wanted.and_then(|spec| spec.resources.as_ref()?.requests.clone()),
-        }});
-        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&bound)).await?;
+        world.persistent_volume_claims.create(&world.client, &claim).await?;
     }
-    Ok(())
+    Ok(are_there)
 }

@@ -55,7 +55,7 @@ async fn prepare(lab: &LabDir, pod: &Pod, volume: &Volume, sources: &mut Sources
     let folder = match &volume.persistent_volume_claim {
         Some(claim) => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            lab.path().join("claims").join(one_part(namespace)?).join(one_part(&claim.claim_name)?)
+            lab.volume(namespace, &claim.claim_name)?
         }
         None => lab.pod(one_part(uid)?).join("volumes").join(one_part(&volume.name)?),
     };

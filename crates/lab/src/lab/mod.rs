@@ -201,7 +201,7 @@ async fn up(
     tell(Progress::Step(format!("API server on https://{address}")));
 
     let world = World::follow(client.clone(), tasks).await;
-    controllers::start(&world, &ranges, server.ca_pem(), tasks);
+    controllers::start(&world, dir, &ranges, server.ca_pem(), tasks);
     let store = Arc::new(Logs::default());
     server.set_logs(Arc::new(logs::Source::new(store.clone())));
     let executable = options.executable.clone();

@@ -207,6 +207,11 @@ impl LabDir {
         self.path.join("pods").join(uid)
     }
 
+    /// Folder of what a PersistentVolumeClaim holds.
+    pub(crate) fn volume(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        Ok(self.path.join("claims").join(one_part(namespace)?).join(one_part(name)?))
+    }
+
     /// Folder of the host outside.
     pub(crate) fn outside(&self) -> PathBuf {
         self.path.join("outside")

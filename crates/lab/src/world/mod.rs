@@ -9,8 +9,11 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{
+            Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+        },
         discovery::v1::EndpointSlice,
+        storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -43,6 +46,9 @@ pub(crate) struct World {
     pub(crate) services: Arc<Store<Service>>,
     pub(crate) endpoint_slices: Arc<Store<EndpointSlice>>,
     pub(crate) endpoints: Arc<Store<Endpoints>>,
+    pub(crate) persistent_volume_claims: Arc<Store<PersistentVolumeClaim>>,
+    pub(crate) persistent_volumes: Arc<Store<PersistentVolume>>,
+    pub(crate) storage_classes: Arc<Store<StorageClass>>,
 }
 
 impl World {
@@ -62,6 +68,9 @@ impl World {
             services: Store::new(),
             endpoint_slices: Store::new(),
             endpoints: Store::new(),
+            persistent_volume_claims: Store::new(),
+            persistent_volumes: Store::new(),
+            storage_classes: Store::new(),
             events: Arc::new(Events::start(client.clone(), tasks)),
             client,
         };
@@ -84,7 +93,10 @@ impl World {
             cron_jobs,
             services,
             endpoint_slices,
-            endpoints
+            endpoints,
+            persistent_volume_claims,
+            persistent_volumes,
+            storage_classes
         );
         world
     }

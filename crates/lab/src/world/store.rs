@@ -261,8 +261,11 @@ fn assert_cluster_wide<K: Resource<Scope = ClusterResourceScope>>() {}
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::{CronJob, Job},
-    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+    core::v1::{
+        Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    },
     discovery::v1::EndpointSlice,
+    storage::v1::StorageClass,
 };
 namespaced!(
     DaemonSet,
@@ -275,9 +278,10 @@ namespaced!(
     Service,
     ServiceAccount,
     EndpointSlice,
-    Endpoints
+    Endpoints,
+    PersistentVolumeClaim
 );
-cluster_wide!(Namespace, Node);
+cluster_wide!(Namespace, Node, PersistentVolume, StorageClass);
 
 pub(crate) fn key_of(metadata: &ObjectMeta) -> Key {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
