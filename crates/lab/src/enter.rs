@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    ops::RangeInclusive,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, ExitCode},
@@ -16,12 +15,16 @@ use weft_netns::Netns;
 use crate::{
     Usage,
     controllers::{is_finished, is_ready, is_terminating},
-    kubelet::{ContainerPlace, ContainerSpec, read_spec, run},
+    kubelet::{ContainerPlace, ContainerSpec, NotStarted, read_spec, run},
     place::{self, Cgroup, LabDir, Names, PodRecord},
+    workload::{NoPod, has_pods, is_of_workload},
 };
 
 /// Replaces this process with `words`, inside the network namespace and cgroup of `target`, and among its names: a Pod's name, `pod/NAME`,
 /// `deploy/NAME` (its first Pod; so for other workloads), `node/NAME`, `outside` or `fabric`. Returns only if that fails.
+///
+/// # Errors
+/// [`NoPod`] of a workload of which none runs, [`NotStarted`] if the program cannot be, and everything that fails before.
 pub fn exec(
     lab: &LabDir,
     namespace: &str,
@@ -44,14 +47,14 @@ pub fn exec(
     if let Some(names) = names {
         names.enter_child(&mut command)?;
     }
-    Err(command.exec()).with_context(|| program.clone())
+    Err(NotStarted { program: program.clone(), source: command.exec() }.into())
 }
 
 /// Runs `words` in a container of a Pod, among its files and processes, and says how they ended. Must be called by a process with
 /// one thread.
 ///
 /// # Errors
-/// The Pod has no such container, or none that runs a program of its own.
+/// The Pod has no such container, or none that runs a program of its own; [`NoPod`] of a workload of which no Pod runs.
 pub fn exec_in(
     lab: &LabDir,
     namespace: &str,
@@ -111,31 +114,6 @@ fn find(lab: &LabDir, namespace: &str, target: &str) -> Result<Found> {
     found(record.netns, &record.cgroup, &lab.pod(&record.uid))
 }
 
-/// Whether a Pod is one of `deploy/NAME`, or of another kind of workload, by its name: workloads name their Pods after themselves.
-/// `pod/NAME` is that Pod alone.
-pub fn is_of_workload(pod: &str, kind: &str, workload: &str) -> bool {
-    let Some(rest) = pod.strip_prefix(workload) else { return false };
-    // What follows begins with a dash, or there is nothing.
-    let parts = rest.split('-').count() - 1;
-    (rest.is_empty() || rest.starts_with('-'))
-        && parts_after(kind).is_some_and(|range| range.contains(&parts))
-}
-
-/// The number of parts that a Pod's name has after that of its workload. `None` if `kind` is not what kubectl calls Pods or a kind
-/// of workload.
-fn parts_after(kind: &str) -> Option<RangeInclusive<usize>> {
-    Some(match kind.split_once('.').map_or(kind, |(kind, _)| kind) {
-        "pod" | "pods" | "po" => 0..=0,
-        // They have another object between them and their Pods.
-        "deploy" | "deployment" | "deployments" | "cj" | "cronjob" | "cronjobs" => 2..=2,
-        // Those of an indexed Job have their index as well.
-        "job" | "jobs" => 1..=2,
-        "rs" | "replicaset" | "replicasets" | "sts" | "statefulset" | "statefulsets" | "ds" | "daemonset"
-        | "daemonsets" => 1..=1,
-        _ => return None,
-    })
-}
-
 /// The name of a Pod that a Service selects, a ready one if there is one. `service` is the Service's name.
 ///
 /// # Errors
@@ -155,51 +133,26 @@ pub async fn pod_of_service(client: Client, namespace: &str, service: &str) -> R
     first.with_context(|| format!("no Pod of Service {namespace}/{service} runs"))
 }
 
+/// Where a Pod runs, the first of a workload.
+///
+/// # Errors
+/// [`NoPod`] of a workload of which none runs; [`Usage`].
 fn pod_of(lab: &LabDir, namespace: &str, target: &str) -> Result<PodRecord> {
     match target.split_once('/') {
         None => lab.pod_record(namespace, target),
         Some(("pod" | "pods" | "po", pod)) => lab.pod_record(namespace, pod),
-        Some((kind, _)) if parts_after(kind).is_none() => bail!(Usage(format!(
+        Some((kind, _)) if !has_pods(kind) => bail!(Usage(format!(
             "'{kind}' is no kind that has Pods: name a Pod, svc/NAME, or deploy/NAME, rs/NAME, sts/NAME, ds/NAME, job/NAME or cj/NAME"
         ))),
         Some((kind, workload)) => {
             let pods = lab.pods_in(namespace)?;
             let first = pods.into_iter().find(|pod| is_of_workload(pod, kind, workload));
-            let first = first
-                .ok_or_else(|| Usage(format!("no Pod of {namespace}/{target} runs in lab {}", lab.name())))?;
+            let first = first.ok_or_else(|| NoPod {
+                namespace: namespace.to_owned(),
+                kind: kind.to_owned(),
+                name: workload.to_owned(),
+            })?;
             lab.pod_record(namespace, &first)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_of_workload, parts_after};
-
-    #[test]
-    fn what_is_no_workload_is_known() {
-        for kind in ["deploy", "deployment.apps", "sts", "ds", "job", "cj", "replicasets"] {
-            assert!(parts_after(kind).is_some(), "{kind}");
-        }
-        for kind in ["dep", "svc", "", "configmap"] {
-            assert!(parts_after(kind).is_none(), "{kind}");
-        }
-    }
-
-    #[test]
-    fn pods_of_a_workload_are_not_those_of_another_whose_name_begins_alike() {
-        assert!(is_of_workload("web-5d9c7b8f6-x2x4k", "deploy", "web"));
-        assert!(!is_of_workload("web-admin-5d9c7b8f6-x2x4k", "deploy", "web"));
-        assert!(!is_of_workload("web-0", "deploy", "web"));
-        assert!(is_of_workload("db-0", "sts", "db"));
-        assert!(!is_of_workload("db-backup-0", "sts", "db"));
-        assert!(is_of_workload("nightly-29600000-abcde", "cronjob", "nightly"));
-        assert!(!is_of_workload("web", "deploy", "web"));
-        assert!(is_of_workload("web-5d9c7b8f6-x2x4k", "deployment.apps", "web"));
-        assert!(is_of_workload("load-0-x2x4k", "job", "load"), "of an indexed Job");
-        assert!(is_of_workload("web", "pod", "web"));
-        assert!(!is_of_workload("web-0", "pod", "web"));
-        assert!(!is_of_workload("webs-0", "sts", "web"));
-        assert!(!is_of_workload("web-0", "dep", "web"));
     }
 }

@@ -19,12 +19,14 @@ mod ranges;
 mod references;
 mod responder;
 mod usage;
+mod workload;
 mod world;
 
 pub use apply::{Applied, Outcome, Refused, apply};
-pub use enter::{exec, exec_in, is_of_workload, pod_of_service};
+pub use enter::{exec, exec_in, pod_of_service};
 pub use forward::Forward;
-pub use kubelet::{ContainerPlace, ContainerSpec, Mount, run_container};
+pub use kube::Client;
+pub use kubelet::{ContainerPlace, ContainerSpec, Mount, NotStarted, run_container};
 pub use lab::{NotRoot, Options, Progress, client_of, run};
 pub use overview::{NodeOverview, Overview, PodOverview};
 pub use place::{
@@ -33,3 +35,4 @@ pub use place::{
 pub use ranges::{IpFamily, Ranges};
 pub use references::dangling;
 pub use usage::Usage;
+pub use workload::{NoPod, is_of_workload};

@@ -23,7 +23,7 @@ use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::watch, task::JoinSet};
 
-pub use process::{ContainerPlace, ContainerSpec, Mount, run_container};
+pub use process::{ContainerPlace, ContainerSpec, Mount, NotStarted, run_container};
 pub(crate) use process::{read_spec, run};
 
 pub(crate) use log::{ContainerLog, Logs};

@@ -80,6 +80,23 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// A program cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[error("{program}")]
+pub struct NotStarted {
+    /// What it is called.
+    pub program: String,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl NotStarted {
+    /// The exit code that shells and env(1) have for it: 127 if there is no such program, else 126.
+    pub fn exit_code(&self) -> u8 {
+        if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+    }
+}
+
 /// Runs the container that the file `spec` describes, to its end. Must be called by a process with one thread.
 ///
 /// # Errors
@@ -169,8 +186,8 @@ fn execute(spec: &ContainerSpec) -> Result<ExitCode> {
         spec.env.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<Vec<_>>>()?;
     let Some(program) = argv.first() else { bail!("no command") };
     // execvpe looks the program up in this process's own PATH, which the lab has set for it.
-    let never = execvpe(program, &argv, &env);
-    never.map(|_| ExitCode::SUCCESS).with_context(|| program.to_string_lossy().into_owned())
+    let Err(error) = execvpe(program, &argv, &env);
+    Err(NotStarted { program: program.to_string_lossy().into_owned(), source: error.into() }.into())
 }
 
 /// Forks; the child runs `task` and exits with what it says.
@@ -184,7 +201,7 @@ fn fork_child(task: impl FnOnce() -> Result<ExitCode>) -> Result<Pid> {
                 Ok(code) => exit_number(code),
                 Err(error) => {
                     eprintln!("{error:#}");
-                    127
+                    error.downcast_ref::<NotStarted>().map_or(127, |error| error.exit_code().into())
                 }
             };
             // SAFETY: _exit(2) ends the child without running the parent's exit handlers.
@@ -296,4 +313,23 @@ fn bind(root: &Inside, wanted: &Mount) -> Result<()> {
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    use super::NotStarted;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_from_one_that_cannot_be_run() {
+        let code = |program: &str| {
+            let source = Command::new(program).exec();
+            NotStarted { program: program.to_owned(), source }.exit_code()
+        };
+        assert_eq!(code("weft-no-such-program"), 127);
+        assert_eq!(code("/weft-no-such/program"), 127);
+        assert_eq!(code("/etc/passwd"), 126);
+        assert_eq!(code("/etc"), 126);
+    }
 }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::runtime::{self, Runtime};
-use weft_lab::{BadName, NameTaken, NotRoot, Refused, Usage, manifest::ManifestError};
+use weft_lab::{BadName, NameTaken, NotRoot, NotStarted, Refused, Usage, manifest::ManifestError};
 
 /// The Kubernetes network in one binary
 #[derive(Parser, Debug)]
@@ -25,7 +25,8 @@ use weft_lab::{BadName, NameTaken, NotRoot, Refused, Usage, manifest::ManifestEr
     version,
     arg_required_else_help = true,
     after_help = "\
-Exit codes: 0 fine, 1 the answer is no (or something failed), 2 wrong usage, 3 the machine lacks something."
+Exit codes: 0 fine, 1 the answer is no (or something failed), 2 wrong usage, 3 the machine lacks something. \
+'weft lab exec' ends as its command does; with 127 if there is no such program, 126 if it cannot be started."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -91,6 +92,9 @@ pub struct Unfit {
 
 /// The exit code for what went wrong.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if let Some(not_started) = error.downcast_ref::<NotStarted>() {
+        return ExitCode::from(not_started.exit_code());
+    }
     if error.is::<NotRoot>() || error.is::<weft_agent::NotRoot>() || error.is::<Unfit>() {
         return ExitCode::from(3);
     }

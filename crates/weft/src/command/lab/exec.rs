@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use tokio::runtime;
-use weft_lab::{LabDir, client_of};
+use weft_lab::{Client, LabDir, NoPod, client_of};
 
 use super::LabArgs;
 
@@ -31,22 +31,28 @@ impl Exec {
     pub fn run(self) -> Result<ExitCode> {
         let lab = self.lab.choose()?;
         let target = match self.target.split_once('/') {
-            Some(("svc" | "service" | "services", name)) => self.pod_of_service(&lab, name)?,
-            _ => self.target,
+            Some(("svc" | "service" | "services", name)) => {
+                ask(&lab, async |client| weft_lab::pod_of_service(client, &self.namespace, name).await)?
+            }
+            _ => self.target.clone(),
         };
-        if let Some(container) = &self.container {
-            return weft_lab::exec_in(&lab, &self.namespace, &target, container, &self.command);
-        }
-        match weft_lab::exec(&lab, &self.namespace, &target, &self.command)? {}
-    }
-
-    fn pod_of_service(&self, lab: &LabDir, service: &str) -> Result<String> {
-        let path = lab.kubeconfig();
-        let kubeconfig = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        // Its threads end with it: a container is entered by a process with one thread.
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            weft_lab::pod_of_service(client_of(&kubeconfig).await?, &self.namespace, service).await
+        let done = match &self.container {
+            Some(container) => weft_lab::exec_in(&lab, &self.namespace, &target, container, &self.command),
+            None => match weft_lab::exec(&lab, &self.namespace, &target, &self.command) {
+                Err(error) => Err(error),
+            },
+        };
+        done.or_else(|error| match error.downcast_ref::<NoPod>() {
+            Some(no_pod) => Err(ask(&lab, async |client| no_pod.why(client).await)?),
+            None => Err(error),
         })
     }
+}
+
+/// Asks the lab's API server. The runtime's threads end with it: a container is entered by a process with one thread.
+fn ask<T>(lab: &LabDir, question: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+    let path = lab.kubeconfig();
+    let kubeconfig = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { question(client_of(&kubeconfig).await?).await })
 }
