@@ -7,6 +7,7 @@ mod containerd;
 mod cri;
 mod disruption;
 mod dns;
+mod entering;
 mod kubectl;
 mod lab_life;
 mod missing_features;

@@ -91,6 +91,11 @@ impl Forward {
         TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
     }
 
+    /// Why a connection would lead nowhere now, if it would: what it leads to is looked up for each.
+    pub async fn obstacle(&self) -> Option<String> {
+        self.endpoint().await.err().map(|error| format!("{error:#}"))
+    }
+
     /// Takes connections until the task is dropped. `told` is given what went wrong with one of them.
     pub async fn serve(self, listener: TcpListener, told: impl Fn(String)) -> Result<()> {
         let this = std::sync::Arc::new(self);
@@ -188,6 +193,7 @@ impl Forward {
         let label = format!("kubernetes.io/service-name={name}");
         let slices = slices.list(&ListParams::default().labels(&label)).await?;
         let mut ready = Vec::new();
+        let mut others = 0;
         for slice in &slices {
             let same =
                 |name: &Option<String>| name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or("");
@@ -199,11 +205,16 @@ impl Forward {
                 let ip = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok());
                 if let (true, Some(ip), Some(node)) = (is_ready, ip, &endpoint.node_name) {
                     ready.push((node.clone(), SocketAddr::new(ip, port)));
+                } else {
+                    others += 1;
                 }
             }
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let chosen = turn.checked_rem(ready.len()).and_then(|index| ready.into_iter().nth(index));
-        chosen.with_context(|| format!("Service {name} has no ready endpoint"))
+        chosen.with_context(|| match others {
+            0 => format!("Service {name} has no endpoints"),
+            _ => format!("Service {name} has no ready endpoint on a node of the lab, {others} others"),
+        })
     }
 }

@@ -7,7 +7,10 @@ use clap::Args;
 use weft_lab::client_of;
 
 use super::LabArgs;
-use crate::command::{Usage, block_on};
+use crate::{
+    command::{Usage, block_on},
+    output::printable,
+};
 
 /// Make a Service or a Pod reachable on a loopback port of this machine
 #[derive(Args, Debug)]
@@ -37,8 +40,11 @@ impl Forward {
             let forward = weft_lab::Forward::new(&lab, client, &self.namespace, &self.target, port).await?;
             let listener = forward.listen(local).await?;
             println!("Forwarding from {} -> {} port {port}", listener.local_addr()?, self.target);
+            if let Some(obstacle) = forward.obstacle().await {
+                eprintln!("weft: {}: connections are closed until this changes", printable(&obstacle));
+            }
             tokio::select! {
-                served = forward.serve(listener, |problem| eprintln!("weft: {problem}")) => served,
+                served = forward.serve(listener, |problem| eprintln!("weft: {}", printable(&problem))) => served,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             }
         })?;
