@@ -182,13 +182,17 @@ impl Loaded {
                     document.line_of(&format!("{at}{path}")).filter(|_| !path.is_empty() || !at.is_empty());
                 found.unwrap_or(part.first_line())
             };
-            if let Err(problem) = identify(&object) {
-                self.refuse(file, line(""), problem);
+            if let Err(Refusal { field, message }) = identify(&object) {
+                self.refuse(file, line(&join(&at, &field)), message);
                 continue;
             }
+            let whose = shown(&object);
             for Refusal { field, message } in refusals(&object) {
-                let (kind, name) = (text_at(&object, "/kind"), text_at(&object, "/metadata/name"));
-                self.refuse(file, line(&join(&at, &field)), format!("{kind} {name}: {message}"));
+                self.refuse(file, line(&join(&at, &field)), format!("{whose}: {message}"));
+            }
+            if let Err(Refusal { field, message }) = name_of(&object) {
+                self.refuse(file, line(&join(&at, &field)), message);
+                continue;
             }
             let place = Place { file: file.to_owned(), line: line("") };
             self.manifests.push(Manifest { place, object });
@@ -200,7 +204,22 @@ impl Loaded {
 fn refusals(object: &Value) -> Vec<Refusal> {
     match kinds::misplaced(text_at(object, "/apiVersion"), text_at(object, "/kind")) {
         Some(refusal) => vec![refusal],
-        None => weft_apiserver::check(object),
+        None if name_of(object).is_ok() => weft_apiserver::check(object),
+        // What is wrong with its name does not hide what else is wrong.
+        None => {
+            let mut named = object.clone();
+            if let Some(metadata) =
+                named.as_object_mut().map(|map| map.entry("metadata").or_insert(Value::Null))
+            {
+                if metadata.is_null() {
+                    *metadata = Value::Object(serde_json::Map::new());
+                }
+                if let Some(metadata) = metadata.as_object_mut() {
+                    metadata.insert("name".to_owned(), "a".into());
+                }
+            }
+            weft_apiserver::check(&named)
+        }
     }
 }
 
@@ -356,26 +375,45 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     found
 }
 
-fn identify(object: &Value) -> Result<(), String> {
+/// Whether it can be known what an object is.
+fn identify(object: &Value) -> Result<(), Refusal> {
     if !object.is_object() {
-        return Err(
-            "not a Kubernetes object: a mapping with apiVersion, kind and metadata was expected".into()
-        );
+        let message = "not a Kubernetes object: a mapping with apiVersion, kind and metadata was expected";
+        return Err(Refusal { field: String::new(), message: message.to_owned() });
     }
-    for (pointer, what) in
-        [("/apiVersion", "apiVersion"), ("/kind", "kind"), ("/metadata/name", "metadata.name")]
-    {
-        match object.pointer(pointer) {
-            Some(Value::String(text)) if !text.is_empty() => {}
-            Some(Value::String(_)) | None => {
-                let kind = text_at(object, "/kind");
-                let whose = if kind.is_empty() { "the object" } else { kind };
-                return Err(format!("{whose} has no {what}"));
-            }
-            Some(other) => return Err(format!("{what} must be a string, not {other}")),
+    text_of_field(object, "apiVersion")?;
+    text_of_field(object, "kind")
+}
+
+/// Whether an object has a name.
+fn name_of(object: &Value) -> Result<(), Refusal> {
+    text_of_field(object, "metadata.name")
+}
+
+fn text_of_field(object: &Value, field: &str) -> Result<(), Refusal> {
+    match object.pointer(&format!("/{}", field.replace('.', "/"))) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(()),
+        Some(Value::String(_)) | None => {
+            let kind = text_at(object, "/kind");
+            let whose = if kind.is_empty() { "the object" } else { kind };
+            Err(Refusal { field: String::new(), message: format!("{whose} has no {field}") })
+        }
+        Some(other) => {
+            let message = format!("{}: {field} must be a string, not {other}", shown(object));
+            Err(Refusal { field: field.to_owned(), message })
         }
     }
-    Ok(())
+}
+
+/// What an object is called: its kind, and its name as it is written.
+fn shown(object: &Value) -> String {
+    let text = |pointer: &str| match object.pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    };
+    let (kind, name) = (text("/kind"), text("/metadata/name"));
+    format!("{kind} {name}").trim().to_owned()
 }
 
 fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {

@@ -50,8 +50,30 @@ fn quantities_ports_and_modes_may_be_numbers() {
 #[test]
 fn what_is_missing_is_named() {
     assert_eq!(error("kind: Pod\nmetadata: {name: a}\n"), "app.yaml:1: Pod has no apiVersion");
-    assert_eq!(error("# x\napiVersion: v1\nkind: Pod\n"), "app.yaml:2: Pod has no metadata.name");
+    assert!(error("# x\napiVersion: v1\nkind: Pod\n").contains("app.yaml:2: Pod has no metadata.name"));
     assert!(error("- a\n- b\n").starts_with("app.yaml:1: not a Kubernetes object"));
+}
+
+#[test]
+fn a_name_of_a_wrong_type_hides_nothing() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: 5\nspec:\n  type: Nothing\n  ports: [{port: 80}]\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n---\napiVersion: 1\nkind: Pod\nmetadata: {name: b}\n---\napiVersion: example.com/v1\nkind: Robot\nmetadata: {name: [c]}\n";
+    let error = error(text);
+    let told: Vec<&str> = error.lines().map(str::trim).collect();
+    let [_, name, kind, containers, version, robot] = told.as_slice() else { panic!("{error}") };
+    assert_eq!(*name, "app.yaml:4: Service 5: metadata.name must be a string, not 5");
+    assert!(kind.starts_with("app.yaml:6: Service 5: spec.type: "), "{kind}");
+    assert!(containers.starts_with("app.yaml:12: Pod a: "), "{containers}");
+    assert_eq!(*version, "app.yaml:14: Pod b: apiVersion must be a string, not 1");
+    assert_eq!(*robot, "app.yaml:20: Robot [\"c\"]: metadata.name must be a string, not [\"c\"]");
+}
+
+#[test]
+fn an_object_without_a_name_tells_what_else_is_wrong() {
+    let error = error("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n");
+    assert!(
+        error.contains("app.yaml:1: Pod has no metadata.name\n") && error.contains("app.yaml:3: Pod: "),
+        "{error}"
+    );
 }
 
 #[test]
