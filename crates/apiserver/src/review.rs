@@ -61,6 +61,13 @@ pub fn check(object: &Value) -> Vec<Refusal> {
     }
     defaults::initial_status(resource, &mut object);
     defaults::apply(resource, &mut object, None);
+    if resource.is("", "services") {
+        let contradictions = allocate::contradictions(&object).into_iter();
+        found.extend(contradictions.map(|error| Refusal {
+            message: format!("{}: {}", error.field, error.message),
+            field: error.field,
+        }));
+    }
     let Err(error) = validation::create(resource, types, &object) else { return found };
     let causes = error.details["causes"].as_array().into_iter().flatten();
     let told = |cause: &Value| cause["message"].as_str().unwrap_or_default().to_owned();
@@ -72,4 +79,35 @@ pub fn check(object: &Value) -> Vec<Refusal> {
         Refusal { message: format!("{field}: {}", told(cause)), field }
     }));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::check;
+
+    #[test]
+    fn a_service_of_one_family_has_not_two() {
+        let told = |mut spec: Value| {
+            spec["ports"] = json!([{ "port": 80 }]);
+            let service =
+                json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" }, "spec": spec });
+            check(&service).into_iter().map(|refusal| refusal.message).collect::<Vec<_>>()
+        };
+        let families = json!(["IPv4", "IPv6"]);
+        let why = "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when \
+                   multiple IP families are specified";
+        assert_eq!(told(json!({ "ipFamilyPolicy": "SingleStack", "ipFamilies": families })), [why]);
+        assert_eq!(told(json!({ "ipFamilies": families })), [why], "it is what is not said");
+        for spec in [
+            json!({ "ipFamilyPolicy": "PreferDualStack", "ipFamilies": families }),
+            json!({ "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"] }),
+            json!({ "clusterIP": "None", "ipFamilies": families }),
+        ] {
+            assert_eq!(told(spec.clone()), Vec::<String>::new(), "{spec}");
+        }
+        let ips = json!({ "ipFamilyPolicy": "SingleStack", "clusterIPs": ["10.96.0.20", "fd00:10:96::20"], "clusterIP": "10.96.0.20" });
+        assert!(told(ips)[0].contains("multiple cluster IPs"));
+    }
 }

@@ -23,12 +23,9 @@ pub(super) fn complete(
     if is_settled(spec, before) || ranges.is_empty() {
         return Ok(());
     }
-    let headless = spec.get("clusterIP").is_some_and(|address| address == "None");
-    let selects = spec.get("selector").and_then(Value::as_object).is_some_and(|labels| !labels.is_empty());
     if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
         let before = before.map(|before| before["ipFamilyPolicy"].clone()).filter(Value::is_string);
-        let usual = if headless && !selects { "RequireDualStack" } else { "SingleStack" };
-        spec.insert("ipFamilyPolicy".to_owned(), before.unwrap_or_else(|| usual.into()));
+        spec.insert("ipFamilyPolicy".to_owned(), before.unwrap_or_else(|| usual_policy(spec).into()));
     }
     let faults = addresses(&Value::Object(spec.clone()));
     if !faults.is_empty() {
@@ -61,12 +58,7 @@ pub(super) fn complete(
             }
         }
     }
-    if single && ips.len() == 2 {
-        refuse("must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified");
-    }
-    if single && families.len() == 2 {
-        refuse("must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified");
-    }
+    errors.extend(contradictions(&policy, &ips, &families));
     let has = |family: &str| ranges.iter().any(|range| range.addr().is_ipv6() == (family == "IPv6"));
     for (at, ip) in ips.iter().enumerate().skip(families.len()).filter(|(_, ip)| *ip != "None") {
         let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
@@ -80,8 +72,7 @@ pub(super) fn complete(
     if !errors.is_empty() {
         return Err(errors);
     }
-    // Nobody needs an address for it, so that it may have families that the cluster does not have.
-    let free = headless && !selects;
+    let free = is_free(spec);
     if !free {
         if policy == "RequireDualStack" && !(has("IPv4") && has("IPv6")) {
             let why = "this cluster is not configured for dual-stack services";
@@ -111,6 +102,37 @@ pub(super) fn complete(
         spec.insert("clusterIPs".to_owned(), json!(ips));
     }
     Ok(())
+}
+
+/// Two of what its policy has one of.
+fn contradictions(policy: &Value, ips: &[String], families: &[String]) -> Vec<FieldError> {
+    let counted = [("cluster IPs", ips.len()), ("IP families", families.len())];
+    let double = counted.into_iter().filter(|(_, count)| policy == "SingleStack" && *count == 2);
+    double
+        .map(|(what, _)| {
+            let why =
+                format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+            FieldError::invalid("spec.ipFamilyPolicy", policy, why)
+        })
+        .collect()
+}
+
+/// What contradicts itself in a new Service's spec, in every cluster.
+pub(super) fn check(spec: &Spec) -> Vec<FieldError> {
+    let named = spec.get("ipFamilyPolicy").filter(|policy| !policy.is_null());
+    let policy = named.cloned().unwrap_or_else(|| usual_policy(spec).into());
+    contradictions(&policy, &strings(spec.get("clusterIPs")), &strings(spec.get("ipFamilies")))
+}
+
+fn usual_policy(spec: &Spec) -> &'static str {
+    if is_free(spec) { "RequireDualStack" } else { "SingleStack" }
+}
+
+/// Whether nobody needs an address for it, so that it may have families that the cluster does not have.
+fn is_free(spec: &Spec) -> bool {
+    let headless = spec.get("clusterIP").is_some_and(|address| address == "None");
+    let selects = spec.get("selector").and_then(Value::as_object).is_some_and(|labels| !labels.is_empty());
+    headless && !selects
 }
 
 /// An address in one of the two fields is meant for both; what an update leaves out stays.

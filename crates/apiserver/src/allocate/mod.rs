@@ -12,11 +12,20 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, FieldError, Result};
 use crate::meta;
-use crate::validation::address;
+use crate::validation::{address, service::addresses};
 
 /// Says in both fields for it which address a new Service wants.
 pub(crate) fn complete_addresses(service: &mut Value) {
     families::carry_over(meta::map(meta::map_of(service), "spec"), None);
+}
+
+/// What contradicts itself in the families of a new Service, whatever families the cluster has.
+pub(crate) fn contradictions(service: &Value) -> Vec<FieldError> {
+    let spec = &service["spec"];
+    match spec.as_object() {
+        Some(map) if spec["type"] != "ExternalName" && addresses(spec).is_empty() => families::check(map),
+        _ => Vec::new(),
+    }
 }
 
 /// Who may have which address and port.
