@@ -334,6 +334,25 @@ fn a_service_takes_a_host_port_that_a_pod_had_before() {
     assert!(agent.on(|node| !node.status().services.refused.is_empty()));
 }
 
+#[test]
+fn a_host_port_is_listed_by_its_pod() {
+    let machine = Machine::new();
+    let mut agent = machine.start_with(DUAL);
+    let (named, nameless) = (Scratch::new("t-pod-"), Scratch::new("t-pod-"));
+    let runtime = |port: u16| json!({ "runtimeConfig": { "portMappings": [{ "hostPort": port, "containerPort": 80 }] } });
+    let pod = call(Verb::Add, "c1", named.path());
+    assert!(agent.cni(&with(pod, runtime(8080))).get("code").is_none());
+    let other = Call { args: String::new(), ..call(Verb::Add, "c2", nameless.path()) };
+    assert!(agent.cni(&with(other, runtime(8081))).get("code").is_none());
+    let mut listed: Vec<[String; 3]> = agent.on(|node| {
+        let all = node.service_status().unwrap().into_iter().filter(|one| one.host_port);
+        all.map(|one| [one.namespace, one.name, one.port]).collect()
+    });
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed, [["", "c2", "8081"], ["shop", "pod-c1", "8080"]]);
+}
+
 /// E14: work grows with what is asked for, not with its square, and what is asked for is bounded.
 #[test]
 fn many_host_ports_are_given_and_too_many_refused() {

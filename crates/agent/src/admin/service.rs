@@ -20,7 +20,8 @@ pub struct ServiceStatus {
     pub protocol: Protocol,
     /// Of IPv6, or of IPv4.
     pub ipv6: bool,
-    /// It is a Pod's `hostPort`, and namespace and name are the Pod's, as far as the runtime told.
+    /// It is a Pod's `hostPort`, and namespace and name are the Pod's; where the runtime told none, the namespace is empty and the
+    /// name the container's id. The port is its number.
     pub host_port: bool,
     /// Every node answers it itself (the cluster's DNS): backends stand in while a node's agent is away.
     #[serde(default)]

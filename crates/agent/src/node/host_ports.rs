@@ -7,7 +7,7 @@ use weft_kube::{ObjectRef, WarningEvent};
 use weft_model::{PortMapping, Protocol, services::ServicePortKey};
 
 use super::Node;
-use crate::attachment::Record;
+use crate::{admin::ServiceStatus, attachment::Record};
 
 /// A port that the agent itself has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +109,23 @@ impl Node {
                 mapping.protocol == Protocol::Tcp && planner.is_api_server(*address, mapping.host_port);
             is_api.then(|| format!("the API server's, at {address}"))
         })
+    }
+
+    /// Says of ports of the node whose they are.
+    pub(super) fn name_host_ports(&self, services: &mut [ServiceStatus]) {
+        let records: HashMap<IpAddr, &Record> = self
+            .attachments
+            .values()
+            .flat_map(|record| record.addresses.iter().map(move |address| (*address, record)))
+            .collect();
+        for service in services.iter_mut().filter(|service| service.host_port) {
+            let address = service.backends.first().map(|backend| backend.key.address);
+            let Some(record) = address.and_then(|address| records.get(&address)) else { continue };
+            (service.namespace, service.name) = match &record.pod {
+                Some(pod) => (pod.namespace.clone(), pod.name.clone()),
+                None => (String::new(), record.container_id.clone()),
+            };
+        }
     }
 
     /// Ports that a Pod had before a Service wanted them: the Service has them now.

@@ -492,6 +492,8 @@ impl Node {
         let Some(open) = &mut self.datapath else { return Ok(Vec::new()) };
         let installed = open.plane.services().map_err(|error| format!("Services cannot be read: {error}"))?;
         let dns = &self.config.dns_addresses;
-        Ok(installed.into_iter().map(|one| self.services.status(one, dns)).collect())
+        let mut all = installed.into_iter().map(|one| self.services.status(one, dns)).collect::<Vec<_>>();
+        self.name_host_ports(&mut all);
+        Ok(all)
     }
 }

@@ -11,7 +11,7 @@ use weft_agent::admin::{EndpointStatus, ServiceStatus};
 use weft_model::services::FrontendKind;
 
 use super::{Answers, Held, Key, NodeArgs, address, key, port_name};
-use crate::output::{print_json, print_table};
+use crate::output::{print_json, print_table, printable};
 
 /// List the ports of Services as the nodes' kernels have them
 #[derive(Args, Debug)]
@@ -71,7 +71,8 @@ fn print(held: &[Held], nodes: usize, wide: bool) {
     print_table(["NAMESPACE", "NAME", "PORT", "REACHED BY", "BACKENDS", "CONNECTIONS", "NODES"], &rows);
     for (node, service) in ports.values().flatten() {
         if let Some(why) = &service.refused {
-            println!("problem: {node}: {}/{} {}: {why}", service.namespace, service.name, port_name(service));
+            let port = format!("{}/{} {}", service.namespace, service.name, port_name(service));
+            println!("problem: {}", printable(&format!("{node}: {port}: {why}")));
         }
     }
 }
@@ -88,7 +89,6 @@ fn row(copies: &[(&str, &ServiceStatus)], nodes: usize, wide: bool) -> [String; 
         match frontend.kind {
             // Each node has its own address.
             FrontendKind::NodePort => note(format!("node:{}", frontend.port)),
-            FrontendKind::HostPort => note(format!("host:{}", frontend.port)),
             _ => note(address(frontend)),
         }
     }

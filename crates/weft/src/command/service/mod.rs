@@ -14,6 +14,7 @@ use super::{
     Usage,
     agents::{AgentArgs, Asked, Silent},
 };
+use crate::output::printable;
 
 /// Show what the kernel holds of Services now
 #[derive(Subcommand, Debug)]
@@ -80,18 +81,19 @@ impl NodeArgs {
             }
         }
         for one in &silent {
-            eprintln!("weft: {one}");
+            eprintln!("weft: {}", printable(&one.to_string()));
         }
         Ok(Answers { held, silent })
     }
 }
 
-/// What makes a port of a Service the same on every node.
-type Key = (String, String, String, String, bool);
+/// What makes a port of a Service the same on every node; of a port of a node, also where it is.
+type Key = (String, String, String, String, bool, Option<Vec<String>>);
 
 fn key(service: &ServiceStatus) -> Key {
     let ServiceStatus { namespace, name, port, protocol, ipv6, .. } = service;
-    (namespace.clone(), name.clone(), port.clone(), protocol.to_string(), *ipv6)
+    let at = service.host_port.then(|| service.frontends.iter().map(address).collect());
+    (namespace.clone(), name.clone(), port.clone(), protocol.to_string(), *ipv6, at)
 }
 
 /// A frontend as it is written: node ports without their node, which has one row.
