@@ -10,8 +10,8 @@ use hickory_proto::{
 /// The type of records that a text names: `AAAA`, or as RFC 3597 (section 5) writes those without a name, `TYPE65`.
 pub fn record_type(text: &str) -> Option<RecordType> {
     let text = text.to_ascii_uppercase();
-    let number = text.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
-    number.map(RecordType::from).or_else(|| text.parse().ok())
+    let number = text.strip_prefix("TYPE").filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    number.and_then(|number| number.parse::<u16>().ok()).map(RecordType::from).or_else(|| text.parse().ok())
 }
 
 /// What is asked of the forwarder. The class is IN: no other is forwarded.

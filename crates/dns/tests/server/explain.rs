@@ -74,7 +74,7 @@ fn types_of_records_are_read_as_clients_write_them() {
     assert_eq!(record_type("aaaa"), Some(RecordType::AAAA));
     assert_eq!(record_type("type65"), Some(RecordType::HTTPS));
     assert_eq!(record_type("TYPE65280"), Some(RecordType::from(65280)));
-    for text in ["FOO", "TYPE", "TYPE65536", "TYPE-1", ""] {
+    for text in ["FOO", "TYPE", "TYPE65536", "TYPE-1", "TYPE+65", ""] {
         assert_eq!(record_type(text), None, "{text}");
     }
 }
