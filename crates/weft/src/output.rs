@@ -43,8 +43,14 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Prints rows under a header, each column as wide as its widest cell.
+/// Prints rows under a header, each column as wide as its widest cell. A cell does nothing to the terminal, nor to its row.
 pub fn print_table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    print!("{}", table(header, rows));
+}
+
+fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| printable(cell).replace('\n', "\\n"))).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(header.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)
@@ -54,10 +60,8 @@ pub fn print_table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
     };
-    println!("{}", line(&header.map(str::to_owned)));
-    for row in rows {
-        println!("{}", line(row));
-    }
+    let header = line(&header.map(str::to_owned));
+    std::iter::once(header).chain(rows.iter().map(|row| line(row))).map(|line| line + "\n").collect()
 }
 
 /// An age as kubectl writes it: `45s`, `12m`, `3h`, `2d`.
@@ -67,5 +71,23 @@ pub fn age(time: Duration) -> String {
         seconds @ 120..7200 => format!("{}m", seconds / 60),
         seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
         seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn a_cell_does_nothing_to_the_terminal() {
+        let name = "a\u{1b}[2J\nb\u{9b}c\t".to_owned();
+        let rows = [[name, "x".to_owned()], ["short".to_owned(), "ü".to_owned()]];
+        let lines = [
+            "NAME                     STATE",
+            r"a\u{1b}[2J\nb\u{9b}c\t   x",
+            "short                    ü",
+            "",
+        ];
+        assert_eq!(table(["NAME", "STATE"], &rows), lines.join("\n"));
     }
 }

@@ -13,6 +13,7 @@ use weft_agent::admin::{Client, ClientError, Status};
 use weft_lab::{LabDir, OutsideRecord};
 
 use super::lab::LabArgs;
+use crate::output::printable;
 
 /// Where an agent that was started without `--socket` listens.
 const CONVENTIONAL: &str = "/run/weft/agent.sock";
@@ -65,7 +66,7 @@ impl Asked {
     /// Says on standard error who did not answer.
     pub fn warn(&self) {
         for silent in &self.silent {
-            eprintln!("weft: {silent}");
+            eprintln!("weft: {}", printable(&silent.to_string()));
         }
     }
 }

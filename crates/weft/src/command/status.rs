@@ -7,7 +7,7 @@ use clap::Args;
 use weft_agent::admin::{ApiStatus, CounterStatus, DnsStatus, PeerStatus, Status};
 
 use super::agents::{Agent, AgentArgs, Asked};
-use crate::output::{Format, OutputArgs, print_json};
+use crate::output::{Format, OutputArgs, print_json, printable};
 
 /// Show the nodes, their Pods and the paths between them, and whether all is fine
 #[derive(Args, Debug)]
@@ -27,11 +27,13 @@ impl StatusCommand {
         match self.output.output {
             Format::Json => print_json(&serde_json::json!({ "nodes": statuses, "problems": problems }))?,
             Format::Table => {
-                print!("{}", picture(&agents));
+                print!("{}", printable(&picture(&agents)));
                 println!();
                 match problems.as_slice() {
                     [] => println!("all is fine"),
-                    problems => problems.iter().for_each(|problem| println!("problem: {problem}")),
+                    problems => {
+                        problems.iter().for_each(|problem| println!("problem: {}", printable(problem)))
+                    }
                 }
             }
         }

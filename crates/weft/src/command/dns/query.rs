@@ -126,7 +126,7 @@ impl Query {
             _ => "a client that is no Pod of it".to_owned(),
         };
         let question = printable(&self.question);
-        println!("{question} {}, as {} answers {whom}", self.kind(), report.node);
+        println!("{question} {}, as {} answers {}", self.kind(), report.node, printable(&whom));
         for question in &report.explanation.questions {
             println!();
             print_question(question);
@@ -152,14 +152,14 @@ fn kind(text: &str) -> Result<String, String> {
 }
 
 fn print_question(question: &Explained) {
-    println!("{} {}: {}", question.name, question.kind, question.code);
+    println!("{} {}: {}", printable(&question.name), question.kind, question.code);
     if question.answers.is_empty() && question.code == "NOERROR" {
         println!("    no records of this type");
     }
     for record in question.answers.iter().chain(&question.additionals) {
-        println!("    {record}");
+        println!("    {}", printable(record));
     }
     for reason in &question.why {
-        println!("  {}: {}", reason.name, reason.source);
+        println!("  {}", printable(&format!("{}: {}", reason.name, reason.source)));
     }
 }

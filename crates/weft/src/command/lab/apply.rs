@@ -10,7 +10,7 @@ use weft_lab::{Applied, Refused, apply, client_of, dangling};
 use super::LabArgs;
 use crate::{
     command::block_on,
-    output::{Format, OutputArgs, print_json},
+    output::{Format, OutputArgs, print_json, printable},
 };
 
 /// Apply manifests to a lab
@@ -55,7 +55,7 @@ impl Apply {
         match self.output.output {
             Format::Table => {
                 for one in applied {
-                    println!("{} {}", one.object, one.outcome);
+                    println!("{} {}", printable(&one.object), one.outcome);
                 }
             }
             Format::Json => {

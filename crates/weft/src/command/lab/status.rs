@@ -9,7 +9,7 @@ use weft_lab::{LabRecord, Overview, client_of};
 use super::{LabArgs, list::age_of};
 use crate::{
     command::block_on,
-    output::{Format, OutputArgs, print_json, print_table},
+    output::{Format, OutputArgs, print_json, print_table, printable},
 };
 
 /// Show a lab's nodes and Pods
@@ -38,7 +38,8 @@ impl Status {
         }
         let some: Vec<&str> = missing.iter().take(5).map(String::as_str).collect();
         let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
-        eprintln!("weft: not ready: {}{more}; kubectl describe tells why", some.join(", "));
+        let some = printable(&some.join(", "));
+        eprintln!("weft: not ready: {some}{more}; kubectl describe tells why");
         Ok(ExitCode::FAILURE)
     }
 }

@@ -209,14 +209,14 @@ impl Screen {
         match progress {
             Progress::Step(text) => {
                 self.end();
-                eprintln!("  {text}");
+                eprintln!("  {}", printable(text));
             }
             Progress::Warning(text) => {
                 self.end();
                 eprintln!("weft: warning: {}", printable(text));
             }
             Progress::Waiting(text) if self.live => {
-                eprint!("\r\x1b[K  {text}");
+                eprint!("\r\x1b[K  {}", printable(text));
                 // A terminal that is gone is no reason to stop.
                 let _ = std::io::stderr().flush();
                 self.open = true;
@@ -231,7 +231,7 @@ impl Screen {
                 self.end();
                 eprintln!("weft: the lab is up, but not everything is ready:");
                 for one in missing {
-                    eprintln!("  {one}");
+                    eprintln!("  {}", printable(one));
                 }
             }
         }

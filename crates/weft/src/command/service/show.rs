@@ -9,7 +9,7 @@ use weft_agent::admin::{BackendStatus, EndpointStatus, ServiceStatus};
 use super::{Answers, Held, NodeArgs, address, kind, port_name};
 use crate::{
     command::Usage,
-    output::{Format, OutputArgs, print_json, print_table},
+    output::{Format, OutputArgs, print_json, print_table, printable},
 };
 
 /// Show what the nodes' kernels hold of one Service: frontends, backends, states and counters
@@ -76,7 +76,7 @@ fn print(node: &Held) {
         let affinity = service
             .affinity_seconds
             .map_or(String::new(), |seconds| format!(", clients come back for {seconds} s"));
-        println!("  {}{affinity}", port_name(service));
+        println!("  {}{affinity}", printable(&port_name(service)));
         for frontend in &service.frontends {
             println!("    {:<12} {}", kind(frontend.kind), address(frontend));
         }
@@ -87,7 +87,7 @@ fn print(node: &Held) {
         }
         println!("    {} connections, {} without a backend", service.connections, service.without_backend);
         if let Some(why) = &service.refused {
-            println!("    problem: {why}");
+            println!("    problem: {}", printable(why));
         }
         backends(service);
     }

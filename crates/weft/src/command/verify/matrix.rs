@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pairs::{Endpoint, Proof};
+use crate::output::printable;
 
 /// Endpoints up to which each gets a row; beyond, the nodes do.
 const MOST_ROWS: usize = 40;
@@ -21,7 +22,8 @@ pub fn print(endpoints: &[Endpoint], proofs: &[Proof]) {
 
 fn by_endpoint(endpoints: &[Endpoint], tried: &BTreeSet<(usize, usize)>, failed: &BTreeSet<(usize, usize)>) {
     let label = |endpoint: &Endpoint| {
-        if endpoint.host { format!("{} (node, host network)", endpoint.name) } else { endpoint.name.clone() }
+        let name = printable(&endpoint.name);
+        if endpoint.host { format!("{name} (node, host network)") } else { name }
     };
     let width = endpoints.iter().map(|endpoint| label(endpoint).chars().count()).max().unwrap_or(0);
     let address =

@@ -6,7 +6,7 @@ use super::{
     pairs::{Failure, Proof},
     services::{Count, ServicesReport},
 };
-use crate::output::print_table;
+use crate::output::{print_table, printable};
 
 fn verdict(holds: bool) -> &'static str {
     if holds { "yes" } else { "NO" }
@@ -17,7 +17,7 @@ fn print_failed(lines: impl Iterator<Item = String>, what: &str) {
     const MOST: usize = 20;
     let lines: Vec<String> = lines.collect();
     for line in lines.iter().take(MOST) {
-        println!("  {line}");
+        println!("  {}", printable(line));
     }
     if lines.len() > MOST {
         println!("  … and {} more {what}: -o json lists them all", lines.len() - MOST);
@@ -42,13 +42,13 @@ pub fn print(report: &Report, proofs: &[Proof]) {
     names(report.names.as_ref());
     println!("{:<58} {}", "addresses unique, ranges disjoint", verdict(report.ranges.is_empty()));
     for wrong in &report.ranges {
-        println!("  {wrong}");
+        println!("  {}", printable(wrong));
     }
     for pod in &report.ended {
-        println!("left out, as it ended meanwhile: {pod}");
+        println!("left out, as it ended meanwhile: {}", printable(pod));
     }
     for silent in &report.silent {
-        println!("nothing is proved of {}: {}", silent.node, silent.why);
+        println!("nothing is proved of {}: {}", silent.node, printable(&silent.why));
     }
     if !report.not_asked.is_empty() {
         let some: Vec<&str> = report.not_asked.iter().take(5).map(String::as_str).collect();
@@ -89,7 +89,7 @@ fn names(report: Option<&NamesReport>) {
     };
     print_failed(report.failed.iter().map(line), "look-ups");
     for pod in report.left_out.iter().take(5) {
-        println!("  not looked at: {pod}");
+        println!("  not looked at: {}", printable(pod));
     }
     if report.left_out.len() > 5 {
         println!("  … and {} more Pods: -o json lists them all", report.left_out.len() - 5);
@@ -145,15 +145,15 @@ fn services(report: &ServicesReport) {
     }
     println!("{:<58} {}", "connections spread evenly over backends", verdict(report.uneven.is_empty()));
     for uneven in &report.uneven {
-        println!("  {uneven}");
+        println!("  {}", printable(uneven));
     }
     for port in &report.without_backends {
-        println!("  refuses, as it has no backends: {port}");
+        println!("  refuses, as it has no backends: {}", printable(port));
     }
     for port in &report.unproved {
-        println!("  not proved: {port} answers no datagrams");
+        println!("  not proved: {} answers no datagrams", printable(port));
     }
     for why in &report.sctp {
-        println!("  SCTP: {why}");
+        println!("  SCTP: {}", printable(why));
     }
 }
