@@ -44,8 +44,9 @@ fn node_port_keeps_the_client(path: Path) {
             assert_eq!(answer.client.ip(), cluster.outside_address(family));
         }
     }
-    assert_eq!(cluster.count(Counter::Untranslated), 0);
-    assert_eq!(cluster.count(Counter::MissingStep), 0);
+    for counter in [Counter::Untranslated, Counter::MissingStep, Counter::FlowsFull] {
+        assert_eq!(cluster.count(counter), 0, "{counter:?}");
+    }
 }
 
 #[test]

@@ -38,10 +38,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     if work.label_be != 0 && work.entry.source == work.key.source {
         return Verdict::drop(Counter::TunnelSource);
     }
-    // What the host's stack brings needs no place in the table.
-    let full = if work.hook == hook::ENTRY { Verdict::drop(Counter::FlowsFull) } else { Verdict::NEXT };
     if work.again == 0 && !table::may_begin(&work.key.source, Side::Outside) {
-        return full;
+        return without_room(work);
     }
     let client = &work.key.source;
     let in_cluster = is_here(config, client) || route(client).is_some();
@@ -56,14 +54,14 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         let exists = match FLOWS.insert(&work.other, &work.reply, u64::from(BPF_NOEXIST)) {
             Ok(()) => false,
             Err(error) if error == -EEXIST => true,
-            Err(_) => return full,
+            Err(_) => return without_room(work),
         };
         if exists && !replaces(work) {
             continue;
         }
         if table::put(work, &work.entry).is_err() {
             let _ = FLOWS.remove(&work.other);
-            return full;
+            return without_room(work);
         }
         if work.again == 0 {
             table::count_begun(&work.key.source, Side::Outside);
@@ -71,6 +69,12 @@ pub fn packet(ctx: &TcContext) -> Verdict {
         return jump(ctx, Step::Flow);
     }
     Verdict::drop(Counter::FlowsFull)
+}
+
+/// What becomes of a packet whose flow finds no room in the table: what the host's stack brings needs none.
+#[inline(always)]
+fn without_room(work: &Work) -> Verdict {
+    if work.hook == hook::ENTRY { Verdict::drop(Counter::FlowsFull) } else { Verdict::NEXT }
 }
 
 /// Writes over the other direction, which is there already, if it is this flow's: one that came by this node before, that ends, or
