@@ -281,6 +281,13 @@ pub const fn port_at_backend(port: u16) -> u16 {
     (FIRST + (port as u32 - FIRST + COUNT / 2) % COUNT) as u16
 }
 
+/// The same where the client's own node does not translate: another port, of which the two nodes need not tell each other.
+#[inline(always)]
+pub const fn port_by_another_node(port: u16) -> u16 {
+    let port = port_at_backend(port);
+    if port < 1024 { port } else { port ^ 512 }
+}
+
 /// The number of a further try, from what [`spread`] says: far on in the table of backends, where neighbours are often the same.
 #[inline(always)]
 pub const fn spread_again(spread: u32, attempt: u32) -> u32 {
@@ -333,8 +340,15 @@ mod tests {
         assert_eq!(ports.len(), 65_536);
         assert!((0..1024).all(|port| port_at_backend(port) == port));
         assert!((1024..=u16::MAX).all(|port| port_at_backend(port) >= 1024 && port_at_backend(port) != port));
+        let by_another: BTreeSet<u16> = (0..=u16::MAX).map(port_by_another_node).collect();
+        assert_eq!(by_another.len(), 65_536);
+        assert!((1024..=u16::MAX).all(|port| port_by_another_node(port) != port_at_backend(port)));
         let of_sockets = 32_768..=60_999;
-        assert!(of_sockets.clone().all(|port| !of_sockets.contains(&port_at_backend(port))));
+        for at_backend in [port_at_backend, port_by_another_node] {
+            assert!((0..1024).all(|port| at_backend(port) == port));
+            assert!((1024..=u16::MAX).all(|port| at_backend(port) >= 1024));
+            assert!(of_sockets.clone().all(|port| !of_sockets.contains(&at_backend(port))));
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use counter::Counter;
 pub use flow::{
     BACKEND_TRIES, Flow, FlowKey, Fragment, FragmentKey, MAX_FLOW_CLIENTS, MAX_FLOWS, MAX_FLOWS_ADDRESSED,
     MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_OUTSIDER, MAX_FLOWS_OUTSIDE, MAX_FRAGMENTS, Side, port_at_backend,
-    spread, spread_again,
+    port_by_another_node, spread, spread_again,
 };
 pub use frontend::{Frontend, FrontendKey, MAX_FRONTENDS};
 pub use pod::{MAX_PODS, Pod};

@@ -1,6 +1,9 @@
 //! The table of flows under somebody who wants it full.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use aya::maps::{Array, Map, MapData};
 use weft_abi::{MAX_FLOWS_ADDRESSED, MAX_FLOWS_OUTSIDE, Side, maps};
@@ -88,17 +91,64 @@ fn what_is_sent_to_pods_themselves_leaves_room_for_the_clients_of_services() {
     }
 }
 
+/// What comes late of a connection that is over is no part of the one that has its port by now.
+#[test]
+fn what_comes_late_of_a_connection_ends_no_later_one_of_its_port() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let backend = cluster.nodes[1].pod();
+    let server = Server::tcp(&backend.netns.0, "tcp", backend.v4());
+    let other_port = NODE_PORT + 1;
+    cluster.serve(&service(Protocol::Tcp, &[server.address]).node_port(0, NODE_PORT));
+    cluster.serve(&service(Protocol::Tcp, &[server.address]).named("other").node_port(0, other_port));
+    let [here, there] = [0, 1].map(|node| cluster.node_port(node, 0));
+    let other = SocketAddr::new(here.ip(), other_port);
+    let mac = |netns, interface| Netlink::open_in(netns).unwrap().link(interface).unwrap().mac;
+    let mut to = mac(&cluster.nodes[0].netns.0, "eth0");
+    to.extend(mac(cluster.outside(), "br0"));
+    to.extend([8, 0]);
+    let frames = Frames::open(cluster.outside(), "br0");
+    for (port, flags) in (40_000..).zip([RST, RST | ACK, FIN | ACK, ACK]) {
+        let connect = |to| {
+            let connection = Tcp::connect_from(cluster.outside(), port, to).unwrap();
+            let answer = connection.ask().unwrap();
+            (connection, answer)
+        };
+        let (first, _) = connect(here);
+        socket2::SockRef::from(&first.0).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(first);
+        let (second, answer) = connect(other);
+        assert_eq!(answer.client.port(), port, "its port is free again");
+        let mut late = to.clone();
+        late.extend(tcp(SocketAddr::new(cluster.outside_address(0), port), here, flags).bytes());
+        frames.send(&late);
+        let (third, _) = connect(there);
+        for connection in [second, third] {
+            connection.ask().unwrap_or_else(|error| panic!("late {flags:#x}: {error}"));
+        }
+    }
+}
+
 fn outside(node: &Node) -> Array<MapData, u64> {
     let pin = node.bpffs.path().join("weft/maps").join(maps::FLOW_SIDES);
     Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap()
 }
 
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
 /// The first packet of a connection.
 fn syn(from: SocketAddr, to: SocketAddr) -> Ip {
+    tcp(from, to, SYN)
+}
+
+/// A packet of a connection, with these flags.
+fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Ip {
     const TCP: u8 = 6;
     let mut tcp = Vec::new();
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
-    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0]);
+    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 4, 0, 0, 0, 0, 0]);
     Ip::new(from.ip(), to.ip(), TCP, tcp).with_checksum(16)
 }

@@ -11,13 +11,17 @@ use weft_netns::Netns;
 
 use crate::{
     cluster::{Answer, BOTH, CLUSTER_IP, Cluster, NODE_PORT, Server, Tcp, Udp, client, service},
-    support::DEADLINE,
+    support::{DEADLINE, dont_fragment, until},
 };
 
-/// A connected UDP socket of this port.
+/// A connected UDP socket of this port, which others may have as well.
 fn udp(from: &Netns, port: u16, to: SocketAddr) -> Udp {
+    use socket2::{Domain, Socket, Type};
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    let socket = from.run(|| UdpSocket::bind((any, port)).unwrap()).unwrap();
+    let socket = from.run(|| Socket::new(Domain::for_address(to), Type::DGRAM, None).unwrap()).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::new(any, port).into()).unwrap();
+    let socket = UdpSocket::from(socket);
     socket.connect(to).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     Udp(socket)
@@ -81,6 +85,44 @@ fn what_asks_a_service_asks_its_backend_from_the_same_port_as_well() {
     }
 }
 
+/// One of the two is translated by the client's node and one by another, which need not know of each other.
+#[test]
+fn a_client_in_the_cluster_asks_two_frontends_of_one_backend_from_the_same_port() {
+    for path in [Path::Overlay, Path::Native] {
+        let mut cluster = Cluster::of(3, path, false);
+        let asking = cluster.nodes[0].pod();
+        let backend = cluster.nodes[2].pod();
+        let mut ports = 40_000..;
+        for family in BOTH {
+            let node = &cluster.nodes[2];
+            let servers = [
+                Server::udp(client(&backend), "there", backend.addresses[family]),
+                Server::udp(&node.netns.0, "there", node.addresses[family]),
+            ];
+            for server in servers {
+                cluster.serve(
+                    &service(Protocol::Udp, &[server.address])
+                        .cluster_ip(family, 80)
+                        .node_port(family, NODE_PORT),
+                );
+                let cluster_ip = SocketAddr::new(CLUSTER_IP[family].parse().unwrap(), 80);
+                let all = [cluster_ip, cluster.node_port(1, family), cluster.node_port(2, family)];
+                for from in [client(&asking), &cluster.nodes[0].netns.0] {
+                    for (one, other) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+                        let port = ports.next().unwrap();
+                        let both = [all[one], all[other]].map(|to| udp(from, port, to));
+                        for socket in both.iter().chain(&both) {
+                            socket.ask().unwrap_or_else(|error| {
+                                panic!("{path:?} {} and {}: {error}", all[one], all[other])
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Servers that trust such ports (NFS, as exports usually are) see one.
 #[test]
 fn a_port_of_the_superuser_stays_one() {
@@ -124,6 +166,30 @@ fn a_host_outside_asks_a_service_and_its_backend_from_the_same_port() {
                 assert_eq!(answer.client.port(), port, "{to}");
             }
         }
+    }
+}
+
+/// What the host's stack tells of such packets is told to the socket that sent them.
+#[test]
+fn a_datagram_that_is_too_large_for_the_pod_is_told_to_who_sent_it() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let backend = cluster.nodes[0].pod();
+    for (family, headers) in [(0, 28), (1, 48)] {
+        let pod = Served::start(client(&backend), backend.addresses[family], family);
+        pod.by(&mut cluster);
+        cluster.route_outside(backend.addresses[family], 0);
+        let sockets = [cluster.node_port(0, family), pod.udp].map(|to| udp(cluster.outside(), 40_000, to));
+        for socket in &sockets {
+            dont_fragment(&socket.0);
+            socket.ask().unwrap();
+        }
+        let [of_service, direct] = sockets;
+        let large = vec![7; 1500 - headers];
+        until("the datagram to be refused", || {
+            let sent = direct.0.send(&large).map_err(|error| error.raw_os_error());
+            assert_eq!(of_service.0.take_error().unwrap().map(|error| error.to_string()), None);
+            sent == Err(Some(libc::EMSGSIZE))
+        });
     }
 }
 

@@ -136,3 +136,34 @@ fn a_connected_udp_socket_that_names_the_service_again_is_answered() {
         }
     }
 }
+
+/// What is not routed to the programs, as ports of the node itself are not, is translated at the socket alone.
+#[test]
+fn an_unconnected_udp_socket_of_the_node_asks_its_own_port_and_a_cluster_ip() {
+    let fabric = Fabric::new();
+    let mut services = Services::new(&fabric, 2);
+    services.node.join(&[], Path::Overlay);
+    let backend = services.node.pod();
+    let server = Server::udp(&backend, backend.v4());
+    let mut wanted = plan(Protocol::Udp, &[server.address]);
+    let own = SocketAddr::new(services.node.addresses[0], 30053);
+    wanted.frontend(at(VIP, 53), FrontendKind::ClusterIp);
+    wanted.frontend(own, FrontendKind::NodePort);
+    services.serve(wanted);
+    let mut process = Process::on_node(&services);
+    for order in [[at(VIP, 53), own], [own, at(VIP, 53)]] {
+        process.udp();
+        for to in order.into_iter().chain(order) {
+            process.send(to).unwrap();
+            assert_eq!(process.receive().0, to, "{order:?}");
+        }
+        for to in order {
+            process.send(to).unwrap();
+        }
+        let mut answered = order.map(|_| process.receive().0);
+        answered.sort();
+        let mut asked = order;
+        asked.sort();
+        assert_eq!(answered, asked, "{order:?}");
+    }
+}

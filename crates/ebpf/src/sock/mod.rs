@@ -190,11 +190,14 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
             let from_backend = datagram_key(&place, &backend.address, backend.port_be, true);
             // SAFETY: as above.
             let other = unsafe { DATAGRAM_PEERS.get(&from_backend) };
-            // The socket has it as another Service's already.
-            if other.is_some_and(|other| other.frontend != asked) && is_by_packet(&found, &place) {
-                peer.backend = SocketPeer::BY_PACKET;
-                let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
-                return ALLOW;
+            // The socket has it as another Service's already: one of the two is left to packets.
+            if other.is_some_and(|other| other.frontend != asked) {
+                if is_by_packet(&found, &place) {
+                    peer.backend = SocketPeer::BY_PACKET;
+                    let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);
+                    return ALLOW;
+                }
+                tell_apart(&place, &backend.address, backend.port_be);
             }
             // Without these the answer has the backend's address, which a process that looks at it would not take.
             let _ = DATAGRAM_PEERS.insert(&to_frontend, &peer, 0);

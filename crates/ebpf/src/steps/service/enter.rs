@@ -3,7 +3,7 @@
 //! an answer tells the two apart by nothing else.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
-use weft_abi::{Address, Counter, Flow, Side, Step};
+use weft_abi::{Address, Counter, Flow, Side, Step, port_by_another_node};
 
 use super::{
     TCP, Verdict, Work,
@@ -46,7 +46,7 @@ pub fn packet(ctx: &TcContext) -> Verdict {
     let other = in_cluster || is_own(config, &work.key.destination);
     for attempt in 0..TRIES {
         let port_be = match attempt {
-            0 if other => at_backend(&work.key),
+            0 if other => at_backend(&work.key, port_by_another_node),
             0 => work.key.source_port_be,
             _ => other_port(),
         };

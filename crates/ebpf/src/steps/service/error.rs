@@ -7,7 +7,7 @@
 //! may tell alone: there is no router between.
 
 use aya_ebpf::programs::TcContext;
-use weft_abi::{Address, Config, Counter, FlowKey};
+use weft_abi::{Address, Config, Counter, Flow, FlowKey};
 
 use super::{
     SCTP, TCP, UDP, Verdict, Work,
@@ -44,7 +44,8 @@ pub fn packet(ctx: &TcContext) -> Verdict {
             return Verdict::drop(Counter::ForeignError);
         }
     }
-    let known = inside.and_then(|ports| find(work).map(|flow| (ports, flow)));
+    let known =
+        inside.filter(|_| !is_of_addressed(work)).and_then(|ports| find(work).map(|flow| (ports, flow)));
     let Some((ports, flow)) = known else {
         return match work.hook {
             hook::ENTRY => Verdict::drop(Counter::TunnelSource),
@@ -76,6 +77,21 @@ fn is_about_tunnel(config: &Config, work: &Work) -> bool {
     work.other.protocol == UDP
         && work.other.source_port_be == config.vxlan_port_be
         && is_own(config, &work.other.destination)
+}
+
+/// Whether the host's stack tells of a packet that it did not send on to a Pod which a host outside had addressed: it was not translated
+/// yet, so that it looks like one of a Service that the same host asks from the same port.
+#[inline(always)]
+fn is_of_addressed(work: &Work) -> bool {
+    let other = &work.other;
+    let packet = FlowKey {
+        source: other.destination,
+        destination: other.source,
+        source_port_be: other.destination_port_be,
+        destination_port_be: other.source_port_be,
+        ..*other
+    };
+    work.hook == hook::UPLINK_EGRESS && lookup(&packet).is_some_and(|flow| flow.flags & Flow::ADDRESSED != 0)
 }
 
 #[inline(always)]

@@ -5,7 +5,8 @@ use aya_ebpf::{
 };
 use weft_abi::{
     Address, BACKEND_TRIES, Backend, Config, Counter, Flow, FlowKey, Frontend, FrontendKey, PROBE_PORT,
-    Route, ServicePort, Side, Slots, SourceRange, Step, port_at_backend, spread, spread_again,
+    Route, ServicePort, Side, Slots, SourceRange, Step, port_at_backend, port_by_another_node, spread,
+    spread_again,
 };
 
 use super::{
@@ -245,8 +246,10 @@ fn entries(config: &Config, work: &mut Work, choice: &Choice, change_port: bool,
     // The node's own address has sockets of its own behind it; a Service's has none.
     let mut source_port_be = if change_port || borrowed && source != key.destination {
         other_port()
-    } else if inside || here && (from_client.is_some() || is_own(config, &backend.address)) {
-        at_backend(key)
+    } else if inside {
+        at_backend(key, port_at_backend)
+    } else if here && (from_client.is_some() || is_own(config, &backend.address)) {
+        at_backend(key, port_by_another_node)
     } else {
         key.source_port_be
     };
@@ -341,12 +344,8 @@ fn node_address(config: &Config, key: &FlowKey) -> Address {
 /// The source port that a backend sees of a client in the cluster, and a process of this node of any. SCTP keeps its own, as all ends of
 /// an association do.
 #[inline(always)]
-pub fn at_backend(key: &FlowKey) -> u16 {
-    if key.protocol == SCTP {
-        key.source_port_be
-    } else {
-        port_at_backend(u16::from_be(key.source_port_be)).to_be()
-    }
+pub fn at_backend(key: &FlowKey, port: impl Fn(u16) -> u16) -> u16 {
+    if key.protocol == SCTP { key.source_port_be } else { port(u16::from_be(key.source_port_be)).to_be() }
 }
 
 /// A source port for what cannot keep its own.

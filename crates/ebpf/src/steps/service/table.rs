@@ -54,11 +54,20 @@ pub fn note(work: &Work, flow: &mut Flow) {
         return;
     }
     flow.seen |= here;
-    let pair = work.key.pair(flow);
-    if let Some(other) = FLOWS.get_ptr_mut(&pair) {
-        // SAFETY: an entry that is reused meanwhile gets bits that at worst end it early.
-        unsafe { (*other).seen |= there };
+    if let Some(other) = answers(&work.entry, &work.entry.pair(flow)) {
+        other.seen |= there;
     }
+}
+
+/// Whether a connection has lost its answers to a later flow of the client's port, which it may do once it is over: what comes late
+/// would be taken for that flow's at the backend, and on the way there.
+#[inline(always)]
+pub fn is_displaced(work: &Work, flow: &Flow) -> bool {
+    work.key.protocol == TCP
+        && flow.is_closing()
+        && flow.way != Flow::BACKEND_DIRECT
+        && !opens(work)
+        && answers(&work.entry, &work.entry.pair(flow)).is_none()
 }
 
 /// Notes in both directions of a flow that its backend is gone, so that they are not kept for as long as what may go on.
@@ -115,12 +124,13 @@ pub fn forget(key: &FlowKey, flow: &Flow) {
 }
 
 /// Whether a packet from outside goes on with, or begins after, the flow that has its answers: one that has moved here from a way
-/// that no longer takes it in, or one that ends.
+/// that no longer takes it in, or one that is over. Of this node's own two frontends neither goes on with the other's.
 #[inline(always)]
 pub fn takes_over(work: &Work, reply: &Flow) -> bool {
-    let from_outside = reply.way == Flow::CLIENT_ENTRY || reply.way == Flow::CLIENT_LINK;
-    let goes_on = work.key.protocol == TCP && work.tcp & SYN == 0;
-    from_outside && (goes_on || opens(work) && reply.is_closing())
+    let (by_entry, by_link) = (reply.way == Flow::CLIENT_ENTRY, reply.way == Flow::CLIENT_LINK);
+    let moved = by_entry || by_link && work.reply.way == Flow::CLIENT_ENTRY;
+    let goes_on = moved && work.key.protocol == TCP && work.tcp & SYN == 0;
+    goes_on || (by_entry || by_link) && opens(work) && reply.is_over()
 }
 
 /// Whether a client may have another flow. What comes from outside, whose clients are as many as somebody wants there to be, leaves
