@@ -110,6 +110,8 @@ counters! {
     InsideOnly = "inside-only" drop,
     /// What a Pod says to its IPv6 link alone (duplicate address detection, reports of groups): its node has no use for it.
     LinkOnly = "link-only" pass,
+    /// What came of a connection after its end, when its client's port was a later connection's already.
+    Late = "late" pass,
 }
 
 #[cfg(test)]

@@ -126,6 +126,8 @@ fn what_comes_late_of_a_connection_ends_no_later_one_of_its_port() {
             connection.ask().unwrap_or_else(|error| panic!("late {flags:#x}: {error}"));
         }
     }
+    assert!(cluster.nodes[0].drops(Counter::Late) >= 4, "each of them, and nothing of it was lost");
+    assert_eq!(cluster.nodes[0].drops(Counter::Untranslated), 0);
 }
 
 fn outside(node: &Node) -> Array<MapData, u64> {

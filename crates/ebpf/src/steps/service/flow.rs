@@ -47,13 +47,12 @@ pub fn packet(ctx: &TcContext) -> Verdict {
             let enters = work.hook == hook::ENTRY || flow.flags & Flow::ADDRESSED != 0;
             return jump(ctx, if enters { Step::Enter } else { Step::Request });
         }
-        let displaced = table::is_displaced(work, flow);
-        // An RST needs no answer and may end what is left at the other end.
-        if (over || displaced) && work.tcp & RST == 0 {
-            return jump(ctx, Step::Refuse);
+        if table::is_displaced(work, flow) {
+            return Verdict::drop(Counter::Late);
         }
-        if displaced {
-            return Verdict::drop(Counter::NoBackend);
+        // An RST needs no answer and may end what is left at the other end.
+        if over && work.tcp & RST == 0 {
+            return jump(ctx, Step::Refuse);
         }
     }
     table::note(work, flow);
