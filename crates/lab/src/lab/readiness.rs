@@ -1,6 +1,6 @@
 //! What a lab still waits for while it comes up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::select_all;
 use k8s_openapi::api::{
@@ -17,6 +17,8 @@ use crate::{
 
 /// An agent that has ended so often in a row will not come up.
 const HOPELESS: u32 = 5;
+/// What is waited for is told at least so often.
+const REMINDER: Duration = Duration::from_secs(10);
 
 /// Waits until every node is Ready and every Pod runs and is ready, or has succeeded. Returns what is missing at
 /// the deadline, or as soon as something has failed for good, or when an agent does not stay up.
@@ -65,6 +67,8 @@ pub(super) async fn wait(
             _ = changed => {}
             Ok(()) = agents.changed() => {}
             () = tokio::time::sleep_until(deadline) => return state.all(),
+            // Told again: somebody waits.
+            () = tokio::time::sleep(REMINDER) => shown.clear(),
         }
     }
 }

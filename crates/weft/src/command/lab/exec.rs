@@ -20,6 +20,11 @@ pub struct Exec {
     /// A container of the Pod: the command runs among its files and processes, not only in the Pod's network
     #[arg(short, long)]
     container: Option<String>,
+    /// Taken as kubectl takes them: the command always has this terminal and input
+    #[arg(short = 'i', long, hide = true)]
+    stdin: bool,
+    #[arg(short = 't', long, hide = true)]
+    tty: bool,
     /// POD, svc/NAME, deploy/NAME (or another workload's), node/NAME, outside, or fabric
     target: String,
     /// The command and its arguments

@@ -5,7 +5,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -165,6 +165,9 @@ fn follow(child: &mut Child, screen: &mut Screen, order: &Order) -> Result<ExitC
                 screen.end();
                 child.wait()?;
                 eprintln!("weft: {}", printable(&problem));
+                if screen.shown {
+                    eprintln!("weft: the lab is taken down");
+                }
                 return Ok(ExitCode::from(code));
             }
             Message::Progress(progress) => {
@@ -193,19 +196,31 @@ fn follow(child: &mut Child, screen: &mut Screen, order: &Order) -> Result<ExitC
     bail!("the lab process ended before the lab was up ({status})")
 }
 
+/// How long nothing is written of what is waited for, where lines cannot be replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Progress on the terminal.
 pub struct Screen {
     live: bool,
+    /// Something was shown.
+    shown: bool,
+    /// When a line was written last.
+    last: Instant,
     /// A line is shown that the next one replaces.
     open: bool,
 }
 
 impl Screen {
     pub fn new() -> Screen {
-        Screen { live: std::io::stderr().is_terminal(), open: false }
+        let live = std::io::stderr().is_terminal();
+        Screen { live, shown: false, last: Instant::now(), open: false }
     }
 
     pub fn show(&mut self, progress: &Progress) {
+        self.shown = true;
+        if !matches!(progress, Progress::Waiting(_)) {
+            self.last = Instant::now();
+        }
         match progress {
             Progress::Step(text) => {
                 self.end();
@@ -221,7 +236,12 @@ impl Screen {
                 let _ = std::io::stderr().flush();
                 self.open = true;
             }
-            Progress::Waiting(_) => {}
+            Progress::Waiting(text) => {
+                if self.last.elapsed() >= PATIENCE {
+                    eprintln!("  {}", printable(text));
+                    self.last = Instant::now();
+                }
+            }
             Progress::Ready(record) => {
                 self.end();
                 let started = record.nodes.len();

@@ -247,7 +247,8 @@ fn askers<'a>(
             text => text?,
         };
         let Some(text) = text else {
-            left_out.push(format!("{}: no process runs in it that says whom it asks", endpoint.name));
+            left_out
+                .push(format!("{}: nothing runs in it: it has ended, or is about to begin", endpoint.name));
             continue;
         };
         let stub = StubResolver::parse(&text);

@@ -113,7 +113,11 @@ fn services(report: &ServicesReport) {
         .filter(|row| {
             report.matrix.len() <= MOST_ROWS || ![&row.nodes, &row.pods, &row.outside].into_iter().all(whole)
         })
-        .map(|row| [row.service.clone(), cell(&row.nodes), cell(&row.pods), cell(&row.outside)])
+        .map(|row| {
+            let refuses = report.without_backends.contains(&row.service);
+            let service = if refuses { format!("{} (refuses)", row.service) } else { row.service.clone() };
+            [service, cell(&row.nodes), cell(&row.pods), cell(&row.outside)]
+        })
         .collect();
     if !rows.is_empty() {
         print_table(["SERVICE", "FROM NODES", "FROM PODS", "FROM OUTSIDE"], &rows);
@@ -143,12 +147,12 @@ fn services(report: &ServicesReport) {
         println!("{claim:<58} {}", verdict(failed.is_empty()));
         print_failed(failed.into_iter(), "visits");
     }
+    for port in &report.without_backends {
+        println!("  refuses, as it has no backends: {}", printable(port));
+    }
     println!("{:<58} {}", "connections spread evenly over backends", verdict(report.uneven.is_empty()));
     for uneven in &report.uneven {
         println!("  {}", printable(uneven));
-    }
-    for port in &report.without_backends {
-        println!("  refuses, as it has no backends: {}", printable(port));
     }
     for port in &report.unproved {
         println!("  not proved: {} answers no datagrams", printable(port));
