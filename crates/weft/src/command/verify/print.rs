@@ -148,7 +148,7 @@ fn services(report: &ServicesReport) {
         print_failed(failed.into_iter(), "visits");
     }
     for port in &report.without_backends {
-        println!("  refuses, as it has no backends: {}", printable(port));
+        println!("  refuses, as it has no backend that is ready: {}", printable(port));
     }
     println!("{:<58} {}", "connections spread evenly over backends", verdict(report.uneven.is_empty()));
     for uneven in &report.uneven {

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use weft_agent::admin::{
-    Client, Request, Response, ServiceStatus, Visit, Visited, kernel_speaks_sctp, visit_from,
+    BackendStatus, Client, Request, Response, ServiceStatus, Visit, Visited, kernel_speaks_sctp, visit_from,
 };
 use weft_lab::OutsideRecord;
 use weft_model::Protocol;
@@ -57,7 +57,7 @@ pub struct ServicesReport {
     pub failed: Vec<Failure>,
     /// Services over whose backends connections do not spread evenly.
     pub uneven: Vec<String>,
-    /// Services that have no backends, and refuse.
+    /// Services that no node has a backend for, and all refuse.
     pub without_backends: Vec<String>,
     /// UDP ports of which nothing could be proved.
     pub unproved: Vec<String>,
@@ -207,14 +207,19 @@ fn once(
     };
     let mut report =
         ServicesReport { ports: count(false), host_ports: count(true), ..ServicesReport::default() };
-    let bare = |service: &&ServiceStatus| {
-        service.backends.is_empty()
-            && !service.node_answers
-            && !service.host_port
-            && service.refused.is_none()
+    let is_served = |service: &ServiceStatus| {
+        let is_chosen = |backend: &BackendStatus| backend.internal || backend.cluster || backend.external;
+        service.backends.iter().any(is_chosen)
+            || service.node_answers
+            || service.host_port
+            || service.refused.is_some()
     };
-    let bare: BTreeSet<String> = held.iter().flatten().filter(bare).map(plan::service_name).collect();
-    report.without_backends = bare.into_iter().collect();
+    let (served, bare): (Vec<_>, Vec<_>) = held.iter().flatten().partition(|service| is_served(service));
+    let names = |services: Vec<&ServiceStatus>| -> BTreeSet<String> {
+        services.into_iter().map(plan::service_name).collect()
+    };
+    // Some serve on some nodes alone.
+    report.without_backends = names(bare).difference(&names(served)).cloned().collect();
     let any_sctp = held.iter().flatten().any(|service| service.protocol == Protocol::Sctp);
     if any_sctp {
         report.sctp.push(NOT_FROM_NODES.to_owned());
