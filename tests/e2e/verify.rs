@@ -1,12 +1,8 @@
 //! `weft verify` proves the network model, and says no by name when it does not hold.
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 use weft_netns::{Netlink, netlink::RouteSpec};
-use weft_tests::{Lab, wait_for, weft};
+use weft_tests::{Lab, Stopped, wait_for, weft};
 
 const PODS: &str = "
 apiVersion: apps/v1
@@ -165,20 +161,10 @@ fn pods_that_end_meanwhile_are_left_out_and_named() {
     });
 }
 
-/// A process that does not run, until this is dropped.
-struct Stopped(Pid);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
-
 #[test]
 fn one_stuck_agent_hides_nothing_of_the_others() {
     let lab = Lab::with_nodes(2).running(PODS).up();
-    let stopped = Stopped(lab.agent("node-1"));
-    kill(stopped.0, Signal::SIGSTOP).unwrap();
+    let stopped = Stopped::process(lab.agent("node-1"));
     let silent = "node-1 is not known: agent at ";
     let status = weft(&["status", "--name", lab.name()]);
     assert_eq!(status.code, Some(1), "{}", status.stderr);

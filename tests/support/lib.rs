@@ -11,6 +11,7 @@ pub mod client;
 mod lab;
 mod leftovers;
 mod place;
+mod stopped;
 mod wait;
 
 pub use api::Api;
@@ -20,4 +21,5 @@ pub use client::{Load, Outcome, Requests};
 pub use lab::{Lab, LabBuilder, ManifestFile};
 pub use leftovers::{assert_nothing_left, leftovers, machine_state};
 pub use place::{Answer, Echo, Place};
+pub use stopped::Stopped;
 pub use wait::{wait_for, wait_until};

@@ -17,7 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use weft_tests::{Lab, Outcome, Place, wait_for, wait_until, weft_path};
+use weft_tests::{Lab, Outcome, Place, Stopped, wait_for, wait_until, weft_path};
 
 use super::dig::{answers, dig, until};
 
@@ -134,7 +134,7 @@ fn while_the_agent_is_away_another_nodes_answers() {
     answers(&client, "web.default.svc.cluster.local.", "A", &["10.96.9.9"]);
     let agent = lab.agent("node-1");
     // The lab's own process, which would start it again, stands still.
-    let keeper = Stopped::process(lab.pid());
+    let keeper = Stopped::process(Pid::from_raw(lab.pid()));
     kill(agent, Signal::SIGKILL).unwrap();
     until(&client, "web.default.svc.cluster.local.", "A", |answer| answer.status == "NOERROR");
     let over_tcp = dig(&client, &["+tcp", "web.default.svc.cluster.local.", "A"]).unwrap();
@@ -143,24 +143,6 @@ fn while_the_agent_is_away_another_nodes_answers() {
     drop(keeper);
     wait_until("another agent", || lab.agent("node-1") != agent);
     until(&client, "web.default.svc.cluster.local.", "A", |answer| answer.status == "NOERROR");
-}
-
-/// A process that stands still until this is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn process(pid: i32) -> Stopped {
-        let pid = Pid::from_raw(pid);
-        kill(pid, Signal::SIGSTOP).unwrap();
-        Stopped(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // It may have been ended.
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
 }
 
 /// An agent that hears nothing of the API server, in the place of the one of node-1: both the lab's process, which the API
@@ -181,7 +163,7 @@ impl Deaf {
             .filter(|word| !word.is_empty())
             .collect();
         let socket = lab.folder().join("nodes/node-1/agent.sock");
-        let stopped = Stopped::process(lab.pid());
+        let stopped = Stopped::process(Pid::from_raw(lab.pid()));
         kill(old, Signal::SIGKILL).unwrap();
         wait_until("the agent to be gone", || UnixStream::connect(&socket).is_err());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
