@@ -7,7 +7,7 @@ use crate::{
     maps::CONFIG,
     steps::{
         Verdict, count,
-        deliver::{local_pod, to_local_pod, to_other_node},
+        deliver::{is_delivered, local_pod, to_local_pod, to_other_node},
         parse::{self, Ip, Packet, is_link_local, skb, stays_on_link},
         service::{self, addressed, hook},
         ways::way,
@@ -65,6 +65,9 @@ fn from_pod(ctx: &TcContext) -> Verdict {
 
 #[inline(always)]
 fn to_pod(ctx: &TcContext) -> Verdict {
+    if is_delivered(ctx) {
+        return Verdict::NEXT;
+    }
     match parse::packet(ctx) {
         Packet::Ip(ip) => {
             let pod = own(ctx, &ip.destination);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use weft_datapath::{Counter, Path};
-use weft_model::{Protocol, services::WhenEmpty};
+use weft_model::{Bandwidth, Protocol, services::WhenEmpty};
 
 use crate::{
     cluster::{
@@ -57,6 +57,38 @@ fn a_node_port_with_a_local_and_a_remote_backend_keeps_the_clients_address_over_
 #[test]
 fn a_node_port_with_a_local_and_a_remote_backend_keeps_the_clients_address_over_native_routes() {
     node_port_keeps_the_client(Path::Native);
+}
+
+/// What such a Pod receives goes through a queue of the host, where it is met again.
+#[test]
+fn a_pod_with_a_rate_limit_is_reached_as_others_are() {
+    let mut cluster = Cluster::new(Path::Overlay);
+    let limits = Bandwidth {
+        ingress_rate: 1_000_000_000,
+        ingress_burst: 0,
+        egress_rate: 1_000_000_000,
+        egress_burst: 0,
+    };
+    let backend = cluster.nodes[0].pod_like(|spec| spec.bandwidth = Some(limits));
+    for family in BOTH {
+        let ip = backend.addresses[family];
+        let (tcp, udp) = (Server::tcp(&backend.netns.0, "tcp", ip), Server::udp(&backend.netns.0, "udp", ip));
+        cluster.serve(&service(Protocol::Tcp, &[tcp.address]).node_port(family, NODE_PORT));
+        cluster.serve(&service(Protocol::Udp, &[udp.address]).named("udp").node_port(family, NODE_PORT));
+        cluster.route_outside(ip, 0);
+        for node in [0, 1] {
+            let target = cluster.node_port(node, family);
+            for to in [target, tcp.address] {
+                let connection = Tcp::connect(cluster.outside(), to).unwrap();
+                assert_eq!(connection.ask().unwrap().client, connection.local(), "{to}");
+            }
+            for to in [target, udp.address] {
+                let socket = Udp::connect(cluster.outside(), to);
+                let answer = eventually("an answer over UDP", || socket.ask());
+                assert_eq!(answer.client.port(), socket.local().port(), "{to}");
+            }
+        }
+    }
 }
 
 #[test]

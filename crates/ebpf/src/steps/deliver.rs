@@ -19,6 +19,9 @@ pub const AF_INET6: u32 = 10;
 /// Ethernet header, bytes: part of a packet's length on the wire, not of its MTU.
 const ETHERNET: u32 = 14;
 const TUNNEL_TTL: u8 = 64;
+/// Mark of a packet on its way through the queue of a Pod's host-side interface. No Pod can set it: the kernel clears marks between
+/// namespaces.
+const DELIVERED: u32 = 0x7765_6674;
 
 /// The Pod of this node that has this address.
 #[inline(always)]
@@ -48,7 +51,7 @@ pub fn to_local_pod(ctx: &TcContext, pod: &Pod, hops: &Hops, way: Counter) -> Ve
 #[inline(always)]
 pub fn forward_to_pod(ctx: &TcContext, pod: &Pod, hops: &Hops) -> Verdict {
     match lose_hop(ctx, hops) {
-        Ok(()) => reach_pod(pod),
+        Ok(()) => reach_pod(ctx, pod),
         Err(verdict) => verdict,
     }
 }
@@ -69,11 +72,23 @@ pub fn one_less(hops: &Hops) -> Result<Hops, Verdict> {
     Ok(hops.lost())
 }
 
+/// Whether these programs have sent a packet by the queue of a Pod's host-side interface, where it is met again. Forgets it.
+#[inline(always)]
+pub fn is_delivered(ctx: &TcContext) -> bool {
+    // SAFETY: the context pointer is valid while the program runs.
+    let delivered = unsafe { (*skb(ctx)).mark } == DELIVERED;
+    if delivered {
+        ctx.set_mark(0);
+    }
+    delivered
+}
+
 /// Hands a packet to a Pod of this node, without the host's stack in between: straight into the Pod's namespace, or through
 /// the queue of its host-side interface if what it receives is shaped. Only from an ingress hook.
 #[inline(always)]
-pub fn reach_pod(pod: &Pod) -> Verdict {
+pub fn reach_pod(ctx: &TcContext, pod: &Pod) -> Verdict {
     if pod.flags & Pod::SHAPED != 0 {
+        ctx.set_mark(DELIVERED);
         // By way of the neighbour, because on this way the Pod looks at the frame's hardware address.
         // SAFETY: without parameters the helper reads none.
         return Verdict(unsafe { bpf_redirect_neigh(pod.ifindex, core::ptr::null_mut(), 0, 0) } as i32);

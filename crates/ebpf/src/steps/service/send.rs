@@ -43,7 +43,7 @@ pub fn on(ctx: &TcContext, config: &Config, work: &Work, known: Option<&Way>) ->
             Some(way) => to_entry(ctx, config, work, way, DIRECT_VNI),
             None => Verdict::drop(Counter::NoTunnel),
         },
-        Flow::BACKEND_ENTERED => to_backend_here(config, work),
+        Flow::BACKEND_ENTERED => to_backend_here(ctx, config, work),
         Flow::CLIENT_LINK if work.hook == hook::UPLINK_EGRESS => Verdict::NEXT,
         Flow::CLIENT_LINK => by_link(flow.ifindex),
         Flow::CLIENT_NODE => to_node(ctx, config, work.hook),
@@ -102,7 +102,7 @@ fn to_backend_inside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
         if from_stack {
             mark(pod, destination);
         }
-        return to_pod(pod, work.hook);
+        return to_pod(ctx, pod, work.hook);
     }
     if is_own(config, destination) {
         return if from_stack { to_node(ctx, config, work.hook) } else { Verdict::NEXT };
@@ -124,7 +124,7 @@ fn to_backend_outside(ctx: &TcContext, config: &Config, work: &Work) -> Verdict 
     let destination = &work.flow.destination;
     if let Some(pod) = local_pod(destination) {
         mark(pod, destination);
-        return to_pod(pod, work.hook);
+        return to_pod(ctx, pod, work.hook);
     }
     if is_own(config, destination) {
         return Verdict::NEXT;
@@ -144,12 +144,12 @@ fn to_node_of_backend(ctx: &TcContext, config: &Config, work: &Work, way: &Way) 
 }
 
 #[inline(always)]
-fn to_backend_here(config: &Config, work: &Work) -> Verdict {
+fn to_backend_here(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     let destination = &work.flow.destination;
     match local_pod(destination) {
         Some(pod) => {
             mark(pod, destination);
-            to_pod(pod, work.hook)
+            to_pod(ctx, pod, work.hook)
         }
         None if is_own(config, destination) => Verdict::NEXT,
         None => Verdict::drop(Counter::NoTunnel),
@@ -163,7 +163,7 @@ fn to_client(ctx: &TcContext, config: &Config, work: &Work) -> Verdict {
     }
     let destination = &work.flow.destination;
     if let Some(pod) = local_pod(destination) {
-        return to_pod(pod, work.hook);
+        return to_pod(ctx, pod, work.hook);
     }
     match way(config, destination) {
         Some(way) if work.hook == hook::OVERLAY_EGRESS => stack_to_tunnel(ctx, way),
@@ -181,11 +181,11 @@ fn mark(pod: &Pod, address: &Address) {
 
 /// To a Pod of this node: from an ingress hook at once, from an egress hook by way of its host-side interface.
 #[inline(always)]
-fn to_pod(pod: &Pod, hook: u32) -> Verdict {
+fn to_pod(ctx: &TcContext, pod: &Pod, hook: u32) -> Verdict {
     match hook {
         hook::POD_INGRESS => Verdict::NEXT,
         hook::OVERLAY_EGRESS | hook::UPLINK_EGRESS => by_link(pod.ifindex),
-        _ => reach_pod(pod),
+        _ => reach_pod(ctx, pod),
     }
 }
 
