@@ -145,6 +145,18 @@ impl FlowKey {
         }
     }
 
+    /// The same packet on its way back, untranslated.
+    #[inline(always)]
+    pub const fn turned(&self) -> FlowKey {
+        FlowKey {
+            source: self.destination,
+            destination: self.source,
+            source_port_be: self.destination_port_be,
+            destination_port_be: self.source_port_be,
+            ..*self
+        }
+    }
+
     /// The other direction of a flow whose packets arrive as `self` and leave as `flow` says.
     #[inline(always)]
     pub const fn pair(&self, flow: &Flow) -> FlowKey {

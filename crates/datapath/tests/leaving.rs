@@ -69,6 +69,14 @@ fn ping_works_to_pods_to_nodes_and_outside_and_traceroute_sees_the_node() {
     drop(far);
 }
 
+/// Has the router send what is for an address to a node.
+fn lead(fabric: &Fabric, to: IpAddr, node: IpAddr) {
+    let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
+    let link = router.link("br0").unwrap().index;
+    let bits = if to.is_ipv4() { 32 } else { 128 };
+    router.set_route(&RouteSpec { gateway: Some(node), ..RouteSpec::new(to, bits, link) }).unwrap();
+}
+
 /// Whether a datagram from one address to another is answered from there.
 fn is_answered(from: &Netns, own: IpAddr, to: &Netns, address: IpAddr) -> bool {
     let server = to.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
@@ -92,14 +100,9 @@ fn a_host_outside_that_has_a_route_reaches_a_pod_and_is_answered_from_its_addres
     node.join(&[&other], Path::Native);
     let far = host_behind(&fabric, 1500);
     let pod = node.pod();
-    let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
-    let link = router.link("br0").unwrap().index;
     for (family, outside) in ["198.51.100.2", "2001:db8::2"].into_iter().enumerate() {
         let (outside, address) = (outside.parse().unwrap(), pod.addresses[family]);
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let route =
-            RouteSpec { gateway: Some(node.addresses[family]), ..RouteSpec::new(address, bits, link) };
-        router.set_route(&route).unwrap();
+        lead(&fabric, address, node.addresses[family]);
         until("small packets to arrive", || udp(&far.0, &pod.netns.0, address, 100).is_ok());
         assert_eq!(tcp(&far.0, &pod.netns.0, address).unwrap(), outside, "the server sees who asks");
         assert!(is_answered(&far.0, outside, &pod.netns.0, address), "from the Pod's own address");
@@ -118,14 +121,9 @@ fn a_host_outside_reaches_a_pod_by_way_of_another_node_where_nodes_reach_each_ot
         other.join(&[&node], path);
         let far = host_behind(&fabric, 1500);
         let pod = node.pod();
-        let mut router = Netlink::open_in(&fabric.netns.0).unwrap();
-        let link = router.link("br0").unwrap().index;
         for (family, outside) in ["198.51.100.2", "2001:db8::2"].into_iter().enumerate() {
             let (outside, address) = (outside.parse().unwrap(), pod.addresses[family]);
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            let route =
-                RouteSpec { gateway: Some(other.addresses[family]), ..RouteSpec::new(address, bits, link) };
-            router.set_route(&route).unwrap();
+            lead(&fabric, address, other.addresses[family]);
             if path == Path::Native {
                 until("small packets to arrive", || udp(&far.0, &pod.netns.0, address, 100).is_ok());
                 assert_eq!(tcp(&far.0, &pod.netns.0, address).unwrap(), outside, "the server sees who asks");

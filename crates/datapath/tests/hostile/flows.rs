@@ -91,7 +91,7 @@ fn what_is_sent_to_pods_themselves_leaves_room_for_the_clients_of_services() {
     }
 }
 
-/// What comes late of a connection that is over is no part of the one that has its port by now.
+/// A late packet of a connection that is over does not end the connection that uses its port now.
 #[test]
 fn what_comes_late_of_a_connection_ends_no_later_one_of_its_port() {
     let mut cluster = Cluster::new(Path::Overlay);

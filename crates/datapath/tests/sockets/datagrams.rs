@@ -12,6 +12,17 @@ use crate::{
     support::Fabric,
 };
 
+/// Asks all of them before it takes an answer: each answers.
+fn asks_at_once<const N: usize>(process: &mut Process, mut asked: [SocketAddr; N]) {
+    for to in asked {
+        process.send(to).unwrap();
+    }
+    let mut answered = asked.map(|_| process.receive().0);
+    answered.sort();
+    asked.sort();
+    assert_eq!(answered, asked);
+}
+
 #[test]
 fn an_unconnected_udp_socket_stays_with_its_backend_and_moves_when_that_is_gone_without_changing_its_port() {
     let fabric = Fabric::new();
@@ -66,15 +77,7 @@ fn an_unconnected_udp_socket_asks_two_services_and_their_backend() {
                 process.send(to).unwrap();
                 assert_eq!(process.receive().0, to, "{order:?} of the {place}");
             }
-            // All at once.
-            for to in order {
-                process.send(to).unwrap();
-            }
-            let mut answered = order.map(|_| process.receive().0);
-            answered.sort();
-            let mut asked = order;
-            asked.sort();
-            assert_eq!(answered, asked, "{order:?} of the {place}");
+            asks_at_once(&mut process, order);
             process.send(at(VIP, 53)).unwrap();
             process.receive();
             process.connect(server.address).unwrap();
@@ -157,13 +160,6 @@ fn an_unconnected_udp_socket_of_the_node_asks_its_own_port_and_a_cluster_ip() {
             process.send(to).unwrap();
             assert_eq!(process.receive().0, to, "{order:?}");
         }
-        for to in order {
-            process.send(to).unwrap();
-        }
-        let mut answered = order.map(|_| process.receive().0);
-        answered.sort();
-        let mut asked = order;
-        asked.sort();
-        assert_eq!(answered, asked, "{order:?}");
+        asks_at_once(&mut process, order);
     }
 }

@@ -26,7 +26,7 @@ pub fn may_be(ctx: &TcContext, ip: &Ip) -> bool {
         && route(&ip.source).is_none()
 }
 
-/// Whether a packet that belongs to no flow begins one. A datagram that answers a Pod may do so as well, and is none the worse for it.
+/// Whether a packet that belongs to no flow begins one. An answer over UDP may begin one as well, which does no harm: it is not changed.
 #[inline(always)]
 pub fn begins(ctx: &TcContext, work: &Work) -> bool {
     let key = &work.key;

@@ -83,15 +83,8 @@ fn is_about_tunnel(config: &Config, work: &Work) -> bool {
 /// yet, so that it looks like one of a Service that the same host asks from the same port.
 #[inline(always)]
 fn is_of_addressed(work: &Work) -> bool {
-    let other = &work.other;
-    let packet = FlowKey {
-        source: other.destination,
-        destination: other.source,
-        source_port_be: other.destination_port_be,
-        destination_port_be: other.source_port_be,
-        ..*other
-    };
-    work.hook == hook::UPLINK_EGRESS && lookup(&packet).is_some_and(|flow| flow.flags & Flow::ADDRESSED != 0)
+    work.hook == hook::UPLINK_EGRESS
+        && lookup(&work.other.turned()).is_some_and(|flow| flow.flags & Flow::ADDRESSED != 0)
 }
 
 #[inline(always)]

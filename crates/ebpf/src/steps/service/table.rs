@@ -85,14 +85,7 @@ pub fn make_way(work: &Work) {
     if !opens(work) {
         return;
     }
-    let key = &work.key;
-    let answers = FlowKey {
-        source: key.destination,
-        destination: key.source,
-        source_port_be: key.destination_port_be,
-        destination_port_be: key.source_port_be,
-        ..*key
-    };
+    let answers = work.key.turned();
     if lookup(&answers).is_some_and(|flow| !flow.is_forward() && flow.is_over()) {
         let _ = FLOWS.remove(&answers);
     }
